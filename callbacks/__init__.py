@@ -1,0 +1,1 @@
+"""The door to `trl` and `transformers`: installed as `hf_gip.callbacks`."""

@@ -1,0 +1,31 @@
+"""Choose the training rows that matter.
+
+Importing this package gives `datasets.Dataset` its method `gip_select`. Everything else loads when first used.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_gip.core.selection import Selection
+
+__version__ = version("hf-gip")
+
+_HOME = {  # public name: the module it lives in, imported on first use
+    "Selection": "hf_gip.core.selection",
+}
+
+__all__ = ["Selection"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module `hf_gip` has no attribute `{name}`.")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

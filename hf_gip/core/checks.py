@@ -1,0 +1,43 @@
+"""Argument checks: one sentence each, saying what is wrong, the value found and what to do."""
+
+import torch
+from torch import Tensor
+
+
+def check_k(k: int, n: int) -> None:
+    """Raise unless `k` rows can be chosen from `n`.
+
+    Raises:
+        ValueError: If `k` is not a whole number between 1 and `n`.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n:
+        raise ValueError(f"`k` must be a whole number between 1 and the number of rows ({n}), got {k!r}.")
+
+
+def check_matrix(name: str, matrix: Tensor, width: int | None = None) -> None:
+    """Raise unless `matrix` is a finite, non-empty, floating (rows, width) tensor.
+
+    Raises:
+        TypeError: If it is not a floating-point tensor.
+        ValueError: If its shape is wrong or it holds NaN or infinity.
+    """
+    if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
+        found = matrix.dtype if isinstance(matrix, Tensor) else type(matrix).__name__
+        raise TypeError(
+            f"`{name}` must be a floating-point tensor, got {found}: convert it with `torch.as_tensor(…).float()`."
+        )
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(
+            f"`{name}` must be a non-empty matrix with one row per example, got shape {tuple(matrix.shape)}."
+        )
+    if width is not None and matrix.shape[1] != width:
+        raise ValueError(
+            f"`{name}` must have the features' width {width}, got {matrix.shape[1]}: embed both with the same encoder."
+        )
+    finite = torch.isfinite(matrix).all(dim=1)
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite).flatten()
+        raise ValueError(
+            f"`{name}` must be finite, got NaN or infinity in {len(bad)} row(s), first in row {int(bad[0])}: "
+            "drop or recompute them."
+        )

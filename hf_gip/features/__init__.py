@@ -1,0 +1,1 @@
+"""Rows in, one vector per row out."""
