@@ -8,15 +8,17 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_gip.core.gip import gip
     from hf_gip.core.selection import Selection
 
 __version__ = version("hf-gip")
 
 _HOME = {  # public name: the module it lives in, imported on first use
     "Selection": "hf_gip.core.selection",
+    "gip": "hf_gip.core.gip",
 }
 
-__all__ = ["Selection"]
+__all__ = ["Selection", "gip"]
 
 
 def __getattr__(name: str) -> Any:
