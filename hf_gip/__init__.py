@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_gip.core.gip import gip
     from hf_gip.core.selection import Selection
+    from hf_gip.core.spice import spice
 
 __version__ = version("hf-gip")
 
 _HOME = {  # public name: the module it lives in, imported on first use
     "Selection": "hf_gip.core.selection",
     "gip": "hf_gip.core.gip",
+    "spice": "hf_gip.core.spice",
 }
 
-__all__ = ["Selection", "gip"]
+__all__ = ["Selection", "gip", "spice"]
 
 
 def __getattr__(name: str) -> Any:

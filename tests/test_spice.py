@@ -1,0 +1,166 @@
+"""SPICE against its definition: determinants, the paper's loop, its windows, its stop."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles_spice import greedy_spice, log_det, windowed_spice
+from torch import Tensor
+
+from hf_gip.core import lazy
+from hf_gip.core.spice import spice
+
+FISHERS = ("full", "diagonal", "diagonal_g4")
+
+
+def sample(n: int, d: int, seed: int = 0, scale: float = 0.6) -> Tensor:
+    """Gradients of uneven size that mostly agree, as those of one model do."""
+    generator = torch.Generator().manual_seed(seed)
+    size = torch.rand(n, 1, generator=generator, dtype=torch.float64) + 0.2
+    shared = torch.randn(1, d, generator=generator, dtype=torch.float64)
+    return scale * size * (torch.randn(n, d, generator=generator, dtype=torch.float64) + 0.3 * shared)
+
+
+@pytest.mark.parametrize("fisher", FISHERS)
+@pytest.mark.parametrize(("n", "d", "k"), [(1, 1, 1), (9, 4, 9), (40, 12, 15), (30, 50, 20)])
+def test_picks_gains_and_conflicts_are_those_of_the_papers_loop(fisher, n: int, d: int, k: int) -> None:
+    G = sample(n, d)
+    got = spice(G, k, fisher=fisher)
+    rows, gains, conflicts = greedy_spice(G.numpy(), k, fisher=fisher)
+    assert got.indices.tolist() == rows
+    assert got.gains.numpy() == pytest.approx(gains, abs=1e-10)
+    assert got.curves["conflict"].numpy() == pytest.approx(conflicts, abs=1e-10)
+
+
+def test_every_gain_is_a_difference_of_log_determinants() -> None:
+    G = sample(60, 16)
+    got = spice(G, 25)
+    picks = got.indices.tolist()
+    steps = [log_det(G.numpy(), picks[:size], 1.0) for size in range(26)]
+    assert got.gains.numpy() == pytest.approx(np.diff(steps), abs=1e-10)
+    assert got.objective == pytest.approx(steps[-1], abs=1e-9)
+
+
+def test_without_a_penalty_it_is_greedy_d_optimal_design() -> None:
+    G = sample(40, 10).numpy()
+    chosen: list[int] = []
+    for _ in range(14):
+        left = [i for i in range(len(G)) if i not in chosen]
+        chosen.append(max(left, key=lambda i: log_det(G, [*chosen, i], 1.0)))
+    assert spice(torch.from_numpy(G), 14, conflict_penalty=0.0).indices.tolist() == chosen
+
+
+@pytest.mark.parametrize("fisher", FISHERS)
+def test_a_short_shortlist_changes_nothing(fisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    G = sample(300, 24)
+    whole = spice(G, 80, fisher=fisher)
+    monkeypatch.setattr(lazy, "SHORTLIST", 2)
+    monkeypatch.setattr(lazy, "BLOCK", 5)
+    short = spice(G, 80, fisher=fisher)
+    assert short.indices.tolist() == whole.indices.tolist()
+    assert short.gains.numpy() == pytest.approx(whole.gains.numpy(), abs=1e-10)
+
+
+@pytest.mark.parametrize("fisher", FISHERS)
+@pytest.mark.parametrize("stop_ratio", [None, 0.5])
+@pytest.mark.parametrize(("n", "k", "window"), [(60, 12, 20), (50, 9, 20), (7, 3, 100), (30, 30, 1)])
+def test_windows_give_what_the_written_out_algorithm_gives(fisher, stop_ratio, n: int, k: int, window: int) -> None:
+    G = sample(n, 30)
+    got = spice(G, k, window=window, fisher=fisher, stop_ratio=stop_ratio)
+    assert got.indices.tolist() == windowed_spice(G.numpy(), k, window, fisher=fisher, stop_ratio=stop_ratio)
+
+
+def test_windows_in_several_batches_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    G = sample(230, 12)
+    whole = spice(G, 40, window=20)
+    monkeypatch.setattr("hf_gip.core.windows.BYTES_AT_ONCE", 1)
+    assert spice(G, 40, window=20).indices.tolist() == whole.indices.tolist()
+
+
+@pytest.mark.parametrize("fisher", FISHERS)
+def test_it_stops_where_the_information_gain_has_halved(fisher) -> None:
+    G = sample(80, 8, scale=2.0)
+    got = spice(G, 60, stop_ratio=0.5, fisher=fisher)
+    rows, gains, _ = greedy_spice(G.numpy(), 60, stop_ratio=0.5, fisher=fisher)
+    assert got.indices.tolist() == rows
+    assert len(rows) < 60
+    assert got.record["stopped_early"]
+    assert got.gains.numpy() == pytest.approx(gains, abs=1e-10)
+
+
+def test_overlap_is_what_the_chosen_rows_took_away() -> None:
+    G = sample(30, 6)
+    got = spice(G, 12)
+    alone = [log_det(G.numpy(), [row], 1.0) for row in got.indices.tolist()]
+    assert got.curves["overlap"].numpy() == pytest.approx(got.gains.numpy() - alone, abs=1e-10)
+    assert got.curves["overlap"][0] == pytest.approx(0, abs=1e-10)
+    assert bool((got.curves["overlap"][1:] < 0).all())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), k=st.integers(2, 20), fisher=st.sampled_from(FISHERS))
+def test_fewer_picks_are_the_first_of_more(seed: int, k: int, fisher) -> None:
+    G = sample(24, 7, seed)
+    assert spice(G, k - 1, fisher=fisher).indices.tolist() == spice(G, k, fisher=fisher).indices.tolist()[:-1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_the_order_of_the_rows_does_not_matter(seed: int) -> None:
+    G = sample(24, 7, seed)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(seed))
+    assert order[spice(G[order], 10).indices].tolist() == spice(G, 10).indices.tolist()
+
+
+def test_of_equal_rows_the_lowest_goes_first() -> None:
+    assert spice(torch.eye(3, dtype=torch.float64).repeat(2, 1), 4).indices.tolist() == [0, 1, 2, 3]
+    assert spice(torch.eye(3, dtype=torch.float64).repeat(2, 1), 6, window=6).indices.tolist()[:3] == [0, 1, 2]
+
+
+def test_a_row_that_pulls_against_the_chosen_ones_is_passed_over() -> None:
+    G = torch.tensor([[2.0, 0.0], [-1.0, 1.0], [1.0, 0.99]])
+    assert spice(G, 2, conflict_penalty=0.0).indices.tolist() == [0, 1]
+    got = spice(G, 2, conflict_penalty=0.1)
+    assert got.indices.tolist() == [0, 2]
+    assert got.curves["conflict"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lower_precision_reaches_the_same_information(dtype: torch.dtype, device: torch.device) -> None:
+    G = sample(400, 32).to(dtype)
+    got = spice(G.to(device), 80)
+    rows, gains, _ = greedy_spice(G.double().numpy(), 10)
+    assert got.indices[:10].tolist() == rows
+    assert got.gains[:10].numpy() == pytest.approx(gains, rel=1e-5)
+    assert got.objective == pytest.approx(log_det(G.double().numpy(), got.indices.tolist(), 1.0), rel=1e-6)
+
+
+def test_rows_without_a_gradient_come_last_and_add_nothing() -> None:
+    G = torch.cat([torch.zeros(2, 3), torch.eye(3)])
+    got = spice(G, 5)
+    assert got.indices.tolist() == [2, 3, 4, 0, 1]
+    assert got.gains[3:].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": 0.0}, "`alpha` must be a positive number, got 0.0: 1.0 is the paper's."),
+        ({"conflict_penalty": -0.1}, "`conflict_penalty` must be zero or a positive number, got -0.1."),
+        ({"stop_ratio": 1.5}, "`stop_ratio` must be between 0 and 1, or None never to stop, got 1.5."),
+        ({"window": 0}, "`window` must be a whole number of rows, or None for the whole pool, got 0."),
+    ],
+)
+def test_an_option_out_of_range_is_refused(options, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        spice(torch.eye(3), 2, **options)
+
+
+def test_a_gradient_that_is_not_finite_is_named() -> None:
+    G = torch.eye(3)
+    G[1, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"^`gradients` must be finite, got NaN or infinity in 1 row.*first in row 1"):
+        spice(G, 2)
