@@ -11,16 +11,20 @@ if TYPE_CHECKING:
     from hf_gip.core.gip import gip
     from hf_gip.core.selection import Selection
     from hf_gip.core.spice import spice
+    from hf_gip.features.adam import adam_moments
+    from hf_gip.features.gradients import gradient_features
 
 __version__ = version("hf-gip")
 
 _HOME = {  # public name: the module it lives in, imported on first use
     "Selection": "hf_gip.core.selection",
+    "adam_moments": "hf_gip.features.adam",
     "gip": "hf_gip.core.gip",
+    "gradient_features": "hf_gip.features.gradients",
     "spice": "hf_gip.core.spice",
 }
 
-__all__ = ["Selection", "gip", "spice"]
+__all__ = ["Selection", "adam_moments", "gip", "gradient_features", "spice"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,278 @@
+"""Per-example gradients of a causal language model, in batches, projected as they are made."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from huggingface_hub.utils import tqdm
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from hf_gip.core.sketch import add_sketch, rademacher, signs
+from hf_gip.features.adam import AdamMoments
+from hf_gip.features.layers import Layer, Passed, at_rest, find_layers, output_head, watched, watched_hidden
+from hf_gip.features.tokens import IGNORED, Tally, TokenBatch, token_batches
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 28  # of exact gradients in memory at a time
+HALF_SCALE = 2.0**12  # keeps float16 output gradients from vanishing; taken out again in float32
+
+
+@dataclass(frozen=True, slots=True)
+class GradientFeatures:
+    """One projected gradient per row that has a labelled token.
+
+    Attributes:
+        features: The gradients, (m, dims), float32, on the CPU, in the order of `rows`.
+        rows: Positions of their rows among those given, ascending, (m,).
+        left_out: How many rows had no labelled token.
+        truncated: How many rows were longer than the context.
+    """
+
+    features: Float[Tensor, "m d"]
+    rows: Int64[Tensor, " m"]
+    left_out: int
+    truncated: int
+
+
+def gradient_features(
+    model: nn.Module,
+    rows: Sequence[Any],
+    *,
+    parameters: str = "lora",
+    dims: int | None = 1024,
+    side: int | None = None,
+    scaling: AdamMoments | None = None,
+    normalize: bool = False,
+    seed: int = 0,
+    batch_size: int = 8,
+    max_length: int | None = None,
+) -> GradientFeatures:
+    r"""Take the gradient of every row's own loss, as if it were alone in the batch, and project it to `dims` numbers.
+
+    A row's loss is the mean cross-entropy over its labelled tokens, the model in evaluation mode. Of every layer the
+    forward and the backward pass leave inputs a and output gradients e; the weight's gradient for one example is
+    Σ_l e_l a_lᵀ, so a batch costs one forward, one backward without weight gradients, and the products the backward
+    left out: about one training step. No example is run by itself, nothing is written to `.grad`, and the model is
+    left as it was.
+
+    Gradients of all layers, as one long vector in the order of `model.named_modules()`, are projected by a seeded
+    sparse sketch (`hf_gip.core.sketch`): inner products are kept in expectation, with a standard error of at most
+    √2·‖x‖‖y‖/√dims. The sketch is the same on every device and rank and takes no memory but one byte per weight.
+
+    Args:
+        model: A causal language model, on the device to use. A small one of the same family does well as a proxy.
+        rows: Tokenised rows: mappings with `input_ids` and, where not every token counts, `labels` with −100 on those
+            that do not. A `datasets.Dataset` will do.
+        parameters: Whose gradient: `"lora"`, every active LoRA A and B (also on a quantised model); `"last_layer"`,
+            the output layer's weight; `"hidden"`, not a weight but ∂loss/∂h of the last hidden states, summed over
+            tokens, which needs no backward through the model; or a pattern of linear layers' names such as
+            `"*.down_proj"`, their weights (not biases).
+        dims: Width of the projection; a gradient no wider is kept as it is. None: never project.
+        side: First multiply both sides of every weight's gradient wider than this by random signs down to this width:
+            far cheaper for large layers, at an error per layer of about √(2/`side`) in place of the sketch's. None:
+            the exact gradient.
+        scaling: Adam's moments (`adam_moments`), for the step Adam would take on the row alone, as in LESS. Needs
+            the exact gradient, so no `side`.
+        normalize: Divide each vector by its length, after projection.
+        seed: Which projection.
+        batch_size: Rows per forward pass; rows of like length go together.
+        max_length: Tokens per row at most; None: the model's context.
+
+    Returns:
+        The vectors of all rows with a labelled token, and which rows these are.
+
+    Raises:
+        ValueError: If nothing is to be had of `parameters`, the model has no logits, a row is not tokenised, a
+            row's gradient is not finite, or options exclude each other.
+    """
+    reader = GradientReader(model, parameters, dims, side, scaling, normalize, seed)
+    tally = Tally()
+    length = max_length or context_length(model)
+    batches = token_batches(rows, range(len(rows)), batch_size, length, tally)
+    features, positions = [torch.empty(0, reader.width)], [torch.empty(0, dtype=torch.int64)]
+    for batch, vectors in with_progress(reader, batches, len(rows)):
+        features.append(vectors)
+        positions.append(batch.rows)
+    order = torch.cat(positions).argsort()
+    if tally.left_out or tally.truncated:
+        logger.warning(
+            "%d rows without a labelled token, %d cut to %d tokens", tally.left_out, tally.truncated, length
+        )
+    return GradientFeatures(torch.cat(features)[order], torch.cat(positions)[order], tally.left_out, tally.truncated)
+
+
+def with_progress(
+    reader: "GradientReader", batches: Iterator[TokenBatch], total: int
+) -> Iterator[tuple[TokenBatch, Tensor]]:
+    """Every batch with its vectors, under a progress bar in rows; the first batch tells how long all will take."""
+    began = time.monotonic()
+    with tqdm(total=total, unit="row", desc="gradients") as bar:
+        for number, batch in enumerate(batches):
+            vectors = reader.read(batch)
+            if number == 0:
+                pace = len(vectors) / (time.monotonic() - began)
+                logger.info("%d rows at %.1f rows/s: about %.0f s", total, pace, total / pace)
+            bar.update(len(vectors))
+            yield batch, vectors
+
+
+def context_length(model: nn.Module) -> int:
+    """Tokens the model can attend to; no limit where its configuration names none."""
+    config = getattr(getattr(model, "module", model), "config", None)
+    return getattr(config, "max_position_embeddings", None) or 1 << 31
+
+
+class GradientReader:
+    """Turns batches of tokens into projected per-example gradients. See `gradient_features`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: str,
+        dims: int | None,
+        side: int | None,
+        scaling: AdamMoments | None,
+        normalize: bool,
+        seed: int,
+    ) -> None:
+        if scaling is not None and (side is not None or parameters == "hidden"):
+            raise ValueError(
+                "`scaling` needs the exact gradient of weights: leave `side` and `parameters='hidden'` out."
+            )
+        for name, value in (("dims", dims), ("side", side)):
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be a positive number or None, got {value}.")
+        self.model, self.hidden = model, parameters == "hidden"
+        self.layers = [] if self.hidden else find_layers(model, parameters)
+        self.side, self.scaling, self.normalize, self.seed = side, scaling, normalize, seed
+        full = self.full_width()
+        self.dims = dims if dims is not None and dims < full else None
+        self.width = self.dims or full
+        self.flips: dict[int, Tensor] = {}
+
+    def full_width(self) -> int:
+        """Length of the vector before the sketch."""
+        if self.hidden:
+            return int(getattr(output_head(self.model), "weight").shape[1])  # noqa: B009 — `nn.Module` hides its type
+        narrow = [[min(side, self.side or side) for side in layer.shape] for layer in self.layers]
+        return sum(rows * columns for rows, columns in narrow)
+
+    def read(self, batch: TokenBatch) -> Float[Tensor, "b d"]:
+        """Vectors of one batch, float32, on the CPU.
+
+        Raises:
+            ValueError: Naming the rows whose gradient is not finite.
+        """
+        with at_rest(self.model):
+            vectors = self.hidden_vectors(batch) if self.hidden else self.weight_vectors(batch)
+        finite = torch.isfinite(vectors).all(dim=1).cpu()
+        if not bool(finite.all()):
+            bad = ", ".join(str(row) for row in batch.rows[~finite].tolist())
+            raise ValueError(
+                f"`model` must give finite gradients, got NaN or infinity in row {bad}: "
+                "look at these rows, or load the model in bfloat16 or float32."
+            )
+        if self.normalize:
+            vectors = torch.nn.functional.normalize(vectors, dim=1)
+        return vectors.cpu()
+
+    def weight_vectors(self, batch: TokenBatch) -> Float[Tensor, "b d"]:
+        """Gradients of the layers' weights."""
+        with watched(self.layers) as passed:
+            loss, scale = self.loss(batch)
+        outputs = [output for record in passed for output in record.outputs]
+        flowed = iter(torch.autograd.grad(loss, outputs, allow_unused=True))
+        out = torch.zeros(len(batch.rows), self.width, device=loss.device)
+        start = 0
+        for number, (layer, record) in enumerate(zip(self.layers, passed, strict=True)):
+            arrived = [next(flowed) for _ in record.outputs]
+            for rows, block in self.weight_gradient(layer, record, arrived, scale):
+                self.add(out, start, number, rows, block)
+            start += self.size(layer)
+        return out
+
+    def hidden_vectors(self, batch: TokenBatch) -> Float[Tensor, "b d"]:
+        """∂loss/∂h of the last hidden states, summed over tokens."""
+        with watched_hidden(output_head(self.model)) as seen:
+            loss, scale = self.loss(batch)
+        (flowed,) = torch.autograd.grad(loss, seen)
+        out = torch.zeros(len(batch.rows), self.width, device=loss.device)
+        self.add(out, 0, 0, 0, flowed.float().sum(dim=1) / scale)
+        return out
+
+    def loss(self, batch: TokenBatch) -> tuple[Tensor, float]:
+        """Sum over the batch of every example's own mean loss, times a scale.
+
+        Raises:
+            ValueError: If the model's output has no logits.
+        """
+        device = next(self.model.parameters()).device
+        output = self.model(
+            input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+        )
+        logits = getattr(output, "logits", None)
+        if logits is None or logits.ndim != 3:
+            raise ValueError(
+                f"`model` must be a causal language model with logits per token, got {type(self.model).__name__}: "
+                "load it with `AutoModelForCausalLM`."
+            )
+        targets = batch.labels[:, 1:].to(logits.device)
+        counted = targets != IGNORED
+        losses = torch.nn.functional.cross_entropy(logits[:, :-1][counted].float(), targets[counted], reduction="none")
+        share = (counted / counted.sum(dim=1, keepdim=True))[counted]  # each token's part in its example's mean
+        scale = HALF_SCALE if logits.dtype == torch.float16 else 1.0
+        return (losses * share).sum() * scale, scale
+
+    def size(self, layer: Layer) -> int:
+        """Numbers that a layer contributes before the sketch."""
+        rows, columns = (min(side, self.side or side) for side in layer.shape)
+        return rows * columns
+
+    def weight_gradient(
+        self, layer: Layer, record: Passed, flowed: Sequence[Tensor | None], scale: float
+    ) -> Iterator[tuple[int, Float[Tensor, "b p"]]]:
+        """Parts of a layer's per-example gradients Σ_l e_l a_lᵀ, whole rows of the weight at a time.
+
+        Raises:
+            ValueError: If the layer mixes examples.
+        """
+        pairs = [(e.float() / scale, a.float()) for e, a in zip(flowed, record.inputs, strict=True) if e is not None]
+        if any(e.ndim != 3 for e, _ in pairs):
+            raise ValueError(
+                f"`parameters` must name layers that see (batch, length, width), got {layer.name}, which sees another "
+                "shape: leave routed experts out."
+            )
+        if not pairs:
+            return
+        left, right = (torch.cat(side, dim=1) for side in zip(*pairs, strict=True))
+        if layer.transposed:
+            left, right = right, left
+        left, right = self.narrowed(left, layer, 0), self.narrowed(right, layer, 1)
+        step = max(1, BLOCK_BYTES // (4 * len(left) * right.shape[2]))
+        for first in range(0, left.shape[2], step):
+            block = (left[:, :, first : first + step].mT @ right).flatten(1)
+            if self.scaling is not None:
+                block = self.scaling.scaled(f"{layer.name}.weight", block, first * right.shape[2])
+            yield first * right.shape[2], block
+
+    def narrowed(self, factor: Float[Tensor, "b l w"], layer: Layer, which: int) -> Float[Tensor, "b l v"]:
+        """One side of a layer's gradient, multiplied by random signs where it is wider than `side`."""
+        if self.side is None or factor.shape[2] <= self.side:
+            return factor
+        stream = 2 * self.layers.index(layer) + which
+        return factor @ rademacher(factor.shape[2], self.side, seed=~self.seed, stream=stream, like=factor)
+
+    def add(self, out: Tensor, start: int, stream: int, offset: int, block: Tensor) -> None:
+        """Put part of a layer's vector where it belongs: into the sketch, or in its place."""
+        if self.dims is None:
+            out[:, start + offset : start + offset + block.shape[1]] = block
+            return
+        if stream not in self.flips:
+            size = self.size(self.layers[stream]) if self.layers else block.shape[1]
+            self.flips[stream] = signs(0, size, self.seed, stream, block.device)
+        add_sketch(out, block, offset, self.seed, stream, self.flips[stream][offset : offset + block.shape[1]])
