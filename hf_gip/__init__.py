@@ -7,11 +7,15 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from hf_gip.dataset.gip_select import gip_select
+from hf_gip.dataset.register import register
+
 if TYPE_CHECKING:
     from hf_gip.core.gip import gip
     from hf_gip.core.selection import Selection
     from hf_gip.core.spice import spice
     from hf_gip.features.adam import adam_moments
+    from hf_gip.features.embed import embed
     from hf_gip.features.gradients import gradient_features
 
 __version__ = version("hf-gip")
@@ -19,12 +23,23 @@ __version__ = version("hf-gip")
 _HOME = {  # public name: the module it lives in, imported on first use
     "Selection": "hf_gip.core.selection",
     "adam_moments": "hf_gip.features.adam",
+    "embed": "hf_gip.features.embed",
     "gip": "hf_gip.core.gip",
     "gradient_features": "hf_gip.features.gradients",
     "spice": "hf_gip.core.spice",
 }
 
-__all__ = ["Selection", "adam_moments", "gip", "gradient_features", "spice"]
+__all__ = [
+    "Selection",
+    "adam_moments",
+    "embed",
+    "gip",
+    "gip_select",
+    "gradient_features",
+    "spice",
+]
+
+register()
 
 
 def __getattr__(name: str) -> Any:

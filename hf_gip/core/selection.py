@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +44,9 @@ class Selection:
     def captured(self) -> float | None:
         """`objective` as a share of `total`, or None where no total is known."""
         return self.objective / self.total if self.total else None
+
+    def plot(self) -> "Figure":
+        """The gains and the share captured, against the number of picks (needs `hf-gip[plot]`)."""
+        from hf_gip.pictures import plot_gains
+
+        return plot_gains(self)

@@ -1,0 +1,102 @@
+"""Columns of a dataset as tensors: vectors and scores, read through Arrow."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH_ROWS = 10_000
+
+
+def read_vectors(dataset: Dataset, name: str) -> "Tensor":
+    """A column of equally long lists of numbers as an (n, d) tensor, in the column's own float width.
+
+    Raises:
+        ValueError: If the column is unknown, holds no numbers, or its rows differ in length.
+    """
+    import torch
+
+    if name not in dataset.column_names:
+        raise ValueError(f"`features` must name a column of the dataset {dataset.column_names}, got {name!r}.")
+    blocks: list[np.ndarray] = []
+    for column in _arrow_batches(dataset, name):
+        flat, rows = _flatten(column, name), len(column)
+        if flat.null_count or rows == 0 or len(flat) % rows or not _same_lengths(column):
+            raise ValueError(
+                f"`features` column {name!r} must hold vectors of one length, got missing or uneven ones among rows "
+                f"{sum(map(len, blocks))} to {sum(map(len, blocks)) + rows - 1}."
+            )
+        blocks.append(flat.to_numpy(zero_copy_only=False).reshape(rows, -1))
+    if len({block.shape[1] for block in blocks}) > 1:
+        widths = sorted({block.shape[1] for block in blocks})
+        raise ValueError(f"`features` column {name!r} must hold vectors of one length, got lengths {widths}.")
+    matrix = np.concatenate(blocks)
+    return torch.from_numpy(matrix if matrix.dtype.kind == "f" else matrix.astype(np.float32))
+
+
+def read_scores(dataset: Dataset, names: Sequence[str]) -> tuple["Tensor", dict[str, int]]:
+    """Numeric columns as an (n, s) float64 tensor with NaN where a score is missing, and how many each misses.
+
+    Raises:
+        TypeError: If `names` is a string rather than a list of them.
+        ValueError: If a column is unknown, not numeric, constant, or has no score at all.
+    """
+    import torch
+
+    if isinstance(names, str) or not names:
+        raise TypeError(f"`scores` must be a list of column names such as ['helpfulness'], got {names!r}.")
+    columns = [_score_column(dataset, name) for name in names]
+    missing = {name: int(np.isnan(column).sum()) for name, column in zip(names, columns, strict=True)}
+    return torch.from_numpy(np.stack(columns, axis=1)), missing
+
+
+def _score_column(dataset: Dataset, name: str) -> np.ndarray:
+    if name not in dataset.column_names:
+        raise ValueError(f"`scores` must name columns of the dataset {dataset.column_names}, got {name!r}.")
+    blocks: list[np.ndarray] = []
+    for column in _arrow_batches(dataset, name):
+        kind = column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            raise ValueError(f"`scores` column {name!r} must be numeric, got type {kind}: use `cast_column`.")
+        blocks.append(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False))  # null becomes NaN
+    values = np.concatenate(blocks)
+    rated = values[~np.isnan(values)]
+    if not len(rated):
+        raise ValueError(f"`scores` column {name!r} must hold scores, got {len(values)} missing values: leave it out.")
+    if not np.isfinite(rated).all():
+        raise ValueError(
+            f"`scores` column {name!r} must be finite, got {int(np.isinf(rated).sum())} infinite value(s)."
+        )
+    if rated.min() == rated.max():
+        raise ValueError(f"`scores` column {name!r} must vary, got {rated[0]:g} in every row: leave it out.")
+    return values
+
+
+def _arrow_batches(dataset: Dataset, name: str) -> Iterator[Any]:
+    for batch in dataset.select_columns([name]).with_format("arrow").iter(batch_size=BATCH_ROWS):
+        yield batch.column(0).combine_chunks()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _flatten(column: pa.Array, name: str) -> pa.Array:
+    kind = column.type
+    if isinstance(column, pa.ExtensionArray):
+        column, kind = column.storage, column.storage.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise ValueError(f"`features` column {name!r} must hold vectors (lists of numbers), got type {kind}.")
+    flat = column.flatten()
+    if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
+        raise ValueError(f"`features` column {name!r} must hold lists of numbers, got type {kind}.")
+    return flat
+
+
+def _same_lengths(column: pa.Array) -> bool:
+    if column.null_count:
+        return False
+    storage = column.storage if isinstance(column, pa.ExtensionArray) else column
+    return len(pc.call_function("list_value_length", [storage]).unique()) == 1

@@ -1,0 +1,163 @@
+"""The one-liner: a dataset in, its chosen rows out, with the record of how they were chosen."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from datasets import Dataset, DatasetDict
+
+from hf_gip.dataset.subset import attach, check_dataset, environment, select_once
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from hf_gip.core.selection import Selection
+    from hf_gip.dataset.signals import Signals
+    from hf_gip.features.encoders import Encoder
+
+    Vectors = NDArray[np.floating] | Tensor
+
+Pool = TypeVar("Pool", Dataset, DatasetDict)
+VERSION = 1  # of the result: raise it when the same call would choose other rows, so that old caches are left behind
+
+
+def gip_select(
+    dataset: Pool,
+    k: int | Mapping[str, int],
+    *,
+    scores: Sequence[str] | None = None,
+    target: "Dataset | Sequence[str] | Vectors | None" = None,
+    features: "str | Vectors | None" = None,
+    columns: Sequence[str] | None = None,
+    template: str | None = None,
+    encoder: "str | Encoder | None" = None,
+    objective: Literal["projection", "information"] = "projection",
+    noise: float | None = None,
+    diversity: float | None = None,
+    quality: float | None = None,
+    whiten: bool = False,
+    id_column: str | None = None,
+    device: str | None = None,
+) -> Pool:
+    """Choose the `k` rows that matter, by greedy information projection (GIP).
+
+    Rows become vectors (text embeddings unless `features` brings some) and `target` says what is wanted: the rows
+    chosen are those whose span captures most of the target's vectors, or of the pool itself where no target is
+    given. `scores` say how far each row is to be trusted: a row judged w in (0, 1] counts as an observation with
+    noise σ²/w². See `hf_gip.gip` for the objective ([paper](https://huggingface.co/papers/2603.13790)).
+
+    The ridge σ² follows k and the width d; `noise` states it outright, `diversity` moves it. Embeddings and finished
+    selections are kept in the datasets cache: the same call again, also from a new process, computes nothing.
+
+    Args:
+        dataset: The pool. Of a `DatasetDict` each split named in `k` is replaced by its subset, the others stay.
+        k: How many rows; for a `DatasetDict` a mapping from split to rows, or a number for its `train` split.
+        scores: Numeric columns, larger is better: quality judgments or metadata. Missing values are allowed.
+        target: What the rows should serve: a dataset, texts, or ready vectors, (m, d).
+        features: Ready vectors: the name of a column of them, or a matrix with one row per example, (n, d).
+        columns: Text columns to embed, instead of the detected layout.
+        template: A format string naming text columns in braces, instead of joining `columns`.
+        encoder: `"lexical"` (no weights), a sentence-transformers id or folder, or an object with `encode`;
+            all-MiniLM-L6-v2 unless told.
+        objective: `"projection"`, or `"information"` for the exact log-det mutual information.
+        noise: The ridge, in units of the mean ‖xᵢ‖²; by default max(0.1, 10 k/d) towards a target and
+            max(0.1, k/d) for covering the pool, times the mean w² where there are scores.
+        diversity: 0 (the most relevant rows, however alike) to 1 (the pure span); moves the default ridge.
+        quality: Exponent on the scores' ranks: 0 ignores them, 1 is the default, large values end at top-k by score.
+        whiten: Give every direction of the target the same weight; for a few unlike queries only.
+        id_column: A column that names the rows in the manifest, instead of their position.
+        device: Torch device for encoder and selection; a GPU where there is one unless told.
+
+    Returns:
+        An ordinary `Dataset` of the chosen rows in pick order. Its `selection` holds indices, gains, objective, share
+        captured and the record: parameters, feature recipe, source, timings.
+
+    Raises:
+        TypeError: If `dataset` is iterable only, or an argument has the wrong kind.
+        ValueError: If an argument does not fit the data; the message says what to do.
+    """
+    options: dict[str, Any] = {
+        "scores": scores,
+        "target": target,
+        "features": features,
+        "columns": columns,
+        "template": template,
+        "encoder": encoder,
+        "objective": objective,
+        "noise": noise,
+        "diversity": diversity,
+        "quality": quality,
+        "whiten": whiten,
+        "id_column": id_column,
+        "device": device,
+    }
+    if isinstance(dataset, DatasetDict):
+        chosen = {name: gip_select(dataset[name], n, **options) for name, n in _splits(dataset, k)}
+        return cast("Pool", DatasetDict({**dataset, **chosen}))
+    check_dataset(dataset, k, id_column)
+    from hf_gip.dataset.signals import check_device, gather_signals
+
+    options["device"] = check_device(device)
+    started = time.perf_counter()
+    signals = gather_signals(dataset, options)
+    request = {"method": "gip", "version": VERSION, "k": k, "id_column": id_column, **signals.request}
+    selection = select_once(dataset, request, lambda: _select(dataset, cast("int", k), signals, started))
+    return attach(dataset, selection, request)
+
+
+def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Selection":
+    from dataclasses import replace
+
+    from hf_gip.core.gip import gip
+    from hf_gip.core.queries import default_noise
+
+    features = signals.features()
+    queries = signals.queries(features)
+    precision = signals.precision()
+    embedded = time.perf_counter()
+    options = signals.options
+    noise = options["noise"]
+    if noise is None:
+        knob = 0.5 if options["diversity"] is None else options["diversity"]
+        noise = default_noise(k, features.matrix.shape[1], towards_target=queries is not None, diversity=knob)
+        noise *= 1.0 if precision is None else float(precision.square().mean())
+    device = options["device"]
+    selection = gip(
+        features.matrix.to(device),
+        None if queries is None else queries.matrix.to(device),
+        k,
+        objective=options["objective"],
+        noise=noise,
+        precision=None if precision is None else precision.to(device),
+    )
+    record = {
+        **selection.record,
+        "features": features.recipe,
+        "queries": {"kind": "pool"} if queries is None else queries.recipe,
+        "scores": signals.score_recipe,
+        "diversity": options["diversity"],
+        "id_column": options["id_column"],
+        **environment(dataset, options["id_column"]),
+        "timings": {
+            "features_seconds": embedded - started,
+            "select_seconds": time.perf_counter() - embedded,
+        },
+    }
+    return replace(selection, record=record)
+
+
+def _splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, int]]:
+    """Which splits are asked for, and how many rows of each.
+
+    Raises:
+        ValueError: If a split does not exist.
+    """
+    wanted = k if isinstance(k, Mapping) else {"train": k}
+    if unknown := [name for name in wanted if name not in dataset]:
+        raise ValueError(
+            f"`k` must name splits of the dataset {list(dataset)}, got {unknown[0]!r}: give a mapping such as "
+            f"{{{next(iter(dataset), 'train')!r}: 1000}}."
+        )
+    return list(wanted.items())

@@ -1,0 +1,74 @@
+"""A dataset by name: a Hub id, a local data file, or a `save_to_disk` folder."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset
+
+READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
+
+
+def open_dataset(
+    source: str, *, split: str = "train", config: str | None = None, revision: str | None = None
+) -> Dataset:
+    """Load one split of a dataset as data: no code of the source is run.
+
+    Args:
+        source: A local `.parquet`, `.jsonl`, `.json`, `.csv`, `.tsv` or `.txt` file, a folder written by
+            `save_to_disk`, or a Hub id such as `"tatsu-lab/alpaca"`.
+        split: The split of a Hub dataset or of a saved `DatasetDict`.
+        config: The configuration of a Hub dataset.
+        revision: The revision of a Hub dataset.
+
+    Returns:
+        The rows.
+
+    Raises:
+        FileNotFoundError: If `source` looks like a path and nothing is there.
+        ValueError: If the file cannot be read, or a split or configuration does not exist.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _saved(path, split)
+    if path.suffix.lower() in READERS or path.is_file():
+        return _file(path)
+    if not _looks_like_hub_id(source):
+        raise FileNotFoundError(f"no file or folder {source!r}: check the path, or give a Hub id such as 'user/name'.")
+    return datasets.load_dataset(source, config, split=split, revision=revision)
+
+
+def _file(path: Path) -> Dataset:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}: check the path.")
+    kind = READERS.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(f"cannot tell the format of {path.name!r}: use one of {', '.join(READERS)}.")
+    options: dict[str, Any] = {"delimiter": "\t"} if path.suffix.lower() == ".tsv" else {}
+    try:
+        return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
+    except Exception as error:  # each reader raises its own kinds; the cause goes along
+        raise ValueError(f"cannot read {path.name!r} as {kind}: {_first_line(error)}") from error
+
+
+def _saved(path: Path, split: str) -> Dataset:
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except FileNotFoundError:
+        raise ValueError(
+            f"folder {path.name!r} was not written by `save_to_disk`: give a data file or such a folder."
+        ) from None
+    if isinstance(loaded, Dataset):
+        return loaded
+    if split not in loaded:
+        raise ValueError(f"`split` must be one of {list(loaded)}, got {split!r}.")
+    return loaded[split]
+
+
+def _looks_like_hub_id(source: str) -> bool:
+    return source.count("/") <= 1 and not source.startswith((".", "/", "~")) and "\\" not in source
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error.__context__ or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

@@ -1,0 +1,80 @@
+"""Steps every selecting function of this door shares: check the pool, select once, attach the record."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset, is_caching_enabled
+
+if TYPE_CHECKING:
+    from hf_gip.core.selection import Selection
+
+
+def check_dataset(dataset: Any, k: Any, id_column: str | None = None) -> None:
+    """Raise unless `dataset` is a map-style dataset from which `k` rows can be taken.
+
+    Raises:
+        TypeError: If it is an iterable dataset or something else.
+        ValueError: If it is empty, `k` does not fit, or `id_column` is unknown or not unique.
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"`dataset` must be a `datasets.Dataset`, got {type(dataset).__name__}: selection needs the whole pool; "
+            "use `load_dataset(…)` without `streaming=True`, or `Dataset.from_generator` over `.take(n)`."
+        )
+    if not len(dataset):
+        raise ValueError("`dataset` must have at least one row, got 0: check the split or the filter before it.")
+    if isinstance(k, Mapping):
+        raise ValueError(f"`k` must be a whole number for a single split, got {dict(k)!r}.")
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(dataset):
+        raise ValueError(f"`k` must be a whole number between 1 and the number of rows ({len(dataset)}), got {k!r}.")
+    if id_column is not None:
+        _check_id_column(dataset, id_column)
+
+
+def select_once(dataset: Dataset, request: Mapping[str, Any], select: "Callable[[], Selection]") -> "Selection":
+    """The cached selection for this dataset and request, or a fresh one, kept for the next call."""
+    from hf_gip.dataset.selection_cache import load_selection, store_selection
+
+    fingerprint = _fingerprint(dataset, request)
+    selection = load_selection(fingerprint) if is_caching_enabled() else None
+    if selection is None:
+        selection = select()
+        if is_caching_enabled():
+            store_selection(fingerprint, selection)
+    return selection
+
+
+def attach(dataset: Dataset, selection: "Selection", request: Mapping[str, Any]) -> Dataset:
+    """The chosen rows in pick order, with `selection` on the result and a fingerprint that depends on the request."""
+    fingerprint = _fingerprint(dataset, request)
+    subset = dataset.select(selection.indices.numpy(), new_fingerprint=fingerprint)
+    setattr(subset, "selection", selection)  # noqa: B010 — an attribute of this instance, read by the Hub door
+    return subset
+
+
+def environment(dataset: Dataset, id_column: str | None) -> dict[str, Any]:
+    """Where the rows came from and which libraries looked at them, as plain JSON."""
+    from hf_gip.dataset.source import describe_source
+
+    return {
+        "source": describe_source(dataset, id_column=id_column),
+        "versions": {name: version(name) for name in ("hf-gip", "torch", "datasets")},
+    }
+
+
+def _fingerprint(dataset: Dataset, request: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([dataset._fingerprint, request], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_id_column(dataset: Dataset, name: str) -> None:
+    if name not in dataset.column_names:
+        raise ValueError(f"`id_column` must name a column of the dataset {dataset.column_names}, got {name!r}.")
+    values = dataset.select_columns([name]).with_format(None)[name][:]
+    if len(set(values)) < len(values):
+        raise ValueError(
+            f"`id_column` must name each row once, got {len(values) - len(set(values))} repeated values in {name!r}: "
+            "leave it out to use positions."
+        )

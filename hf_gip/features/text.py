@@ -1,0 +1,119 @@
+"""Rows → texts: which columns hold the words, and how one row becomes one string."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+from datasets import Dataset
+
+LAYOUTS: tuple[tuple[str, ...], ...] = (  # the usual SFT layouts, most specific first
+    ("messages",),
+    ("conversations",),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "input", "output"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("question", "answer"),
+    ("text",),
+)
+BATCH_ROWS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class TextRecipe:
+    r"""How a row becomes a text: its columns joined by newlines, or a template filled with them.
+
+    Attributes:
+        columns: The columns read, in order.
+        template: A format string such as `"Q: {question}\nA: {answer}"`, or None for the non-empty columns joined.
+    """
+
+    columns: tuple[str, ...]
+    template: str | None = None
+
+    def render(self, row: Mapping[str, Any]) -> str:
+        """One row as one text; chat columns contribute the contents of their turns."""
+        parts = {name: _words(row[name]) for name in self.columns}
+        if self.template is not None:
+            return self.template.format_map(parts)
+        return "\n".join(part for part in parts.values() if part.strip())
+
+
+def text_recipe(dataset: Dataset, columns: Sequence[str] | None = None, template: str | None = None) -> TextRecipe:
+    """Find the text columns of `dataset`, or check the ones asked for.
+
+    Args:
+        dataset: The rows.
+        columns: Columns to read instead of the detected layout, in the order their texts are joined.
+        template: A format string naming the columns in braces, instead of joining.
+
+    Returns:
+        The recipe, ready to render rows.
+
+    Raises:
+        ValueError: If a column is unknown or holds no text, or no known layout fits.
+    """
+    if columns is not None and template is not None:
+        raise ValueError("`columns` and `template` must not both be given: the template names its columns itself.")
+    if template is not None:
+        columns = tuple(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name is not None))
+        if not columns:
+            raise ValueError(f"`template` must name at least one column in braces, got {template!r}.")
+    if columns is None:
+        columns = _detect(dataset)
+    if not columns:
+        raise ValueError("`columns` must name at least one column, got none.")
+    for name in columns:
+        _check_text_column(dataset, name)
+    return TextRecipe(tuple(columns), template)
+
+
+def iter_texts(dataset: Dataset, recipe: TextRecipe) -> Iterator[str]:
+    """The rows' texts in order, read batch by batch through Arrow; an indices mapping is respected."""
+    table = dataset.select_columns(list(recipe.columns)).with_format("arrow")
+    for batch in table.iter(batch_size=BATCH_ROWS):
+        for row in batch.to_pylist():  # pyright: ignore[reportAttributeAccessIssue] — the arrow format yields tables
+            yield recipe.render(row)
+
+
+def _detect(dataset: Dataset) -> tuple[str, ...]:
+    for layout in LAYOUTS:
+        if set(layout) <= set(dataset.column_names):
+            return layout
+    raise ValueError(
+        f"no known text layout fits the columns {dataset.column_names}: name the text columns with `columns=[…]`."
+    )
+
+
+def _check_text_column(dataset: Dataset, name: str) -> None:
+    if name not in dataset.column_names:
+        raise ValueError(f"`columns` must name columns of the dataset {dataset.column_names}, got {name!r}.")
+    if len(dataset) and not _is_text(value := dataset.select_columns([name]).with_format(None)[0][name]):
+        raise ValueError(
+            f"`columns` must hold text or chat messages, got column {name!r} with {type(value).__name__} values: "
+            "choose text columns or make one with `dataset.map`."
+        )
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(turn, dict) and _content(turn) is not None for turn in value)
+    return value is None or isinstance(value, str)
+
+
+def _content(turn: Mapping[str, Any]) -> Any:
+    return turn.get("content", turn.get("value"))  # chat messages, or ShareGPT's from/value
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(_turn_words(_content(turn)) for turn in value)
+    return value or ""
+
+
+def _turn_words(content: Any) -> str:
+    if isinstance(content, list):  # multi-modal turns: keep the text parts
+        return "\n".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    return content or ""

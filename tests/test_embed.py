@@ -1,0 +1,173 @@
+"""Embeddings: unit rows, in order, cached, and resumed after a kill -9 at the last finished shard."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hf_gip.features import embed as module
+from hf_gip.features.embed import embed, embed_texts
+from hf_gip.features.encoders import name_encoder
+from hf_gip.features.lexical import LexicalEncoder
+
+
+class Letters:
+    """Counts three letters; keeps a tally of the texts it saw."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def encode(self, sentences: list[str], /) -> np.ndarray:
+        self.seen += len(sentences)
+        return np.array([[s.count("a") + 0.1, s.count("b"), len(s)] for s in sentences], dtype=np.float64)
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+
+
+def pool(n: int = 300) -> Dataset:
+    return Dataset.from_dict({"text": ["a" * (i % 7) + "b" * (i % 5) + "c" * (i % 11 + 1) for i in range(n)]})
+
+
+def test_rows_come_back_in_order_as_unit_vectors_whatever_the_batches() -> None:
+    got = embed(pool(), Letters()).matrix.numpy()
+    raw = Letters().encode(pool()["text"][:])
+    assert np.allclose(got, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
+
+
+def test_a_second_call_does_not_encode_the_rows_again() -> None:
+    encoder = Letters()
+    first = embed(pool(), encoder)
+    seen = encoder.seen
+    second = embed(pool(), encoder)
+    assert encoder.seen - seen <= 3  # the three probe sentences that name the encoder
+    assert (first.matrix == second.matrix).all()
+    assert first.recipe == second.recipe
+
+
+def test_other_columns_rows_or_encoders_are_other_cache_entries() -> None:
+    rows = Dataset.from_dict({"question": ["aa", "b"], "answer": ["b", "aaa"]})
+    keys = {
+        module._cache_folder(data, embed(data, encoder, **options).recipe | {"x": i * 0})
+        for i, (data, encoder, options) in enumerate(
+            [
+                (rows, Letters(), {}),
+                (rows, Letters(), {"columns": ["answer"]}),
+                (rows, "lexical", {}),
+                (rows.select([1, 0]), Letters(), {}),
+            ]
+        )
+    }
+    assert len(keys) == 4
+    assert len(list((Path(datasets.config.HF_DATASETS_CACHE) / "hf_gip" / "features").iterdir())) == 4
+
+
+def test_empty_texts_become_zero_vectors_and_are_counted() -> None:
+    found = embed(Dataset.from_dict({"text": ["aab", "", "  "]}), Letters())
+    assert found.recipe["empty_rows"] == 2
+    assert found.matrix.norm(dim=1).tolist() == pytest.approx([1, 0, 0])
+
+
+def test_a_pool_without_any_text_is_refused() -> None:
+    message = "`columns` must hold text, got 2 empty texts from ['text']: name other columns."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        embed(Dataset.from_dict({"text": ["", " "]}), Letters())
+
+
+def test_an_encoder_that_answers_nonsense_is_refused() -> None:
+    class Broken(Letters):
+        def encode(self, sentences: list[str], /) -> Any:
+            return np.full((len(sentences), 3), np.nan)
+
+    with pytest.raises(
+        ValueError, match=r"^`encoder` must give one finite vector per text, got shape \(1, 3\) for 1 texts"
+    ):
+        embed(pool(), Broken())
+
+
+def test_a_thing_without_encode_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"^`encoder` must be a model id, 'lexical' or an object with an `encode` method, got int\.$"
+    ):
+        name_encoder(3)  # pyright: ignore[reportArgumentType]
+
+
+def test_targets_must_hold_text() -> None:
+    assert embed_texts(["a b", "c"], "lexical").shape == (2, 512)
+    with pytest.raises(ValueError, match=r"^`target` must hold no empty text, got 1, first at position 1: drop it\.$"):
+        embed_texts(["a", " "], "lexical")
+
+
+def test_the_lexical_encoder_sees_shared_words() -> None:
+    a, b, c = LexicalEncoder().encode(
+        ["sort a list in python", "how to sort a python list", "the moon is made of rock"]
+    )
+    unit = [v / np.linalg.norm(v) for v in (a, b, c)]
+    assert unit[0] @ unit[1] > 0.3 > 0.15 > abs(unit[0] @ unit[2])
+
+
+def test_the_lexical_encoder_is_the_same_in_every_process() -> None:
+    code = (
+        "from hf_gip.features.lexical import LexicalEncoder as E; print(E().encode(['one two three']).tobytes().hex())"
+    )
+    runs = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "ab"
+    }
+    assert runs == {LexicalEncoder().encode(["one two three"]).tobytes().hex() + "\n"}
+
+
+KILLED = """
+import sys, time
+import datasets, numpy as np
+from hf_gip.features import embed as module
+
+datasets.config.HF_DATASETS_CACHE = sys.argv[1]
+module.SHARD_ROWS = 50
+
+class Slow:
+    def encode(self, sentences, /):
+        print(len(sentences), flush=True)
+        time.sleep(float(sys.argv[2]))
+        return np.array([[len(s), s.count("1") + 1.0] for s in sentences])
+
+rows = datasets.Dataset.from_dict({"text": [str(i) * (i % 9 + 1) for i in range(1_000)]})
+matrix = module.embed(rows, Slow()).matrix
+print("sum", float(matrix.double().sum()), flush=True)
+"""
+
+
+def test_a_killed_run_goes_on_at_the_last_finished_shard(tmp_path: Path) -> None:
+    def start(cache: str, pause: float) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", KILLED, str(tmp_path / cache), str(pause)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    whole = start("whole", 0.0).communicate()[0].splitlines()
+    encoded = sum(map(int, whole[:-1]))
+
+    victim = start("killed", 0.02)
+    folder = tmp_path / "killed" / "hf_gip" / "features"
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*/done-*"))) < 6 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    victim.send_signal(signal.SIGKILL)
+    before = sum(int(line) for line in victim.communicate()[0].split())
+    done = len(list(folder.glob("*/done-*")))
+    assert 6 <= done < 20
+    assert not list(folder.glob("*/features.npy")), "a half-written matrix looks whole"
+
+    resumed = start("killed", 0.0).communicate()[0].splitlines()
+    assert resumed[-1] == whole[-1], "the resumed matrix differs"
+    after = sum(map(int, resumed[:-1]))
+    overhead = encoded - 1_000  # probe, warm-up and sample, once per run
+    assert after - overhead == 1_000 - 50 * done
+    assert before + after <= encoded + overhead + 2 * 50
