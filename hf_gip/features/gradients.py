@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from huggingface_hub.utils import tqdm
+from datasets.utils import tqdm
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -20,6 +20,18 @@ logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 28  # of exact gradients in memory at a time
 HALF_SCALE = 2.0**12  # keeps float16 output gradients from vanishing; taken out again in float32
+
+
+@dataclass(frozen=True, slots=True)
+class GradientRecipe:
+    """Which gradients, and how they are projected: the options of `gradient_features` of the same names."""
+
+    parameters: str = "lora"
+    dims: int | None = 1024
+    side: int | None = None
+    normalize: bool = False
+    seed: int = 0
+    max_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +102,7 @@ def gradient_features(
         ValueError: If nothing is to be had of `parameters`, the model has no logits, a row is not tokenised, a
             row's gradient is not finite, or options exclude each other.
     """
-    reader = GradientReader(model, parameters, dims, side, scaling, normalize, seed)
+    reader = GradientReader(model, GradientRecipe(parameters, dims, side, normalize, seed, max_length), scaling)
     tally = Tally()
     length = max_length or context_length(model)
     batches = token_batches(rows, range(len(rows)), batch_size, length, tally)
@@ -130,28 +142,19 @@ def context_length(model: nn.Module) -> int:
 class GradientReader:
     """Turns batches of tokens into projected per-example gradients. See `gradient_features`."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        parameters: str,
-        dims: int | None,
-        side: int | None,
-        scaling: AdamMoments | None,
-        normalize: bool,
-        seed: int,
-    ) -> None:
-        if scaling is not None and (side is not None or parameters == "hidden"):
+    def __init__(self, model: nn.Module, recipe: GradientRecipe, scaling: AdamMoments | None = None) -> None:
+        if scaling is not None and (recipe.side is not None or recipe.parameters == "hidden"):
             raise ValueError(
                 "`scaling` needs the exact gradient of weights: leave `side` and `parameters='hidden'` out."
             )
-        for name, value in (("dims", dims), ("side", side)):
+        for name, value in (("dims", recipe.dims), ("side", recipe.side)):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be a positive number or None, got {value}.")
-        self.model, self.hidden = model, parameters == "hidden"
-        self.layers = [] if self.hidden else find_layers(model, parameters)
-        self.side, self.scaling, self.normalize, self.seed = side, scaling, normalize, seed
+        self.model, self.hidden = model, recipe.parameters == "hidden"
+        self.layers = [] if self.hidden else find_layers(model, recipe.parameters)
+        self.side, self.seed, self.normalize, self.scaling = recipe.side, recipe.seed, recipe.normalize, scaling
         full = self.full_width()
-        self.dims = dims if dims is not None and dims < full else None
+        self.dims = recipe.dims if recipe.dims is not None and recipe.dims < full else None
         self.width = self.dims or full
         self.flips: dict[int, Tensor] = {}
 

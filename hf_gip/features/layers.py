@@ -57,7 +57,8 @@ def output_head(model: nn.Module) -> nn.Module:
         ValueError: If the model has none.
     """
     inner = getattr(model, "module", model)
-    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    getter = getattr(inner, "get_output_embeddings", None)
+    head = getter() if getter is not None else None
     if head is None:
         raise ValueError(
             f"`model` must be a causal language model with an output layer, got {type(model).__name__}: "

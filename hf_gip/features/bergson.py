@@ -1,0 +1,60 @@
+"""Gradient stores of EleutherAI's bergson, read in place: collected there for large models, chosen from here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_gip.features.files import FileRows, joined, mapped
+
+TYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+def bergson_rows(folder: str | Path) -> FileRows:
+    """Open a store written by `bergson build`: one row per example, its modules' gradients side by side.
+
+    The format is that of bergson 2.5: `gradients.bin`, a plain matrix, beside `info.json` with `num_grads`,
+    `grad_sizes` (width per module, in order) and `base_dtype`. A folder of such folders, one per shard, is read as
+    one matrix in the order of their names.
+
+    Args:
+        folder: The index folder, or the folder of shards.
+
+    Returns:
+        The rows, in the order of the dataset the store was made of.
+
+    Raises:
+        FileNotFoundError: If the folder holds no store.
+        ValueError: If the store has a row per token, an unknown number type, or is cut off.
+    """
+    folder = Path(folder)
+    shards = (
+        [folder] if (folder / "info.json").exists() else sorted(path.parent for path in folder.glob("*/info.json"))
+    )
+    if not shards:
+        raise FileNotFoundError(
+            f"`folder` must hold a bergson store (`info.json`, `gradients.bin`), got none in {folder}."
+        )
+    parts = []
+    for shard in shards:
+        info: dict[str, Any] = json.loads((shard / "info.json").read_text())
+        kind = info.get("base_dtype")
+        if kind not in TYPES:
+            raise ValueError(
+                f"`folder` must hold a store with a `base_dtype` among {', '.join(TYPES)}, got {kind!r} in {shard}: "
+                "build it with a current bergson."
+            )
+        if info.get("attribute_tokens"):
+            raise ValueError(
+                f"`folder` must hold one gradient per example, got one per token in {shard}: build it without "
+                "`attribute_tokens`."
+            )
+        shape = info["num_grads"], sum(info["grad_sizes"].values())
+        parts.append(mapped(shard / "gradients.bin", TYPES[kind], shape, 0))
+    return joined(parts, str(folder))

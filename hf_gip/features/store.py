@@ -1,0 +1,231 @@
+"""Gradients of many rows on disk: made shard by shard by any number of processes, resumed, and read in place."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets.utils import tqdm
+from jaxtyping import Int64
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
+
+from hf_gip.features.adam import AdamMoments
+from hf_gip.features.files import FileRows, safetensors_rows
+from hf_gip.features.gradients import GradientReader, GradientRecipe, context_length
+from hf_gip.features.identity import content_id, model_id, moments_id, rows_id
+from hf_gip.features.tokens import Tally, token_batches
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+SHARD_ROWS = 1024  # what a kill costs at most, per process
+
+
+@dataclass(frozen=True, slots=True)
+class GradientStore:
+    """A finished store.
+
+    Attributes:
+        features: The gradients, (m, dims) float32, memory-mapped: a `Source` for the selectors.
+        rows: Positions of their rows among those given, ascending, (m,).
+        left_out: How many rows had no labelled token.
+        truncated: How many rows were longer than the context.
+        identity: What they were made of: model, recipe, rows.
+    """
+
+    features: FileRows
+    rows: Int64[Tensor, " m"]
+    left_out: int
+    truncated: int
+    identity: dict[str, Any]
+
+
+def store_gradients(
+    folder: str | Path,
+    model: nn.Module,
+    rows: Sequence[Any],
+    recipe: GradientRecipe | None = None,
+    *,
+    scaling: AdamMoments | None = None,
+    batch_size: int = 8,
+) -> GradientStore:
+    """Take the gradients of all rows into a folder, or finish what an earlier run left there.
+
+    The rows are cut into shards of 1,024. Under `torchrun` or `accelerate launch` the processes share them out,
+    however many there are and were last time. A shard is written aside, then renamed: a file under its own name is
+    complete, and a killed run loses at most the shards in work. The store carries the identity of model weights,
+    recipe and rows, and is refused to any other.
+
+    Args:
+        folder: Where the store is or will be.
+        model: As for `gradient_features`; every process holds the same.
+        rows: As for `gradient_features`.
+        recipe: Which gradients, how projected.
+        scaling: Adam's moments, as for `gradient_features`.
+        batch_size: Rows per forward pass; it changes nothing but the pace.
+
+    Returns:
+        The finished store, on every process.
+
+    Raises:
+        RuntimeError: If several processes were started and have no process group.
+        ValueError: If the folder holds a store of something else, or a row's gradient is not finite.
+    """
+    recipe = recipe or GradientRecipe()
+    rank, world = rank_and_world()
+    reader = GradientReader(model, recipe, scaling)
+    identity = {
+        "format": FORMAT,
+        "model": model_id(model),
+        "recipe": asdict(recipe) | {"max_length": recipe.max_length or context_length(model)},
+        "scaling": moments_id(scaling) if scaling is not None else None,
+        "rows": len(rows),
+        "tokens": rows_id(rows),
+        "width": reader.width,
+        "shard_rows": SHARD_ROWS,
+    }
+    folder = Path(folder)
+    claim(folder, identity)
+    missing = [number for number in range(shard_count(len(rows))) if not shard_path(folder, number).exists()]
+    fill(folder, reader, rows, missing[rank::world], batch_size, identity)
+    if world > 1:
+        distributed.barrier()
+    return open_store(folder)
+
+
+def fill(
+    folder: Path, reader: GradientReader, rows: Sequence[Any], shards: Sequence[int], batch_size: int, identity: Any
+) -> None:
+    """Make these shards, under a progress bar in rows; the first batch tells how long all will take."""
+    length = identity["recipe"]["max_length"]
+    spans = [range(number * SHARD_ROWS, min((number + 1) * SHARD_ROWS, len(rows))) for number in shards]
+    total, began = sum(map(len, spans)), time.monotonic()
+    with tqdm(total=total, unit="row", desc="Gradients") as bar:
+        for number, span in zip(shards, spans, strict=True):
+            tally = Tally()
+            features, positions = [torch.empty(0, reader.width)], [torch.empty(0, dtype=torch.int64)]
+            for batch in token_batches(rows, span, batch_size, length, tally):
+                features.append(reader.read(batch))
+                positions.append(batch.rows)
+                if bar.n == 0:
+                    pace = len(batch.rows) / (time.monotonic() - began)
+                    logger.info("%d rows at %.1f rows/s: about %.0f s", total, pace, total / pace)
+                bar.update(len(batch.rows))
+            order = torch.cat(positions).argsort()
+            tensors = {"features": torch.cat(features)[order], "rows": torch.cat(positions)[order]}
+            counts = {"left_out": str(tally.left_out), "truncated": str(tally.truncated)}
+            write_aside(shard_path(folder, number), tensors, counts | {"identity": content_id(identity)})
+            bar.update(tally.left_out)
+
+
+def open_store(folder: str | Path) -> GradientStore:
+    """Read a finished store; nothing is loaded until it is used.
+
+    Args:
+        folder: Where `store_gradients` put it.
+
+    Returns:
+        The store.
+
+    Raises:
+        FileNotFoundError: If there is none, or shards are missing.
+        ValueError: If a shard was made by another run.
+    """
+    folder = Path(folder)
+    if not (folder / "gradients.json").exists():
+        raise FileNotFoundError(f"`folder` must hold a gradient store, got none in {folder}: make it first.")
+    identity = json.loads((folder / "gradients.json").read_text())
+    paths = [shard_path(folder, number) for number in range(shard_count(identity["rows"]))]
+    absent = [path.name for path in paths if not path.exists()]
+    if absent:
+        raise FileNotFoundError(
+            f"`folder` must hold a finished store, got {len(paths) - len(absent)} of {len(paths)} shards in {folder}: "
+            "run `store_gradients` again, it goes on where it stopped."
+        )
+    positions, counts = [], {"left_out": 0, "truncated": 0}
+    for path in paths:
+        with safe_open(path, "pt") as shard:
+            note = shard.metadata()
+            check_same(path, note["identity"], content_id(identity))
+            positions.append(shard.get_tensor("rows"))
+            counts = {name: counts[name] + int(note[name]) for name in counts}
+    return GradientStore(safetensors_rows(paths, "features"), torch.cat(positions), **counts, identity=identity)
+
+
+def claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Mark the folder as this run's, or check that it already is.
+
+    Raises:
+        ValueError: If it is another's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / "gradients.json"
+    if not marker.exists():
+        aside = folder / f".gradients.{os.getpid()}.part"
+        aside.write_text(json.dumps(identity, indent=2, sort_keys=True))
+        os.replace(aside, marker)
+    found = json.loads(marker.read_text())
+    differing = [name for name in identity if found.get(name) != identity[name]]
+    if differing:
+        raise ValueError(
+            f"`folder` must be empty or hold the same store, got {content_id(found)} where this run is "
+            f"{content_id(identity)} (they differ in {', '.join(differing)}): choose another folder."
+        )
+
+
+def check_same(path: Path, found: str, wanted: str) -> None:
+    """Raise unless a shard belongs to its store.
+
+    Raises:
+        ValueError: With both ids.
+    """
+    if found != wanted:
+        raise ValueError(
+            f"`folder` must hold shards of one store, got {path.name} of {found} in the store {wanted}: "
+            "delete the shard."
+        )
+
+
+def write_aside(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file so that it appears whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, aside, metadata)
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where a shard is."""
+    return folder / f"gradients-{number:05d}.safetensors"
+
+
+def shard_count(rows: int) -> int:
+    """How many shards that many rows make."""
+    return -(-rows // SHARD_ROWS)
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process among its peers.
+
+    Raises:
+        RuntimeError: If a launcher started several and they have no process group.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RuntimeError(
+            f"a process group must exist where {os.environ['WORLD_SIZE']} processes share the work, got none: "
+            "create `accelerate.PartialState()` first."
+        )
+    return 0, 1
