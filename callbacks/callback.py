@@ -1,0 +1,176 @@
+"""When to select anew, what to remember, what to tell."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from datasets import Dataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from hf_gip.core.selection import Selection
+
+from .checks import check_attached, check_options, check_trainer, warn_of_repeats
+from .choose import Recipe, Select
+from .host import prepare_target
+from .pool import read_pool
+from .records import write_round
+from .report import report_epoch, report_round
+from .reselect import Reselector, make_view
+from .rotation import Rotation
+from .rounds import Round, expand, squeeze
+
+
+class GIPSelectionCallback(TrainerCallback, ExportableState):
+    """Trains every epoch on the rows that the model needs now, chosen by Greedy Information Projection.
+
+    The trainer keeps its loader, its number of steps and its learning-rate schedule: it is given a view of `k` rows,
+    and between epochs the view's contents change. An epoch is a pass over the `k` rows; to select more often, take a
+    smaller `k` and more epochs. (Rows never change inside an epoch: loaders read ahead, so which rows a step sees
+    could not be repeated on resume.)
+
+    Example:
+    ```python
+    trainer = SFTTrainer(model=model, args=args, train_dataset=pool)
+    trainer.add_callback(GIPSelectionCallback(trainer, k=5_000, target=gsm8k))
+    trainer.train()
+    ```
+
+    Each selection is written to `output_dir/gip/selection_epoch_00000.parquet`, …, with `output_dir/gip/manifest.json`
+    beside it. It costs a forward pass over the candidates in batches of `per_device_eval_batch_size`
+    (`"hidden_gradient"`: and back through the head), the greedy picks, and memory for the (n, d) float32 features on
+    the main process; `gip/…` scalars say what each took.
+
+    Args:
+        trainer: The trainer this callback is added to. Its training set becomes the pool.
+        k: Rows in an epoch; with `packing=True`, packs in an epoch.
+        features: What the model says of a row: the mean last hidden state of its labelled tokens (`"hidden"`), or the
+            gradient of its loss by them (`"hidden_gradient"`).
+        target: Rows or texts that show what is wanted, read by the same model. None covers the pool itself.
+        scores: Numeric columns of the pool, or `"loss"` for the model's own loss on a row: larger is trusted more.
+        objective: GIP's objective.
+        noise: GIP's ridge; None takes it from the budget and the width of the features.
+        select: Takes GIP's place: a function (features, queries, k) → `Selection`, e.g. one that calls `hf_gip.spice`.
+        pool: The dataset that was given to the trainer. Needed with `packing=True`: packs do not show their rows.
+        id_column: The column that names a row in the records; by default its position in that dataset.
+        every_n_epochs: Epochs from one selection to the next.
+        start_epoch: The first epoch with a selection, from 0; before it, `warmup`.
+        warmup: Rows for the epochs before `start_epoch`, e.g. `pool.gip_select(k).selection`; random ones by default.
+        reuse: Whether a row may be chosen again in a later round; if not, each comes at most once until fewer are left
+            than a round needs: those come first, and the count begins anew.
+        pool_size: Candidates in a round, drawn at random; for pools too large to be read each time.
+
+    Raises:
+        TypeError: If the training set is not a `datasets.Dataset`.
+        ValueError: If an option is out of range or does not fit the trainer.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer | None = None,
+        k: int = 0,
+        *,
+        features: Literal["hidden", "hidden_gradient"] = "hidden",
+        target: Dataset | Sequence[str] | None = None,
+        scores: Sequence[str] = (),
+        objective: Literal["projection", "information"] = "projection",
+        noise: float | None = None,
+        select: Select | None = None,
+        pool: Dataset | None = None,
+        id_column: str | None = None,
+        every_n_epochs: int = 1,
+        start_epoch: int = 0,
+        warmup: Selection | None = None,
+        reuse: bool = True,
+        pool_size: int | None = None,
+    ) -> None:
+        self.trainer = trainer
+        self.every_n_epochs, self.start_epoch = every_n_epochs, start_epoch
+        self.round: Round | None = None
+        self._resumed_at: float | None = None
+        self._epoch_began = 0.0
+        if trainer is None:  # how `restore_callback_states_from_checkpoint` rebuilds it; refused when training begins
+            return
+        check_trainer(trainer)
+        self.pool = read_pool(trainer, pool, id_column)
+        check_options(scores, self.pool.rows.column_names, select, every_n_epochs, start_epoch)
+        recipe = Recipe(features, prepare_target(trainer, target), tuple(scores), objective, noise, select)
+        view = make_view(trainer, self.pool, k)
+        warn_of_repeats(trainer, k)
+        rotation = Rotation(len(self.pool), reuse, pool_size, trainer.args.seed)
+        self.reselector = Reselector(trainer, self.pool, view, recipe, rotation, warmup)
+        trainer.train_dataset = view
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take up where a checkpoint left off."""
+        check_attached(self.trainer, self)
+        self.round, self._resumed_at = None, None
+        self.reselector.rotation.used.zero_()
+        if state.global_step > 0:
+            states: Any = state.stateful_callbacks  # by class name, once a trainer state is made
+            self._restore(states.get(type(self).__name__))
+            self._resumed_at = float(state.epoch or 0)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show the rows of this epoch: the loader is iterated right after this event."""
+        inside = self._resumed_at is not None and self._resumed_at % 1 > 0
+        epoch, self._resumed_at = int(state.epoch or 0), None
+        if not inside and (self.round is None or self._due(epoch)):
+            self._next_round(epoch, state.global_step)
+        self._epoch_began = time.perf_counter()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say what share of the time the selection took."""
+        assert self.trainer is not None
+        assert self.round is not None
+        if self.round.epoch == int(state.epoch or 0) - 1:
+            report_epoch(self.trainer, self.round, time.perf_counter() - self._epoch_began)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the rows being trained on, and which rows came before where that matters."""
+        if self.trainer is None or self.round is None:
+            return {"args": {}, "attributes": {}}
+        rotation = self.reselector.rotation
+        saved = {
+            "k": len(self.reselector.view),
+            "pool": len(self.pool),
+            "round": self.round.to_json(),
+            "used": None if rotation.reuse else squeeze(rotation.used),
+        }
+        return {"args": {}, "attributes": {"saved": saved}}
+
+    def _due(self, epoch: int) -> bool:
+        return epoch >= self.start_epoch and (epoch - self.start_epoch) % self.every_n_epochs == 0
+
+    def _next_round(self, epoch: int, step: int) -> None:
+        assert self.trainer is not None
+        earlier = self.round
+        self.round = self.reselector.again(epoch, step) if self._due(epoch) else self.reselector.first(epoch, step)
+        if self.trainer.is_world_process_zero():
+            write_round(self.trainer, self.pool, self.round)
+        report_round(self.trainer, self.round, earlier)
+
+    def _restore(self, stored: Any) -> None:
+        saved = stored.get("attributes", {}).get("saved") if isinstance(stored, dict) else None
+        if saved is None:
+            raise RuntimeError(
+                "The checkpoint was written without this callback, on other rows and another number of steps: start a "
+                "new run from its weights instead of resuming it."
+            )
+        found = (saved["k"], saved["pool"])
+        wanted = (len(self.reselector.view), len(self.pool))
+        if found != wanted:
+            raise ValueError(
+                f"`k` and the pool must be those of the checkpoint, got k={wanted[0]} of {wanted[1]} row(s) where it "
+                f"has k={found[0]} of {found[1]}: pass the same."
+            )
+        self.round = Round.from_json(saved["round"])
+        if saved["used"] is not None:
+            self.reselector.rotation.used.copy_(expand(saved["used"]))
+        self.reselector.show(self.round)

@@ -1,0 +1,113 @@
+"""What a run must not be, said before it starts."""
+
+import logging
+from collections.abc import Sequence
+
+from datasets import Dataset
+from transformers import Trainer, TrainerCallback
+
+from .view import PackedView, SelectionView
+
+logger = logging.getLogger(__name__)
+
+LENGTHWISE = ("group_by_length", "batch_rebalance")
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Raise where re-selection would go wrong in silence; warn where it merely costs.
+
+    Raises:
+        ValueError: If the trainer has a selection already, splits a batch over ranks or cannot be given one.
+    """
+    if isinstance(trainer.train_dataset, SelectionView | PackedView):
+        raise ValueError(
+            "`trainer` must have no other selection callback, got one whose training set is a selection already: use "
+            "one callback, or build the trainer anew."
+        )
+    sizes = {"tensor": trainer.get_tp_size(), "context": trainer.get_cp_size(), "sequence": trainer.get_sp_size()}
+    for kind, size in sizes.items():
+        if size > 1:
+            raise ValueError(
+                f"`trainer` must give every process its own batches, got {kind} parallelism over {size}: use data "
+                "parallelism (DDP, FSDP, ZeRO)."
+            )
+    if trainer.args.train_sampling_strategy in LENGTHWISE:
+        logger.warning(
+            "`train_sampling_strategy=%r` sorts by the lengths of the first rows: later selections are served "
+            "correctly but no longer grouped by length.",
+            trainer.args.train_sampling_strategy,
+        )
+
+
+def warn_of_repeats(trainer: Trainer, k: int) -> None:
+    """Say when the loader would repeat or drop rows to come out even."""
+    args = trainer.args
+    step = args.train_batch_size * args.world_size
+    if k % step and (args.world_size > 1 or args.dataloader_drop_last):
+        logger.warning(
+            "`k=%d` is no multiple of %d (what all processes take in a step), so the loader %s %d row(s) an epoch: "
+            "`k=%d` avoids it.",
+            k,
+            step,
+            "drops" if args.dataloader_drop_last else "repeats",
+            k % step if args.dataloader_drop_last else -k % step,
+            k - k % step or step,
+        )
+
+
+def check_attached(trainer: Trainer | None, callback: TrainerCallback) -> None:
+    """Raise unless `callback` belongs to the trainer that is running.
+
+    Raises:
+        RuntimeError: If it was rebuilt without its trainer, or added to another one.
+    """
+    if trainer is None:
+        raise RuntimeError(
+            "`trainer` must be the trainer that trains, got None: `restore_callback_states_from_checkpoint=True` "
+            "rebuilds callbacks without one; leave it False, this callback restores itself."
+        )
+    same = [other for other in trainer.callback_handler.callbacks if isinstance(other, type(callback))]
+    if same != [callback]:
+        raise RuntimeError(
+            f"The callback must be added once, to the trainer it was made with, got {len(same)} there: "
+            "`trainer.add_callback(GIPSelectionCallback(trainer, …))`."
+        )
+
+
+def check_options(
+    scores: Sequence[str], columns: Sequence[str], select: object, every_n_epochs: int, start_epoch: int
+) -> None:
+    """Raise for options that contradict each other.
+
+    Raises:
+        TypeError: If `scores` is a single string.
+        ValueError: If one is out of range.
+    """
+    if isinstance(scores, str):
+        raise TypeError(f"`scores` must be a list of column names, got {scores!r}: write `scores=[{scores!r}]`.")
+    if every_n_epochs < 1:
+        raise ValueError(f"`every_n_epochs` must be at least 1, got {every_n_epochs}.")
+    if start_epoch < 0:
+        raise ValueError(f"`start_epoch` must be at least 0, got {start_epoch}.")
+    if scores and select is not None:
+        raise ValueError(
+            "`scores` must be left out with `select`, which takes GIP's place and with it the scores: use them inside "
+            "your function."
+        )
+    missing = [name for name in scores if name != "loss" and name not in columns]
+    if missing:
+        raise ValueError(f'`scores` must be numeric columns of the pool or "loss", got {missing}: it has {columns}.')
+
+
+def check_target(target: object) -> None:
+    """Raise unless `target` is rows or texts.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it is empty.
+    """
+    texts = isinstance(target, list | tuple) and all(isinstance(text, str) for text in target)
+    if not (texts or isinstance(target, Dataset)):
+        raise TypeError(f"`target` must be a `datasets.Dataset` or a list of texts, got {type(target).__name__}.")
+    if len(target) == 0:  # type: ignore[arg-type]
+        raise ValueError("`target` must hold at least one row, got none.")

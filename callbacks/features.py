@@ -1,0 +1,265 @@
+"""One pass of the model in training over many rows: what it makes of each.
+
+The pass goes through the trainer's *wrapped* model, so DDP, FSDP and ZeRO gather their shards as in training, and
+every process runs the same number of equally large batches. A hook on the backbone reduces each batch to one vector a
+row before the next one starts.
+"""
+
+import dataclasses
+import inspect
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from accelerate.utils.memory import clear_device_cache
+from datasets import Dataset
+from datasets.utils import tqdm
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from trl.trainer.sft_trainer import SFTTrainer
+
+from .host import bare_model, packing_of, served_columns, wrapped_model
+
+FLUSH = 32  # batches whose vectors wait on the device, so that copying does not stall it
+
+Family = Literal["hidden", "hidden_gradient"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowVectors:
+    """What a pass found, on the main process.
+
+    Attributes:
+        features: One vector a row, (n, d), float32, on the CPU.
+        losses: Mean loss over each row's labelled tokens, (n,), where it was asked for.
+    """
+
+    features: Tensor
+    losses: Tensor | None
+
+
+def read_rows(
+    trainer: Trainer, rows: Dataset, lengths: Tensor, family: Family, *, losses: bool = False, name: str = "rows"
+) -> RowVectors | None:
+    """Features of `rows` under the model in training.
+
+    `hidden` is the mean of the last hidden states over the labelled tokens, (H,). `hidden_gradient` is the gradient
+    of the row's mean loss by those states, summed over its tokens, (H,): Wᵀ(p − y) averaged, the backward pass ending
+    at the head. One pass over the backbone either way; memory beside the model: one batch and the (n, H) result.
+
+    Nothing is left behind: modes, gradients and random states are as they were, cached device memory is given back.
+
+    Args:
+        trainer: The trainer whose wrapped model is asked.
+        rows: Prepared rows.
+        lengths: Their tokens, (n,): batches are made of rows of like length, longest first.
+        family: Which features.
+        losses: Whether to return each row's loss too.
+        name: What the progress bar calls them.
+
+    Returns:
+        The vectors on the main process, None on the others.
+    """
+    batches = _batches(lengths, trainer.args.per_device_eval_batch_size, trainer.accelerator.num_processes)
+    found = _Collected(len(rows), trainer.accelerator.is_main_process)
+    with _as_found(trainer), _Probe(trainer, family, losses) as probe, torch.no_grad():
+        for index, batch in enumerate(_load(trainer, rows, batches, name)):
+            everyone: Any = trainer.accelerator.gather(probe(batch))
+            found.add(batches[index], everyone)
+    clear_device_cache()
+    table = found.table()
+    if table is None:
+        return None
+    return RowVectors(table[:, :-1].contiguous(), table[:, -1].clone()) if losses else RowVectors(table, None)
+
+
+def _batches(lengths: Tensor, size: int, ranks: int) -> list[list[int]]:
+    """Rows of like length together, longest first, (steps, ranks × size): every rank gets as many as every other.
+
+    Short of a full step, rows are repeated: their second result overwrites the first with the same.
+    """
+    order = torch.argsort(lengths, descending=True, stable=True).tolist()
+    step = size * ranks
+    if len(order) < step:  # few rows: no need to repeat more than evens out the ranks
+        step = ranks * -(-len(order) // ranks)
+    missing = -len(order) % step
+    order += (order[-step:] * step)[:missing]
+    return [order[start : start + step] for start in range(0, len(order), step)]
+
+
+def _load(trainer: Trainer, rows: Dataset, batches: list[list[int]], name: str) -> Iterator[dict[str, Any]]:
+    """This rank's share of every step, collated and on the device."""
+    accelerator = trainer.accelerator
+    share = len(batches[0]) // accelerator.num_processes
+    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    loader = DataLoader(
+        cast(Any, served_columns(trainer, rows)),
+        batch_sampler=[batch[mine] for batch in batches],
+        collate_fn=_collator(trainer),
+        num_workers=trainer.args.dataloader_num_workers,
+        pin_memory=trainer.args.dataloader_pin_memory and accelerator.device.type == "cuda",
+        generator=torch.Generator(),
+    )
+    hidden = trainer.args.disable_tqdm or not accelerator.is_main_process
+    with tqdm(total=len(rows), desc=f"Reading {name}", unit="row", disable=hidden) as bar:
+        for batch in loader:
+            yield dict(send_to_device(batch, accelerator.device, non_blocking=True))
+            bar.update(min(len(batches[0]), len(rows) - bar.n))
+
+
+def _collator(trainer: Trainer) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """The trainer's own, one line a row where it would run rows together, cut where a pack would be."""
+    collator: Any = trainer.data_collator
+    if not isinstance(trainer, SFTTrainer):
+        return collator
+    if collator.padding_free:
+        collator = dataclasses.replace(collator, padding_free=False)
+    packing = packing_of(trainer)
+    return collator if packing is None else partial(_cut, collator, packing.length)
+
+
+def _cut(collator: Callable[..., dict[str, Any]], length: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return collator([{name: values[:length] for name, values in row.items()} for row in rows])
+
+
+class _Collected:
+    """The rows' vectors, gathered batch by batch on the main process."""
+
+    def __init__(self, rows: int, here: bool) -> None:
+        self.rows, self.here = rows, here
+        self.waiting: list[tuple[list[int], Tensor]] = []
+        self.values: Tensor | None = None
+
+    def add(self, rows: list[int], values: Tensor) -> None:
+        if not self.here:
+            return
+        self.waiting.append((rows, values))
+        if len(self.waiting) == FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        for rows, values in self.waiting:
+            if self.values is None:
+                self.values = torch.empty(self.rows, values.shape[1])
+            self.values[rows] = values.float().cpu()
+        self.waiting.clear()
+
+    def table(self) -> Tensor | None:
+        self.flush()
+        return self.values
+
+
+class _Probe:
+    """Runs a batch and returns (rows, d) of the family, with the loss as a last column where asked for.
+
+    All of it happens in hooks inside the wrapped forward, where FSDP and ZeRO have the weights together and before DDP
+    looks at the output: the backbone runs without a graph, the head with one, and both are done when the forward is.
+    """
+
+    def __init__(self, trainer: Trainer, family: Family, losses: bool) -> None:
+        self.trainer, self.model = trainer, wrapped_model(trainer)
+        self.fused = isinstance(trainer, SFTTrainer)
+        self.gradient, self.losses = family == "hidden_gradient", losses
+        self.labels: Tensor | None = None
+        self.mask = self.states = self.loss = torch.empty(0)
+        self.hooks: list[Any] = []
+
+    def __enter__(self) -> "_Probe":
+        core = bare_model(self.trainer)
+        self.slim = "logits_to_keep" in inspect.signature(type(core).forward).parameters
+        self.hooks = [
+            core.base_model.register_forward_hook(self._after_backbone),
+            core.register_forward_hook(self._after_head, prepend=True),
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def __call__(self, batch: dict[str, Any]) -> Tensor:
+        labels = batch.pop("labels", None)
+        tokenwise = isinstance(labels, Tensor) and labels.shape == batch["input_ids"].shape
+        self.labels = labels if tokenwise else None
+        self.mask = labels != -100 if tokenwise else batch["attention_mask"].bool()
+        if not (self.gradient or self.losses):  # as little of the head as the model allows
+            batch |= {"logits_to_keep": 1} if self.slim else {}
+        elif self.fused:  # tiles of the head, never the logits
+            batch |= {"fused_lm_head": True, "labels": labels}
+        with self.trainer.compute_loss_context_manager():
+            self.model(**batch, use_cache=False)
+        return torch.cat([self.states, self.loss[:, None]], dim=1) if self.losses else self.states
+
+    def _after_backbone(self, module: nn.Module, args: Any, output: Any) -> Any:
+        states = output.last_hidden_state
+        if self.gradient:
+            torch.set_grad_enabled(True)
+            output["last_hidden_state"] = self.states = states.detach().requires_grad_()
+            return output
+        inside = self.mask.to(states.device)
+        total = states.masked_fill(~inside[..., None], 0).sum(dim=1, dtype=torch.float32)
+        self.states = total / inside.sum(dim=1, keepdim=True).clamp(min=1)
+        return None
+
+    def _after_head(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not (self.gradient or self.losses):
+            return
+        loss = self._loss(output)
+        if self.gradient:
+            (slope,) = torch.autograd.grad(loss.sum(), self.states)
+            torch.set_grad_enabled(False)
+            self.states = slope.sum(dim=1, dtype=torch.float32)
+        self.loss = loss.detach()
+
+    def _loss(self, output: Any) -> Tensor:
+        """Mean loss over each row's labelled tokens, (rows,).
+
+        Raises:
+            ValueError: If the model's labels are not one per token.
+        """
+        if self.fused:
+            return -output.log_probs.sum(dim=1).float() / output.label_mask.sum(dim=1).clamp(min=1)
+        if self.labels is None:
+            raise ValueError(
+                '`features` must be "hidden" and `scores` without "loss" for a model whose labels are not one per '
+                "token: only a language model's loss is read."
+            )
+        target = self.labels[:, 1:]
+        logits = output.logits[:, :-1].float().transpose(1, 2)
+        loss = nn.functional.cross_entropy(logits, target, ignore_index=-100, reduction="none").sum(dim=1)
+        return loss / (target != -100).sum(dim=1).clamp(min=1)
+
+
+@contextmanager
+def _as_found(trainer: Trainer) -> Iterator[None]:
+    """Evaluation mode inside; every module's own mode and every random state as before outside."""
+    model = wrapped_model(trainer)
+    modes = [(module, module.training) for module in model.modules()]
+    restore = _random_states()
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        restore()
+
+
+def _random_states() -> Callable[[], None]:
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    device = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def restore() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if device:
+            torch.cuda.set_rng_state_all(device)
+
+    return restore

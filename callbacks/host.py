@@ -1,0 +1,98 @@
+"""What is asked of a trainer beyond its public face, in one place.
+
+Private names used: `_prepare_dataset`, `_formatting_func` and `_skip_prepare_dataset` of `SFTTrainer`,
+`_remove_unused_columns` of `Trainer`, and `_indices` of `datasets.Dataset`.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Trainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from .checks import check_target
+from .packs import Packing
+
+
+def packing_of(trainer: Trainer) -> Packing | None:
+    """How the trainer packs, None where its items are rows."""
+    if not isinstance(trainer, SFTTrainer):
+        return None
+    args = cast(SFTConfig, trainer.args)
+    if not args.packing or args.max_length is None:
+        return None
+    return Packing(args.max_length, cast(Any, args.packing_strategy))
+
+
+def wrapped_model(trainer: Trainer) -> nn.Module:
+    """The model inside its wrappers of DDP, FSDP or ZeRO, as training calls it."""
+    return cast(nn.Module, trainer.model_wrapped)
+
+
+def bare_model(trainer: Trainer) -> Any:
+    """The model without the wrappers of DDP, FSDP and PEFT."""
+    model: Any = trainer.accelerator.unwrap_model(wrapped_model(trainer))
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def served_columns(trainer: Trainer, rows: Dataset) -> Dataset:
+    """The columns that reach the collator, as `Trainer` would cut them."""
+    return trainer._remove_unused_columns(rows, description="training")
+
+
+def prepare(trainer: Trainer, rows: Dataset, name: str, *, truncate: bool = True, formatted: bool = False) -> Dataset:
+    """Tokenise and label `rows` as the trainer did its own, never packed, never shuffled.
+
+    Args:
+        trainer: Whose tokenizer, template and masks apply.
+        rows: Raw or tokenised rows.
+        name: What progress bars call them.
+        truncate: Whether to cut them to `max_length` (and drop those without a label left).
+        formatted: Whether they are texts already, so that `formatting_func` has nothing to do.
+
+    Raises:
+        ValueError: If the trainer is no `SFTTrainer` and the rows are not tokenised.
+    """
+    tokenised = "input_ids" in rows.column_names
+    if not isinstance(trainer, SFTTrainer):
+        if not tokenised:
+            raise ValueError(
+                f"`target` must be tokenised for a plain `Trainer`, got columns {rows.column_names}: give it the "
+                "columns of the training set (`input_ids`, …)."
+            )
+        return rows
+    args = copy.copy(cast(SFTConfig, trainer.args))
+    args.shuffle_dataset = False
+    if not truncate:
+        args.max_length = None
+    formatter = None if tokenised or formatted else trainer._formatting_func
+    tokenizer = cast(PreTrainedTokenizerBase, trainer.processing_class)
+    return cast(Dataset, trainer._prepare_dataset(rows, tokenizer, args, False, formatter, name))
+
+
+def prepare_target(trainer: Trainer, target: Dataset | Sequence[str] | None) -> Dataset | None:
+    """The target set, prepared as the training set was."""
+    if target is None:
+        return None
+    check_target(target)
+    if isinstance(target, Dataset):
+        return prepare(trainer, target, "gip target")
+    field = getattr(trainer.args, "dataset_text_field", "text")
+    return prepare(trainer, Dataset.from_dict({field: list(target)}), "gip target", formatted=True)
+
+
+def positions_of(trainer: Trainer, rows: Dataset) -> Tensor:
+    """Where prepared rows stood before the preparation dropped and shuffled some, (n,).
+
+    Tokenising writes a new table in the order given; dropping and shuffling then only index it. So the index of the
+    prepared rows *is* their position, unless nothing was written: then the index, if any, is the caller's own.
+    """
+    index = rows._indices
+    if index is None or not isinstance(trainer, SFTTrainer) or trainer._skip_prepare_dataset:
+        return torch.arange(len(rows))
+    return torch.from_numpy(index.column(0).to_numpy().astype("int64"))
