@@ -1,0 +1,62 @@
+"""A dataset by name: every kind of file, and what is said when there is nothing to read."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from hf_gip.dataset.open import open_dataset
+
+ROWS = {"text": ["one", "two", "three"], "score": [1, 2, 3]}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".tsv"])
+def test_every_kind_of_file_is_read(tmp_path: Path, suffix: str) -> None:
+    path, rows = tmp_path / f"rows{suffix}", Dataset.from_dict(ROWS)
+    if suffix == ".parquet":
+        rows.to_parquet(str(path))
+    elif suffix == ".jsonl":
+        rows.to_json(str(path))
+    else:
+        rows.to_csv(str(path), sep="\t" if suffix == ".tsv" else ",", index=False)
+    assert open_dataset(str(path)).to_dict() == ROWS
+
+
+def test_saved_folders_are_read_and_their_split_chosen(tmp_path: Path) -> None:
+    Dataset.from_dict(ROWS).save_to_disk(str(tmp_path / "one"))
+    DatasetDict(test=Dataset.from_dict(ROWS)).save_to_disk(str(tmp_path / "many"))
+    assert open_dataset(str(tmp_path / "one")).to_dict() == ROWS
+    assert open_dataset(str(tmp_path / "many"), split="test").to_dict() == ROWS
+    with pytest.raises(ValueError, match=r"^`split` must be one of \['test'\], got 'train'\.$"):
+        open_dataset(str(tmp_path / "many"))
+
+
+def test_a_missing_path_is_named() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        open_dataset("nowhere/rows.parquet")
+    assert str(caught.value) == "no file 'nowhere/rows.parquet': check the path."
+    with pytest.raises(FileNotFoundError) as caught:
+        open_dataset("./no/such/folder")
+    assert str(caught.value) == (
+        "no file or folder './no/such/folder': check the path, or give a Hub id such as 'user/name'."
+    )
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^folder '.+' was not written by `save_to_disk`: give a data file or such a"
+    ):
+        open_dataset(str(tmp_path))
+
+
+def test_an_unknown_format_and_a_damaged_file_are_refused(tmp_path: Path) -> None:
+    strange = tmp_path / "rows.xyz"
+    strange.write_text("what is this")
+    with pytest.raises(ValueError, match=r"cannot tell the format of 'rows\.xyz': use one of \.parquet, "):
+        open_dataset(str(strange))
+    damaged = tmp_path / "rows.parquet"
+    damaged.write_bytes(gzip.compress(b"PAR1 and nothing more"))
+    with pytest.raises(ValueError, match=r"^cannot read 'rows\.parquet' as parquet: ") as caught:
+        open_dataset(str(damaged))
+    assert "\n" not in str(caught.value)

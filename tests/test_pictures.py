@@ -1,0 +1,44 @@
+"""The pictures show the numbers of the selection, and say so when matplotlib is missing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import samples
+import torch
+
+from hf_gip.core.gip import gip
+from hf_gip.pictures import plot_gains, plot_map
+
+
+def test_the_gains_and_the_share_are_drawn_as_they_are(tmp_path: Path) -> None:
+    selection = gip(samples.rows(30, 6), samples.queries(3, 6), 8, noise=0.1)
+    figure = selection.plot()
+    gains, share = figure.axes
+    assert gains.lines[0].get_ydata() == pytest.approx(selection.gains.numpy())
+    assert share.lines[0].get_ydata()[-1] == pytest.approx(selection.captured)
+    figure.savefig(tmp_path / "gains.png")
+    assert (tmp_path / "gains.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_share_is_left_out_where_no_total_is_known() -> None:
+    selection = gip(samples.rows(30, 6), samples.queries(3, 6), 3, objective="information", noise=0.1)
+    assert selection.total is None
+    assert len(plot_gains(selection).axes) == 1
+
+
+def test_the_map_shows_pool_picks_and_target() -> None:
+    X, Q = samples.rows(30, 6), samples.queries(3, 6)
+    (axes,) = plot_map(X, gip(X, Q, 4, noise=0.1), Q).axes
+    pool, chosen, target = (points.get_offsets() for points in axes.collections)
+    assert (len(pool), len(chosen), len(target)) == (30, 4, 3)
+    first = torch.as_tensor(pool[:, 0].data).var()
+    assert first >= torch.as_tensor(pool[:, 1].data).var()  # the first component holds the most variance
+
+
+def test_a_missing_matplotlib_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    selection = gip(samples.rows(10, 4), None, 3, noise=0.1)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError) as caught:
+        selection.plot()
+    assert str(caught.value) == "pictures need matplotlib: pip install 'hf-gip[plot]'."
