@@ -11,6 +11,7 @@ from hf_gip.dataset.gip_select import gip_select
 from hf_gip.dataset.register import register
 
 if TYPE_CHECKING:
+    from hf_gip.core.explain import explain
     from hf_gip.core.gip import gip
     from hf_gip.core.selection import Selection
     from hf_gip.core.spice import spice
@@ -24,6 +25,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "Selection": "hf_gip.core.selection",
     "adam_moments": "hf_gip.features.adam",
     "embed": "hf_gip.features.embed",
+    "explain": "hf_gip.core.explain",
     "gip": "hf_gip.core.gip",
     "gradient_features": "hf_gip.features.gradients",
     "spice": "hf_gip.core.spice",
@@ -33,6 +35,7 @@ __all__ = [
     "Selection",
     "adam_moments",
     "embed",
+    "explain",
     "gip",
     "gip_select",
     "gradient_features",

@@ -1,5 +1,6 @@
 """The one-liner on `datasets`: right rows, right caches, honest records, and every mistake named before any work."""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -243,3 +244,32 @@ def test_an_empty_dataset_is_refused() -> None:
         ValueError, match=r"^`dataset` must have at least one row, got 0: check the split or the filter before it\.$"
     ):
         pool().select([]).gip_select(1)
+
+
+def test_a_chosen_row_is_explained_from_the_caches_and_the_record_travels_without_them() -> None:
+    rows = pool()
+    subset = rows.gip_select(6, target=["await loop"], encoder="lexical", scores=["good"])
+    again = rows.gip_select(6, target=["await loop"], encoder="lexical", scores=["good"])
+    for selection in (subset.selection, again.selection):
+        found = selection.explain(int(selection.indices[2]))
+        assert found.rank == 3
+        assert found.gain == pytest.approx(float(selection.gains[2]), rel=1e-3)
+    travelled = pickle.loads(pickle.dumps(subset)).selection
+    assert travelled.indices.tolist() == subset.selection.indices.tolist()
+    with pytest.raises(ValueError, match=r"^`explain` needs the features, which this selection does not hold: "):
+        travelled.explain(3)
+
+
+def test_the_first_j_picks_are_the_answer_for_j() -> None:
+    rows = pool()
+    all_picks = rows.gip_select(9, features="vector", noise=0.3).selection
+    few = rows.gip_select(4, features="vector", noise=0.3).selection
+    assert all_picks.at(4).indices.tolist() == few.indices.tolist()
+    assert all_picks.at(4).objective == pytest.approx(few.objective)
+    with pytest.raises(ValueError, match=r"^`j` must be between 1 and the number of picks \(9\), got 10\.$"):
+        all_picks.at(10)
+
+
+def test_the_curve_flattens_where_gains_fall_below_their_mean() -> None:
+    gains = torch.tensor([8.0, 6.0, 3.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    assert hf_gip.Selection(torch.arange(6), gains).flattens_at() == 2

@@ -1,14 +1,17 @@
 """The value that flows from a selector to every door."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from hf_gip.core.explain import Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class Selection:
         weights: Non-negative weight of each chosen row, (k,), where the method gives one (GTP), else None.
         record: Plain JSON values: method, parameters and, added by the doors, feature recipe, source and timings.
         curves: Per-pick figures besides the gains (e.g. `conflict` for SPICE), each (k,).
+        evidence: How to explain a row, where the selection still knows its features; not saved, not pickled.
     """
 
     indices: Int64[Tensor, " k"]
@@ -31,6 +35,7 @@ class Selection:
     weights: Float[Tensor, " k"] | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Float[Tensor, " k"]] = field(default_factory=dict)
+    evidence: "Callable[[Selection, int], Explanation] | None" = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -44,6 +49,43 @@ class Selection:
     def captured(self) -> float | None:
         """`objective` as a share of `total`, or None where no total is known."""
         return self.objective / self.total if self.total else None
+
+    def at(self, j: int) -> "Selection":
+        """The first `j` picks: what the same call with k = j chooses, since greedy picks are nested.
+
+        Raises:
+            ValueError: If `j` is not between 1 and the number of picks, or the picks were weighed together (GTP).
+        """
+        if isinstance(j, bool) or not 1 <= j <= len(self):
+            raise ValueError(f"`j` must be between 1 and the number of picks ({len(self)}), got {j!r}.")
+        if self.weights is not None:
+            raise ValueError(
+                "`at` needs picks made one after another, got weights fitted jointly: select again with k=j."
+            )
+        curves = {name: curve[:j] for name, curve in self.curves.items()}
+        return replace(self, indices=self.indices[:j], gains=self.gains[:j], curves=curves)
+
+    def flattens_at(self) -> int:
+        """The number of first picks after which each adds less than the average pick: where the curve flattens.
+
+        It is where the curve of the objective is furthest above the straight line from nothing to all picks; advice
+        for a smaller k, never taken in silence.
+        """
+        line = self.gains.mean() * (1 + torch.arange(len(self), dtype=torch.float64))
+        return int((self.gains.cumsum(0) - line).argmax()) + 1
+
+    def explain(self, row: int) -> "Explanation":
+        """Why `row` (a position in the pool) was chosen, or which picks made it redundant.
+
+        Raises:
+            ValueError: If this selection no longer knows its features, as after loading it from the Hub.
+        """
+        if self.evidence is None:
+            raise ValueError(
+                "`explain` needs the features, which this selection does not hold: select again in this process, or "
+                "use `hf_gip.explain(selection, row, features, queries)`."
+            )
+        return self.evidence(self, row)
 
     def plot(self) -> "Figure":
         """The gains and the share captured, against the number of picks (needs `hf-gip[plot]`)."""

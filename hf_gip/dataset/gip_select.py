@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from datasets import Dataset, DatasetDict
@@ -97,6 +98,7 @@ def gip_select(
         chosen = {name: gip_select(dataset[name], n, **options) for name, n in _splits(dataset, k)}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
     check_dataset(dataset, k, id_column)
+    from hf_gip.dataset.evidence import GipEvidence
     from hf_gip.dataset.signals import check_device, gather_signals
 
     options["device"] = check_device(device)
@@ -104,12 +106,10 @@ def gip_select(
     signals = gather_signals(dataset, options)
     request = {"method": "gip", "version": VERSION, "k": k, "id_column": id_column, **signals.request}
     selection = select_once(dataset, request, lambda: _select(dataset, cast("int", k), signals, started))
-    return attach(dataset, selection, request)
+    return attach(dataset, replace(selection, evidence=GipEvidence(signals)), request)
 
 
 def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Selection":
-    from dataclasses import replace
-
     from hf_gip.core.gip import gip
     from hf_gip.core.queries import default_noise
 
