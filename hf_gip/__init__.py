@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_gip.core.gip import gip
     from hf_gip.core.selection import Selection
     from hf_gip.core.spice import spice
+    from hf_gip.dataset.comparison import Comparison, compare
     from hf_gip.features.adam import adam_moments
     from hf_gip.features.embed import embed
     from hf_gip.features.gradients import gradient_features
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 __version__ = version("hf-gip")
 
 _HOME = {  # public name: the module it lives in, imported on first use
+    "Comparison": "hf_gip.dataset.comparison",
     "Selection": "hf_gip.core.selection",
     "adam_moments": "hf_gip.features.adam",
+    "compare": "hf_gip.dataset.comparison",
     "embed": "hf_gip.features.embed",
     "explain": "hf_gip.core.explain",
     "gip": "hf_gip.core.gip",
@@ -32,8 +35,10 @@ _HOME = {  # public name: the module it lives in, imported on first use
 }
 
 __all__ = [
+    "Comparison",
     "Selection",
     "adam_moments",
+    "compare",
     "embed",
     "explain",
     "gip",

@@ -1,0 +1,248 @@
+"""Subsets side by side under one judge, and against random ones of the same size."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+
+from hf_gip.dataset.subset import check_dataset
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from hf_gip.core.selection import Selection
+    from hf_gip.features.encoders import Encoder
+
+    Vectors = NDArray[np.floating] | Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        figures: Subset → measure → value, in the order given.
+        random: Subset → measure → (mean, half-width of the 95 % interval) over random subsets of its size.
+        overlap: (subset, subset) → share of their rows in common, |A ∩ B| / |A ∪ B|.
+        shares: Subset → group → share of its rows, where `groups` was given; `"pool"` is the pool's own.
+    """
+
+    figures: Mapping[str, Mapping[str, float]]
+    random: Mapping[str, Mapping[str, tuple[float, float]]]
+    overlap: Mapping[tuple[str, str], float]
+    shares: Mapping[str, Mapping[str, float]]
+
+    def __str__(self) -> str:
+        """Markdown tables: each measure with random's mean ± interval beside it, overlaps, group shares."""
+        measures = list(next(iter(self.figures.values())))
+        lines = ["| subset | " + " | ".join(measures) + " |", "| --- |" + " ---: |" * len(measures)]
+        for name, values in self.figures.items():
+            lines.append(f"| {name} | " + " | ".join(f"{values[measure]:.4g}" for measure in measures) + " |")
+            band = (self.random[name].get(measure) for measure in measures)
+            cells = ["" if found is None else f"{found[0]:.4g} ± {found[1]:.2g}" for found in band]
+            lines.append("| random, same size | " + " | ".join(cells) + " |")
+        if self.overlap:
+            lines += ["", "| overlap | |", "| --- | ---: |"]
+            lines += [f"| {first}, {second} | {share:.1%} |" for (first, second), share in self.overlap.items()]
+        if self.shares:
+            groups = list(self.shares["pool"])
+            lines += ["", "| share of | " + " | ".join(groups) + " |", "| --- |" + " ---: |" * len(groups)]
+            for name, found in self.shares.items():
+                lines.append(f"| {name} | " + " | ".join(f"{found.get(group, 0):.1%}" for group in groups) + " |")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """The same as JSON."""
+        overlap = [[first, second, share] for (first, second), share in self.overlap.items()]
+        content = {"figures": self.figures, "random": self.random, "overlap": overlap, "shares": self.shares}
+        return json.dumps(content, default=dict, indent=1)
+
+
+def compare(
+    subsets: "Mapping[str, Dataset | Selection | Sequence[int]]",
+    pool: Dataset,
+    *,
+    scores: Sequence[str] | None = None,
+    target: "Dataset | Sequence[str] | Vectors | None" = None,
+    features: "str | Vectors | None" = None,
+    columns: Sequence[str] | None = None,
+    template: str | None = None,
+    encoder: "str | Encoder | None" = None,
+    noise: float = 0.1,
+    groups: str | None = None,
+    seeds: int = 5,
+    device: str | None = None,
+) -> Comparison:
+    """Judge subsets of one pool by the same figures, beside random subsets of the same size.
+
+    For each: rows; `captured`, the share of the target's energy (the pool's own without a target) held by the rows at
+    the given noise; `vendi`, the effective number of distinct rows; `coverage`, the pool's mean best cosine to a
+    chosen row; `target cosine`, the target's; the mean of each score column; the mean text length in characters.
+
+    Args:
+        subsets: Name → result of a selecting function, `Selection`, or row positions in `pool`.
+        pool: The pool that all were chosen from.
+        scores: Numeric columns to average.
+        target: As in `gip_select`.
+        features: As in `gip_select`.
+        columns: As in `gip_select`.
+        template: As in `gip_select`.
+        encoder: As in `gip_select`.
+        noise: Ridge of `captured`, in units of the mean ‖xᵢ‖².
+        groups: A column whose values' shares are compared, such as `source`.
+        seeds: How many random subsets, at least 2.
+        device: Torch device.
+
+    Returns:
+        The figures; printed, it is a Markdown table.
+
+    Raises:
+        ValueError: If there is no subset, a subset does not fit the pool, or a column is unknown.
+    """
+    import torch
+
+    from hf_gip.dataset.signals import check_device
+
+    if not subsets:
+        raise ValueError("`subsets` must hold at least one subset, got none.")
+    check_dataset(pool, 1)
+    if seeds < 2:
+        raise ValueError(f"`seeds` must be at least 2, so that there is an interval, got {seeds!r}.")
+    if groups is not None and groups not in pool.column_names:
+        raise ValueError(f"`groups` must name a column of the pool {pool.column_names}, got {groups!r}.")
+    rows = {name: _positions(name, subset, len(pool)) for name, subset in subsets.items()}
+    options: dict[str, Any] = {
+        "scores": scores,
+        "target": target,
+        "features": features,
+        "columns": columns,
+        "template": template,
+        "encoder": encoder,
+        "objective": "projection",
+        "noise": noise,
+        "diversity": None,
+        "quality": None,
+        "whiten": False,
+        "device": check_device(device),
+    }
+    judge = _Judge.of(pool, options)
+    draws = {
+        size: [
+            judge.figures(torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:size])
+            for seed in range(seeds)
+        ]
+        for size in {len(found) for found in rows.values()}
+    }
+    names = list(rows)
+    return Comparison(
+        figures={name: judge.figures(torch.tensor(found)) for name, found in rows.items()},
+        random={
+            name: {
+                measure: interval([draw[measure] for draw in draws[len(found)]])
+                for measure in draws[len(found)][0]
+                if measure != "rows"
+            }
+            for name, found in rows.items()
+        },
+        overlap={
+            (first, second): jaccard(rows[first], rows[second])
+            for i, first in enumerate(names)
+            for second in names[i + 1 :]
+        },
+        shares={} if groups is None else _shares(pool, groups, rows),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What every subset is measured with."""
+
+    matrix: "Tensor"
+    target: "Tensor | None"
+    noise: float
+    scores: "Mapping[str, Tensor]"
+    lengths: "Tensor | None"
+
+    @classmethod
+    def of(cls, pool: Dataset, options: dict[str, Any]) -> "_Judge":
+        import torch
+
+        from hf_gip.dataset.signals import gather_signals
+        from hf_gip.features.text import iter_texts, text_recipe
+
+        signals = gather_signals(pool, options)
+        features = signals.features()
+        queries = signals.queries(features)
+        lengths = None
+        if options["features"] is None:
+            recipe = text_recipe(pool, options["columns"], options["template"])
+            lengths = torch.tensor([float(len(text)) for text in iter_texts(pool, recipe)])
+        columns = {} if signals.scores is None else dict(zip(options["scores"], signals.scores.T, strict=True))
+        device = options["device"]
+        target = None if queries is None else queries.matrix.to(device)
+        return cls(features.matrix.to(device), target, float(options["noise"]), columns, lengths)
+
+    def figures(self, rows: "Tensor") -> dict[str, float]:
+        """Every measure for one subset."""
+        from hf_gip.core.judge import captured_share, coverage, vendi
+
+        chosen = self.matrix[rows.to(self.matrix.device)]
+        found = {
+            "rows": float(len(rows)),
+            "captured": captured_share(self.matrix, self.target, rows, self.noise),
+            "vendi": vendi(chosen),
+            "coverage": coverage(self.matrix, chosen),
+        }
+        if self.target is not None:
+            found["target cosine"] = coverage(self.target, chosen)
+        found |= {name: float(column[rows].nanmean()) for name, column in self.scores.items()}
+        if self.lengths is not None:
+            found["mean length"] = float(self.lengths[rows].mean())
+        return found
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % interval, by Student's t."""
+    import numpy as np
+    from scipy.stats import t
+
+    spread = np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * spread)
+
+
+def jaccard(first: Sequence[int], second: Sequence[int]) -> float:
+    """|A ∩ B| / |A ∪ B|."""
+    return len(set(first) & set(second)) / len(set(first) | set(second))
+
+
+def _positions(name: str, subset: Any, n: int) -> list[int]:
+    """The subset's rows as positions in the pool.
+
+    Raises:
+        ValueError: If it has no record, or names rows the pool does not have.
+    """
+    if isinstance(subset, Dataset):
+        if not hasattr(subset, "selection"):
+            raise ValueError(
+                f"`subsets` entry {name!r} must know its rows, got a Dataset without `selection`: pass the result of "
+                "`gip_select` or `load_subset` before any further transform, or row positions."
+            )
+        subset = getattr(subset, "selection")  # noqa: B009 — set by our own doors, unknown to the type checker
+    found = [int(row) for row in getattr(subset, "indices", subset)]
+    if not found or not all(0 <= row < n for row in found) or len(set(found)) < len(found):
+        raise ValueError(
+            f"`subsets` entry {name!r} must hold distinct rows of the pool (0 to {n - 1}), got {len(found)} from "
+            f"{min(found, default=0)} to {max(found, default=0)}: compare it with the pool it was chosen from."
+        )
+    return found
+
+
+def _shares(pool: Dataset, groups: str, rows: Mapping[str, list[int]]) -> dict[str, dict[str, float]]:
+    values = [str(value) for value in pool.select_columns([groups]).with_format(None)[groups][:]]
+    found = {"pool": values} | {name: [values[row] for row in chosen] for name, chosen in rows.items()}
+    order = sorted(set(values))
+    return {name: {group: members.count(group) / len(members) for group in order} for name, members in found.items()}
