@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_gip.core.selection import Selection
     from hf_gip.core.spice import spice
     from hf_gip.dataset.comparison import Comparison, compare
+    from hf_gip.dataset.report import write_report
     from hf_gip.features.adam import adam_moments
     from hf_gip.features.embed import embed
     from hf_gip.features.gradients import gradient_features
@@ -32,6 +33,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "gip": "hf_gip.core.gip",
     "gradient_features": "hf_gip.features.gradients",
     "spice": "hf_gip.core.spice",
+    "write_report": "hf_gip.dataset.report",
 }
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "gip_select",
     "gradient_features",
     "spice",
+    "write_report",
 ]
 
 register()

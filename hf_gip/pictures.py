@@ -3,20 +3,27 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
     from hf_gip.core.selection import Selection
 
+MAP_ROWS = 20_000  # the map's plane is fitted to at most so many rows, evenly spaced
+FEW_VALUES = 20
 INK, ACCENT, POOL = "#1f2937", "#d97706", "#cbd5e1"
 
 
-def plot_gains(selection: "Selection", *, ax: "Axes | None" = None) -> "Figure":
+def plot_gains(
+    selection: "Selection", *, random: "Mapping[int, Sequence[float]] | None" = None, ax: "Axes | None" = None
+) -> "Figure":
     """Draw what each pick added, and how much of the total was reached by then.
 
     Args:
         selection: What a selector returned.
+        random: Size → shares of the total that random subsets of it reach, drawn as a band from least to most.
         ax: Axes to draw into, instead of a new figure.
 
     Returns:
@@ -29,6 +36,11 @@ def plot_gains(selection: "Selection", *, ax: "Axes | None" = None) -> "Figure":
     if selection.total:
         share = ax.twinx()
         share.plot(steps, (selection.gains.cumsum(0) / selection.total).numpy(), color=ACCENT, linewidth=1.8)
+        if random:
+            sizes = sorted(random)
+            least, most = ([end(random[size]) for size in sizes] for end in (min, max))
+            share.fill_between(sizes, least, most, color=ACCENT, alpha=0.3, linewidth=1, label="random subsets")
+            share.legend(loc="lower right", frameon=False)
         share.set(ylabel="share captured")
         share.set_ylim(0, 1)
         share.yaxis.label.set_color(ACCENT)
@@ -49,22 +61,51 @@ def plot_map(
     Returns:
         The figure.
     """
-    import torch
+    from sklearn.decomposition import PCA
 
     ax = ax or _new_axes()
-    pool = features.float()
-    centre = pool.mean(dim=0)
-    _, directions = torch.linalg.eigh((pool - centre).T @ (pool - centre))
-    plane = directions[:, -2:].flip(1)
+    pool = features.float().cpu()
+    plane = PCA(2, svd_solver="randomized", random_state=0).fit(pool[:: max(1, len(pool) // MAP_ROWS)].numpy())
     for points, style in (
         (pool, {"s": 4, "color": POOL, "label": f"pool ({len(pool):,})"}),
         (pool[selection.indices], {"s": 14, "color": INK, "label": f"chosen ({len(selection):,})"}),
         (queries, {"s": 40, "color": ACCENT, "marker": "x", "label": "target"}),
     ):
         if points is not None:
-            at = (points.float() - centre) @ plane
-            ax.scatter(at[:, 0].numpy(), at[:, 1].numpy(), **style)
+            at = plane.transform(points.float().cpu().numpy())
+            ax.scatter(at[:, 0], at[:, 1], rasterized=True, **style)
     ax.set(xlabel="first principal component", ylabel="second", title="The pool and the picks")
+    ax.legend(loc="best", frameon=False)
+    return _figure(ax)
+
+
+def plot_histogram(pool: "Tensor", chosen: "Tensor", name: str, *, ax: "Axes | None" = None) -> "Figure":
+    """Draw how a figure of the rows (a score, a length) is spread over the pool and over the picks.
+
+    Args:
+        pool: One value per row of the pool; NaN where there is none.
+        chosen: One value per pick.
+        name: What the values are.
+        ax: Axes to draw into, instead of a new figure.
+
+    Returns:
+        The figure.
+    """
+    import numpy as np
+
+    ax = ax or _new_axes()
+    known, taken = (values[~values.isnan()].double().numpy() for values in (pool, chosen))
+    if len(marks := np.unique(known)) <= FEW_VALUES:  # ratings: a bin for each
+        edges = np.r_[marks[0] - 0.5, (marks[1:] + marks[:-1]) / 2, marks[-1] + 0.5]
+    else:
+        edges = np.histogram_bin_edges(
+            known, bins=40, range=np.quantile(known, [0, 0.995])
+        )  # long tails flatten the rest
+    styles = {"color": POOL, "label": "pool"}, {"color": INK, "label": "chosen", "histtype": "step", "linewidth": 1.6}
+    for values, style in zip((known, taken), styles, strict=True):
+        weights = np.full(len(values), 1 / max(1, len(values)))
+        ax.hist(np.clip(values, edges[0], edges[-1]), bins=edges, weights=weights, **style)
+    ax.set(xlabel=name, ylabel="share of rows", title=f"{name}: pool and chosen")
     ax.legend(loc="best", frameon=False)
     return _figure(ax)
 

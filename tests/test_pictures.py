@@ -8,7 +8,7 @@ import samples
 import torch
 
 from hf_gip.core.gip import gip
-from hf_gip.pictures import plot_gains, plot_map
+from hf_gip.pictures import plot_gains, plot_histogram, plot_map
 
 
 def test_the_gains_and_the_share_are_drawn_as_they_are(tmp_path: Path) -> None:
@@ -42,3 +42,16 @@ def test_a_missing_matplotlib_is_said_in_one_sentence(monkeypatch: pytest.Monkey
     with pytest.raises(ImportError) as caught:
         selection.plot()
     assert str(caught.value) == "pictures need matplotlib: pip install 'hf-gip[plot]'."
+
+
+def test_ratings_get_a_bar_each_and_missing_ones_none() -> None:
+    pool = torch.tensor([1.0, 2.0, 2.0, 5.0, torch.nan])
+    (axes,) = plot_histogram(pool, pool[1:3], "rating").axes
+    assert [bar.get_height() for bar in axes.patches[:3]] == [0.25, 0.5, 0.25]
+    assert axes.get_xlabel() == "rating"
+
+
+def test_the_random_band_spans_least_to_most() -> None:
+    selection = gip(samples.rows(30, 6), samples.queries(3, 6), 8, noise=0.1)
+    band = plot_gains(selection, random={4: [0.1, 0.3], 8: [0.2, 0.4]}).axes[1].collections[0]
+    assert band.get_paths()[0].get_extents().bounds == pytest.approx((4, 0.1, 4, 0.3))

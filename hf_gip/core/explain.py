@@ -106,6 +106,24 @@ def explain(
     )
 
 
+def novelty_of_picks(
+    selection: Selection, features: Float[Tensor, "n d"], *, precision: Float[Tensor, " n"] | None = None
+) -> Float[Tensor, " k"]:
+    """For every pick, the share of the row that the picks before it did not explain: Dₜ / ‖x‖², from one Cholesky.
+
+    Time O(k² (k + d)), memory O(k²), float64.
+    """
+    picks = selection.indices.tolist()
+    chosen = _rows(features, picks)
+    if precision is not None:
+        chosen *= precision.double().cpu()[picks][:, None]
+    kernel, sigma2 = chosen @ chosen.T, float(selection.record["parameters"]["sigma2"])
+    energy = kernel.diagonal().clone()
+    kernel.diagonal().add_(sigma2 + 1e-14 * float(energy.max()))
+    left = torch.linalg.cholesky(kernel).diagonal().square() - sigma2
+    return (left / energy.clamp(min=1e-300)).clamp(0, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class _Course:
     """One row along the run: element t is after t picks."""

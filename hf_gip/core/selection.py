@@ -1,8 +1,10 @@
 """The value that flows from a selector to every door."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,6 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from hf_gip.core.explain import Explanation
+
+    class Evidence(Protocol):
+        """What a door knows about a selection it made: the features it came from, and the rows."""
+
+        def explain(self, selection: "Selection", row: int) -> Explanation:
+            """Why the row was chosen or not."""
+            ...
+
+        def report(self, selection: "Selection", path: str | PathLike[str]) -> Path:
+            """Write the page about the selection."""
+            ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +39,7 @@ class Selection:
         weights: Non-negative weight of each chosen row, (k,), where the method gives one (GTP), else None.
         record: Plain JSON values: method, parameters and, added by the doors, feature recipe, source and timings.
         curves: Per-pick figures besides the gains (e.g. `conflict` for SPICE), each (k,).
-        evidence: How to explain a row, where the selection still knows its features; not saved, not pickled.
+        evidence: The features and rows it came from, where a door still knows them; not saved, not pickled.
     """
 
     indices: Int64[Tensor, " k"]
@@ -35,7 +48,7 @@ class Selection:
     weights: Float[Tensor, " k"] | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Float[Tensor, " k"]] = field(default_factory=dict)
-    evidence: "Callable[[Selection, int], Explanation] | None" = field(default=None, repr=False, compare=False)
+    evidence: "Evidence | None" = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -85,7 +98,19 @@ class Selection:
                 "`explain` needs the features, which this selection does not hold: select again in this process, or "
                 "use `hf_gip.explain(selection, row, features, queries)`."
             )
-        return self.evidence(self, row)
+        return self.evidence.explain(self, row)
+
+    def report(self, path: str | PathLike[str]) -> Path:
+        """Write one self-contained HTML page: figures, pictures, a searchable table (needs `hf-gip[plot]`).
+
+        Raises:
+            ValueError: If this selection no longer knows its rows, as after loading it from the Hub.
+        """
+        if self.evidence is None:
+            raise ValueError(
+                "`report` needs the rows, which this selection does not hold: use `hf_gip.write_report(subset, path)`."
+            )
+        return self.evidence.report(self, path)
 
     def plot(self) -> "Figure":
         """The gains and the share captured, against the number of picks (needs `hf-gip[plot]`)."""

@@ -1,0 +1,109 @@
+"""The report page of a subset: what is shown depends on what is at hand, the picks always are."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from hf_gip.core.explain import novelty_of_picks
+from hf_gip.core.judge import captured_share
+from hf_gip.core.selection import Selection
+from hf_gip.dataset.signals import Signals
+from hf_gip.features.text import iter_texts, text_recipe
+from hf_gip.page.write import write_page
+from hf_gip.pictures import plot_gains, plot_histogram, plot_map
+
+RANDOM_SIZES, RANDOM_SEEDS = 8, 5  # of the band beside the gains
+EXPLAINED = 5_000  # picks up to which each one's novelty is shown: it costs k³
+
+
+def write_report(subset: Dataset, path: str | PathLike[str]) -> Path:
+    """Write one self-contained HTML page about a subset: figures, gains, a searchable table of its rows.
+
+    Where the selection still knows its pool (`gip_select` in this process), the page also shows the pool with the
+    picks, score and length histograms, and the band that random subsets reach.
+
+    Args:
+        subset: The result of a selecting function or of `load_subset`.
+        path: Where to write the page.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If the dataset has no selection.
+    """
+    selection = getattr(subset, "selection", None)
+    if not isinstance(selection, Selection):
+        raise ValueError(
+            "`subset` must be the result of a selecting function or of `load_subset`, got a dataset without "
+            "`selection`: transforms drop it, report before them."
+        )
+    if selection.evidence is not None:
+        return selection.evidence.report(selection, path)
+    pictures = [("What each pick added", plot_gains(selection))]
+    return write_page(Path(path), selection, texts=_texts(subset, selection.record), pictures=pictures)
+
+
+def report_with_evidence(selection: Selection, signals: Signals, path: str | PathLike[str]) -> Path:
+    """The page with everything that the pool, its features and its scores can show."""
+    pool, features = signals.dataset, signals.features()
+    queries = signals.queries(features)
+    matrix = features.matrix
+    chosen = pool.select(selection.indices.numpy())
+    columns: dict[str, Sequence[Any]] = {}
+    if len(selection) <= EXPLAINED:
+        fresh = novelty_of_picks(selection, matrix, precision=signals.precision())
+        columns["new"] = [f"{share:.0%}" for share in fresh.tolist()]
+    random = None
+    if selection.record["parameters"]["objective"] == "projection" and signals.scores is None:
+        noise = float(selection.record["parameters"]["noise"])
+        random = _random_band(matrix, None if queries is None else queries.matrix, len(selection), noise)
+    pictures = [
+        ("What each pick added, beside random subsets", plot_gains(selection, random=random)),
+        (
+            "The pool on its first two principal components, with the picks",
+            plot_map(matrix, selection, None if queries is None else queries.matrix),
+        ),
+    ]
+    if signals.scores is not None:
+        for name, scores in zip(signals.options["scores"], signals.scores.T, strict=True):
+            pictures.append((f"{name} of pool and picks", plot_histogram(scores, scores[selection.indices], name)))
+            columns[name] = [f"{value:g}" for value in scores[selection.indices].tolist()]
+    if (lengths := _lengths(pool, selection.record)) is not None:
+        pictures.append(("Text lengths", plot_histogram(lengths, lengths[selection.indices], "characters")))
+    texts = _texts(chosen, selection.record)
+    return write_page(Path(path), selection, texts=texts, pictures=pictures, columns=columns)
+
+
+def _random_band(matrix: torch.Tensor, queries: torch.Tensor | None, k: int, noise: float) -> dict[int, list[float]]:
+    sizes = sorted({max(1, round(k * step / RANDOM_SIZES)) for step in range(1, RANDOM_SIZES + 1)})
+    orders = [
+        torch.randperm(len(matrix), generator=torch.Generator().manual_seed(seed)) for seed in range(RANDOM_SEEDS)
+    ]
+    return {size: [captured_share(matrix, queries, order[:size], noise) for order in orders] for size in sizes}
+
+
+def _recipe(dataset: Dataset, record: Mapping[str, Any]) -> Any:
+    features = record.get("features", {})
+    if features.get("kind") == "text":
+        if features.get("template") is not None:
+            return text_recipe(dataset, None, features["template"])
+        return text_recipe(dataset, features["columns"])
+    try:
+        return text_recipe(dataset)
+    except ValueError:  # rows of vectors alone have no text to show
+        return None
+
+
+def _texts(dataset: Dataset, record: Mapping[str, Any]) -> list[str]:
+    recipe = _recipe(dataset, record)
+    return [""] * len(dataset) if recipe is None else list(iter_texts(dataset, recipe))
+
+
+def _lengths(dataset: Dataset, record: Mapping[str, Any]) -> torch.Tensor | None:
+    recipe = _recipe(dataset, record)
+    return None if recipe is None else torch.tensor([float(len(text)) for text in iter_texts(dataset, recipe)])

@@ -1,0 +1,102 @@
+"""A selection as one self-contained HTML page: figures, pictures, and a searchable table of the picks."""
+
+import base64
+import html
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from hf_gip.core.selection import Selection
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WORDS = 400  # characters of a row's text shown
+
+
+def write_page(
+    path: str | Path,
+    selection: Selection,
+    *,
+    texts: Sequence[str],
+    pictures: "Sequence[tuple[str, Figure]]" = (),
+    columns: Mapping[str, Sequence[Any]] | None = None,
+) -> Path:
+    """Write the page: no request leaves it, nothing in it is executed but its own search.
+
+    Args:
+        path: Where to write; replaced if it exists.
+        selection: The picks.
+        texts: One text per pick, in pick order.
+        pictures: (description, figure) in order of appearance.
+        columns: More columns for the table, each with one value per pick.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If `texts` or a column does not have one value per pick.
+    """
+    columns = dict(columns or {})
+    for name, values in {"texts": texts, **columns}.items():
+        if len(values) != len(selection):
+            raise ValueError(f"`{name}` must hold one value per pick ({len(selection)}), got {len(values)}.")
+    record = selection.record
+    page = Template((files("hf_gip.page") / "page.html").read_text(encoding="utf-8")).substitute(
+        title=html.escape(f"{len(selection):,} rows chosen by {record.get('method', 'a selector')}"),
+        facts="".join(
+            f"<span>{html.escape(name)}<b>{html.escape(value)}</b></span>" for name, value in _facts(selection)
+        ),
+        notes="".join(f'<p class="note">{html.escape(note)}</p>' for note in _notes(selection)),
+        pictures="".join(_picture(words, figure) for words, figure in pictures),
+        record=html.escape(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str)),
+        data=_data(selection, texts, columns),
+    )
+    aside = Path(path).with_name(f".{Path(path).name}.part")
+    aside.write_text(page, encoding="utf-8")
+    os.replace(aside, path)
+    return Path(path)
+
+
+def _facts(selection: Selection) -> list[tuple[str, str]]:
+    source = selection.record.get("source", {})
+    facts = [("chosen", f"{len(selection):,}")]
+    if "num_rows" in source:
+        facts.append(("of", f"{source['num_rows']:,} rows"))
+    facts.append(("objective", f"{selection.objective:.5g}"))
+    if selection.captured is not None:
+        facts.append(("captured", f"{selection.captured:.1%}"))
+    return [*facts, ("returns flatten at", f"{selection.flattens_at():,}")]
+
+
+def _notes(selection: Selection) -> list[str]:
+    half = selection.flattens_at()
+    share = float(selection.gains[:half].sum() / selection.gains.sum().clamp(min=1e-300))
+    advice = (
+        f"The first {half:,} picks hold {share:.0%} of what all {len(selection):,} hold; later ones add less than "
+    )
+    return [*selection.record.get("notes", []), advice + "the average pick."]
+
+
+def _picture(words: str, figure: "Figure") -> str:
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=130)
+    encoded = base64.b64encode(image.getvalue()).decode()
+    return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{encoded}">'
+
+
+def _data(selection: Selection, texts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> str:
+    """Columns and rows as JSON that cannot end the script element it stands in."""
+    names = [{"name": name, "number": True} for name in ("pick", "row", "gain", *columns)]
+    values = zip(selection.indices.tolist(), selection.gains.tolist(), texts, *columns.values(), strict=True)
+    rows = [
+        [str(rank), str(row), f"{gain:.4g}", *map(str, more), text[:WORDS]]
+        for rank, (row, gain, text, *more) in enumerate(values, start=1)
+    ]
+    content = json.dumps({"columns": [*names, {"name": "text", "number": False}], "rows": rows}, ensure_ascii=False)
+    return content.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
