@@ -101,10 +101,10 @@ def plot_histogram(pool: "Tensor", chosen: "Tensor", name: str, *, ax: "Axes | N
         edges = np.histogram_bin_edges(
             known, bins=40, range=np.quantile(known, [0, 0.995])
         )  # long tails flatten the rest
-    styles = {"color": POOL, "label": "pool"}, {"color": INK, "label": "chosen", "histtype": "step", "linewidth": 1.6}
-    for values, style in zip((known, taken), styles, strict=True):
-        weights = np.full(len(values), 1 / max(1, len(values)))
-        ax.hist(np.clip(values, edges[0], edges[-1]), bins=edges, weights=weights, **style)
+    share = (np.full(len(values), 1 / max(1, len(values))) for values in (known, taken))
+    ax.hist(np.clip(known, edges[0], edges[-1]), bins=list(edges), weights=next(share), color=POOL, label="pool")
+    taken = np.clip(taken, edges[0], edges[-1])
+    ax.hist(taken, bins=list(edges), weights=next(share), color=INK, label="chosen", histtype="step", linewidth=1.6)
     ax.set(xlabel=name, ylabel="share of rows", title=f"{name}: pool and chosen")
     ax.legend(loc="best", frameon=False)
     return _figure(ax)
