@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hf_gip.features.adam import adam_moments
     from hf_gip.features.embed import embed
     from hf_gip.features.gradients import gradient_features
+    from hf_gip.manifest.save import save_subset
 
 __version__ = version("hf-gip")
 
@@ -32,6 +33,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "explain": "hf_gip.core.explain",
     "gip": "hf_gip.core.gip",
     "gradient_features": "hf_gip.features.gradients",
+    "save_subset": "hf_gip.manifest.save",
     "spice": "hf_gip.core.spice",
     "write_report": "hf_gip.dataset.report",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "gip",
     "gip_select",
     "gradient_features",
+    "save_subset",
     "spice",
     "write_report",
 ]

@@ -6,6 +6,8 @@ from typing import Any
 import datasets
 from datasets import Dataset
 
+from hf_gip.dataset.source import remember_files
+
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
 
 
@@ -46,9 +48,10 @@ def _file(path: Path) -> Dataset:
         raise ValueError(f"cannot tell the format of {path.name!r}: use one of {', '.join(READERS)}.")
     options: dict[str, Any] = {"delimiter": "\t"} if path.suffix.lower() == ".tsv" else {}
     try:
-        return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
+        loaded = datasets.load_dataset(kind, data_files=str(path), split="train", **options)
     except Exception as error:  # each reader raises its own kinds; the cause goes along
         raise ValueError(f"cannot read {path.name!r} as {kind}: {_first_line(error)}") from error
+    return remember_files(loaded, [path])
 
 
 def _saved(path: Path, split: str) -> Dataset:
@@ -59,10 +62,10 @@ def _saved(path: Path, split: str) -> Dataset:
             f"folder {path.name!r} was not written by `save_to_disk`: give a data file or such a folder."
         ) from None
     if isinstance(loaded, Dataset):
-        return loaded
+        return remember_files(loaded, list(path.glob("*.arrow")))
     if split not in loaded:
         raise ValueError(f"`split` must be one of {list(loaded)}, got {split!r}.")
-    return loaded[split]
+    return remember_files(loaded[split], list((path / split).glob("*.arrow")))
 
 
 def _looks_like_hub_id(source: str) -> bool:

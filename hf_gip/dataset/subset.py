@@ -51,7 +51,8 @@ def attach(dataset: Dataset, selection: "Selection", request: Mapping[str, Any])
     """The chosen rows in pick order, with `selection` on the result and a fingerprint that depends on the request."""
     fingerprint = _fingerprint(dataset, request)
     subset = dataset.select(selection.indices.numpy(), new_fingerprint=fingerprint)
-    setattr(subset, "selection", selection)  # noqa: B010 — an attribute of this instance, read by the Hub door
+    setattr(subset, "selection", selection)  # noqa: B010 — attributes of this instance, read by the manifest's writer
+    setattr(subset, "selected_from", dataset)  # noqa: B010 — hashed whole when it was made in memory
     return subset
 
 

@@ -1,0 +1,203 @@
+"""A subset as a folder: Parquet shards, the selection, a card, and the manifest last."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+
+from hf_gip.manifest.card import card_text
+from hf_gip.manifest.hashing import digest_of, file_sha256, hash_table, iter_tables
+from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, SELECTION_PATH, FileEntry, Manifest
+from hf_gip.manifest.selection_file import selection_table, write_selection
+from hf_gip.manifest.source import source_of
+
+SHARD_BYTES = 500_000_000
+ELSEWHERE = ("timings", "source", "versions", "method", "parameters", "options")  # kept in fields of their own, or not
+
+
+def write_layout(
+    subset: Dataset,
+    folder: str | os.PathLike[str],
+    *,
+    include_rows: bool = True,
+    max_shard_size: int | str = SHARD_BYTES,
+    config_name: str = "default",
+    split: str = "train",
+) -> Manifest:
+    """Write rows, selection, card and manifest to `folder`, whole or not at all.
+
+    Rows are streamed: memory does not grow with the subset. The same subset gives the same bytes.
+
+    Args:
+        subset: A dataset with `.selection`, as `gip_select` returns it.
+        folder: Where to write; must not exist, or be empty.
+        include_rows: False leaves the rows out and keeps their positions and hashes.
+        max_shard_size: Size of a shard before compression, in bytes or such as `"500MB"`.
+        config_name: Configuration under which `load_dataset` finds the rows.
+        split: Split under which it finds them.
+
+    Returns:
+        The manifest written.
+
+    Raises:
+        FileExistsError: If `folder` is not empty.
+        ValueError: If `subset` carries no selection, or one that does not fit its rows.
+    """
+    target = Path(folder)
+    check_empty(target)
+    check_subset(subset)
+    shard_bytes = _bytes(max_shard_size)
+    with _aside(target) as aside:
+        written = _write_rows(subset, aside if include_rows else None, split, shard_bytes)
+        manifest = _write_selection(subset, aside, written, config_name, split)
+        (aside / CARD_PATH).write_text(card_text(manifest), encoding="utf-8")
+        (aside / MANIFEST_PATH).write_bytes(manifest.to_bytes())
+    return manifest
+
+
+def check_empty(folder: Path) -> None:
+    """Raise unless `folder` can be written to.
+
+    Raises:
+        FileExistsError: If something is there.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()) or (folder.is_dir() and any(folder.iterdir())):
+        raise FileExistsError(f"`folder` must be new or empty, got {str(folder)!r}: name another or clear it first.")
+
+
+def check_subset(subset: Any) -> None:
+    """Raise unless `subset` is a dataset with the record of its selection.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If the record is missing, or was made for other rows.
+    """
+    if not isinstance(subset, Dataset):
+        raise TypeError(
+            f"`subset` must be a `datasets.Dataset`, got {type(subset).__name__}: save each split by itself."
+        )
+    selection = getattr(subset, "selection", None)
+    if selection is None or "source" not in selection.record:
+        raise ValueError(
+            "`subset` must carry its `.selection`, got none: call `gip_select` first and save its result before other "
+            "transforms, which drop the record."
+        )
+    if len(selection) != len(subset):
+        raise ValueError(
+            f"`subset` must have the rows its `.selection` chose ({len(selection)}), got {len(subset)}: save before "
+            "other transforms."
+        )
+
+
+@dataclass(slots=True)
+class _Written:
+    hashes: list[str] = field(default_factory=list)
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that takes its place when all went well, and vanishes when not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        yield aside
+        aside.chmod(0o777 & ~_umask())
+        if target.is_dir():
+            target.rmdir()
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_rows(subset: Dataset, folder: Path | None, split: str, shard_bytes: int) -> _Written:
+    """Hash every row and, with a folder, write them in shards of about `shard_bytes`."""
+    written, columns = _Written(), subset.column_names
+    shards: list[tuple[Path, int]] = []
+    writer: pq.ParquetWriter | None = None
+    size = rows = 0
+    schema = subset.features.arrow_schema
+    try:
+        for table in iter_tables(subset, columns):
+            written.hashes += hash_table(table, columns)
+            if folder is None:
+                continue
+            if writer is None:
+                (folder / "data").mkdir(exist_ok=True)
+                path = folder / "data" / f"shard-{len(shards):05d}"
+                writer, size, rows = pq.ParquetWriter(path, schema, compression="snappy"), 0, 0
+                shards.append((path, 0))
+            writer.write_table(table.cast(schema))
+            size, rows = size + table.nbytes, rows + len(table)
+            shards[-1] = (shards[-1][0], rows)
+            if size >= shard_bytes:
+                writer.close()
+                writer = None
+    finally:
+        if writer is not None:
+            writer.close()
+    for number, (path, count) in enumerate(shards):
+        final = path.with_name(f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
+        path.rename(final)
+        written.files[f"data/{final.name}"] = file_entry(final, count)
+    return written
+
+
+def _write_selection(subset: Dataset, folder: Path, written: _Written, config_name: str, split: str) -> Manifest:
+    selection = getattr(subset, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
+    record: Mapping[str, Any] = selection.record
+    source = source_of(record, getattr(subset, "selected_from", None))
+    path = folder / SELECTION_PATH
+    path.parent.mkdir()
+    write_selection(selection_table(selection, _row_ids(subset, source.id_column), written.hashes), path)
+    return Manifest(
+        method=record["method"],
+        parameters=dict(record["parameters"]),
+        recipe={name: value for name, value in record.items() if name not in ELSEWHERE},
+        options=dict(record.get("options", {})),
+        source=source,
+        versions=dict(record["versions"]),
+        k=len(subset),
+        columns=subset.column_names,
+        objective=selection.objective,
+        total=selection.total,
+        captured=selection.captured,
+        indices_sha256=digest_of(selection.indices.tolist()),
+        rows_sha256=digest_of(written.hashes),
+        include_rows=bool(written.files),
+        config_name=config_name,
+        split=split,
+        files=written.files | {SELECTION_PATH: file_entry(path, len(subset))},
+    ).sealed()
+
+
+def file_entry(path: Path, rows: int | None = None) -> FileEntry:
+    """A file's line in the manifest."""
+    return FileEntry(sha256=file_sha256(path), size=path.stat().st_size, rows=rows)
+
+
+def _row_ids(subset: Dataset, id_column: str | None) -> list[str]:
+    if id_column is None or id_column not in subset.column_names:
+        return [str(index) for index in getattr(subset, "selection").indices.tolist()]  # noqa: B009
+    values = subset.select_columns([id_column]).with_format("arrow")[:][id_column]
+    return [str(value) for value in pa.chunked_array(values).to_pylist()]
+
+
+def _bytes(size: int | str) -> int:
+    from datasets.utils.py_utils import convert_file_size_to_int
+
+    return convert_file_size_to_int(size)

@@ -1,0 +1,195 @@
+"""`gip/manifest.json`: what it may hold, how it is written, and how an untrusted one is read."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+MANIFEST_PATH = "gip/manifest.json"
+SELECTION_PATH = "gip/selection.parquet"
+CARD_PATH = "README.md"
+MAX_BYTES = 16 << 20  # of a manifest; read before anything is parsed
+MAX_DEPTH = 12  # of free-form recipes
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Name = Annotated[str, Field(min_length=1, max_length=500)]
+SplitName = Annotated[str, Field(pattern=r"^\w+([.\-]\w+)*$", max_length=100)]
+Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
+def _relative(path: str) -> str:
+    """A path that stays inside its folder, in POSIX form.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or "\\" in path or ":" in path or "\0" in path:
+        raise ValueError(f"path {path!r} must be relative and POSIX")
+    if ".." in parts or PurePosixPath(path).as_posix() != path:
+        raise ValueError(f"path {path!r} must stay inside its folder and be in plain form")
+    return path
+
+
+def _shallow(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """A JSON value that is not nested without end.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if isinstance(value, Mapping | list):
+        if depth == 0:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _shallow(item, depth - 1)
+    return value
+
+
+RelativePath = Annotated[str, Field(max_length=500), AfterValidator(_relative)]
+Json = Annotated[dict[str, Any], Field(max_length=200), AfterValidator(_shallow)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class FileEntry(_Frozen):
+    """One file of the layout."""
+
+    sha256: Sha256
+    size: Count
+    rows: Count | None = None
+
+
+class SourceFile(_Frozen):
+    """One file the pool was read from: its name in the repository, or its bare name where it was local."""
+
+    name: RelativePath
+    size: Count
+    sha256: Sha256 | None = None
+
+
+class Source(_Frozen):
+    """Where the pool came from.
+
+    `kind` says what pins it: a `hub` repository at a commit, local `files` by their content, or the `rows` themselves
+    (a dataset made in memory or changed after loading). A fingerprint of `datasets` is left out: it depends on paths.
+    """
+
+    kind: Literal["hub", "files", "rows"]
+    num_rows: Count
+    columns: Annotated[list[Name], Field(max_length=10_000)]
+    id_column: Name | None = None
+    repo_id: Annotated[str, Field(pattern=r"^[\w.\-]+(/[\w.\-]+)?$", max_length=200)] | None = None
+    revision: Commit | None = None
+    config: Name | None = None
+    split: Name | None = None
+    files: Annotated[list[SourceFile], Field(max_length=100_000)] = []
+    rows_sha256: Sha256 | None = None
+
+
+class Manifest(_Frozen):
+    """What was selected, how, from where, and the hashes of every part.
+
+    Attributes:
+        format: Version of this schema.
+        method: Name of the selecting method.
+        parameters: What the method was given and derived (C-order of meaning: budget, objective, noise, …).
+        recipe: Everything else that decides the result: features, queries, scores.
+        options: The caller's arguments, enough to select again; what JSON cannot hold is named by its kind.
+        source: The pool.
+        versions: Library versions.
+        k: Rows chosen.
+        columns: Columns the row hashes cover.
+        objective: Sum of the gains.
+        total: What the objective could reach at most, or None.
+        captured: `objective` / `total`, or None.
+        indices_sha256: Digest of the chosen positions in pick order.
+        rows_sha256: Digest of the row hashes in pick order.
+        include_rows: Whether the rows themselves are here, or only indices and hashes.
+        config_name: Configuration of the rows.
+        split: Split of the rows.
+        files: Every file but the card and this one.
+        digest: Digest of all of the above.
+    """
+
+    format: Literal[1] = 1
+    method: Name
+    parameters: Json
+    recipe: Json
+    options: Json
+    source: Source
+    versions: Annotated[dict[str, Name], Field(max_length=100)]
+    k: Annotated[int, Field(ge=1, lt=1 << 40)]
+    columns: Annotated[list[Name], Field(min_length=1, max_length=10_000)]
+    objective: float
+    total: float | None
+    captured: float | None
+    indices_sha256: Sha256
+    rows_sha256: Sha256
+    include_rows: bool
+    config_name: Name
+    split: SplitName
+    files: Annotated[dict[RelativePath, FileEntry], Field(min_length=1, max_length=100_000)]
+    digest: Sha256 | Literal[""] = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if SELECTION_PATH not in self.files:
+            raise ValueError(f"`files` must list {SELECTION_PATH!r}")
+        if self.include_rows != bool(self.shards()):
+            raise ValueError("`include_rows` and the listed data files disagree")
+        return self
+
+    def shards(self) -> list[str]:
+        """Paths of the files that hold the rows, in order."""
+        return sorted(path for path in self.files if path.startswith("data/") and path.endswith(".parquet"))
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes: sorted keys, one trailing newline; the same manifest gives the same bytes."""
+        return (json.dumps(self.model_dump(), indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+    def sealed(self) -> "Manifest":
+        """This manifest with its digest filled in."""
+        return self.model_copy(update={"digest": self.content_digest()})
+
+    def content_digest(self) -> str:
+        """SHA-256 over everything but the digest itself."""
+        return hashlib.sha256(self.model_copy(update={"digest": ""}).to_bytes()).hexdigest()
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """An untrusted manifest as a value.
+
+    Raises:
+        ValueError: If it is too large, not JSON, or does not fit the schema; in one sentence.
+    """
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"the manifest must be at most {MAX_BYTES} bytes, got {len(data)}.")
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ValueError(f"the manifest is not valid at `{where}`: {first['msg']}{more}.") from None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a local folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not valid.
+    """
+    path = folder / MANIFEST_PATH
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"folder {folder.name!r} holds no {MANIFEST_PATH}: give one written by `hf_gip.save_subset`."
+        )
+    with path.open("rb") as file:
+        return parse_manifest(file.read(MAX_BYTES + 1))
