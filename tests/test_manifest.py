@@ -165,7 +165,9 @@ def test_images_are_hashed_by_their_bytes_and_survive_the_round_trip(tmp_path: P
 
     for i in range(4):
         Pillow.new("RGB", (2, 2), (i * 40, 0, 0)).save(tmp_path / f"{i}.png")
-    rows = Dataset.from_dict({"picture": [str(tmp_path / f"{i}.png") for i in range(4)], "text": ["red", "dark", "light", "black"]})
+    rows = Dataset.from_dict(
+        {"picture": [str(tmp_path / f"{i}.png") for i in range(4)], "text": ["red", "dark", "light", "black"]}
+    )
     rows = rows.cast_column("picture", Image())
     subset = hf_gip.gip_select(rows, 2, encoder="lexical", device="cpu")
     hf_gip.save_subset(subset, tmp_path / "out")

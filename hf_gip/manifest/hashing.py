@@ -34,7 +34,7 @@ def iter_tables(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
     stored = dataset.select_columns(list(columns)).with_format("arrow")
     outside = any(require_storage_embed(feature) for feature in stored.features.values())
     for table in stored.iter(batch_size=BATCH_ROWS):
-        yield embed_table_storage(table) if outside else table  # pyright: ignore[reportArgumentType, reportReturnType]
+        yield embed_table_storage(table) if outside else table
 
 
 def hash_table(table: pa.Table, columns: Sequence[str]) -> list[str]:

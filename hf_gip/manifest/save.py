@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, NamedSplit
 
 from hf_gip.manifest.layout import SHARD_BYTES, write_layout
 from hf_gip.manifest.schema import SELECTION_PATH, Manifest, read_manifest
@@ -65,7 +65,7 @@ def load_folder(folder: str | os.PathLike[str]) -> Dataset:
         raise ValueError(
             f"folder {root.name!r} holds positions and hashes without the rows: take them from its source."
         )
-    rows = Dataset.from_parquet([str(root / path) for path in manifest.shards()], split=manifest.split)
+    rows = Dataset.from_parquet([str(root / path) for path in manifest.shards()], split=NamedSplit(manifest.split))
     if not isinstance(rows, Dataset) or len(rows) != manifest.k:
         raise ValueError(f"folder {root.name!r} must hold {manifest.k} rows, got {len(rows)}: run `hf-gip verify`.")
     return restore_selection(rows, manifest, root)
