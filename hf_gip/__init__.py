@@ -13,6 +13,7 @@ from hf_gip.dataset.register import register
 if TYPE_CHECKING:
     from hf_gip.core.explain import explain
     from hf_gip.core.gip import gip
+    from hf_gip.core.gtp import gtp
     from hf_gip.core.selection import Selection
     from hf_gip.core.spice import spice
     from hf_gip.dataset.comparison import Comparison, compare
@@ -33,6 +34,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "explain": "hf_gip.core.explain",
     "gip": "hf_gip.core.gip",
     "gradient_features": "hf_gip.features.gradients",
+    "gtp": "hf_gip.core.gtp",
     "save_subset": "hf_gip.manifest.save",
     "spice": "hf_gip.core.spice",
     "write_report": "hf_gip.dataset.report",
@@ -48,6 +50,7 @@ __all__ = [
     "gip",
     "gip_select",
     "gradient_features",
+    "gtp",
     "save_subset",
     "spice",
     "write_report",

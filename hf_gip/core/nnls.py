@@ -1,0 +1,151 @@
+"""Non-negative least squares on a Gram matrix, by active sets that take and drop many rows at a time."""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+DEPENDENT = 1e-7  # a row counts as a combination of earlier ones where this share of its energy or less is its own
+SLACK = 1e-12  # a correlation counts as positive from this share of the largest on
+ROUNDING = 1e-13
+PANEL = 64
+
+
+def nnls(
+    gram: Float[Tensor, "t t"], target: Float[Tensor, " t"], start: Int64[Tensor, " s"] | None = None
+) -> Float[Tensor, " t"]:
+    """The w ≥ 0 that minimises ½ wᵀGw − cᵀw, for G = AᵀA and c = Aᵀb the non-negative least squares of b on A.
+
+    Active sets after Lawson and Hanson, but many rows enter at once: all rows with a positive gradient c − Gw, best
+    correlated first; then every row with a negative weight leaves until none is left. Where such a step does not
+    lower the objective fewer rows enter, in the end one, with Lawson and Hanson's own step, which always does; so it
+    ends at the optimum. A row that is a combination of rows already in does not enter: of several copies exactly the
+    first one in order of correlation (of equals the lowest index) is given weight, the others none.
+
+    Args:
+        gram: G, positive semi-definite, float64, (t, t).
+        target: c, float64, (t,).
+        start: Rows to enter first, e.g. those with weight in a nearby problem.
+
+    Returns:
+        The weights, (t,). Some ten Cholesky factorizations of the rows in, O(p³) each.
+    """
+    solver = ActiveSet(gram, target)
+    if start is not None and len(start):
+        solver.enter(start)
+    width = len(target)
+    while True:
+        fresh = solver.candidates()
+        if not len(fresh):
+            return solver.weights
+        width = min(width, len(fresh))
+        if solver.enter(fresh[:width]):
+            width *= 4
+        elif width > 1:
+            width = max(1, width // 4)
+        elif not any(solver.enter_one(row) for row in fresh.tolist()):
+            return solver.weights
+
+
+class ActiveSet:
+    """The rows with weight, in the order in which they entered, and the least squares on them."""
+
+    def __init__(self, gram: Float[Tensor, "t t"], target: Float[Tensor, " t"]) -> None:
+        """Start from no rows."""
+        self.gram, self.target = gram, target
+        self.norms = gram.diagonal().clamp(min=0).sqrt()
+        self.slack = SLACK * float((target.abs() / self.norms.clamp(min=1e-300)).max())
+        self.rows = torch.empty(0, dtype=torch.int64, device=gram.device)
+        self.weights = torch.zeros_like(target)
+        self.value = 0.0  # cᵀw − ½ wᵀGw, which rises
+
+    def candidates(self) -> Int64[Tensor, " f"]:
+        """Rows outside that would lower the objective, the best correlated first."""
+        gradient = self.target - self.gram[:, self.rows] @ self.weights[self.rows]
+        gradient[self.rows] = 0.0
+        rising = gradient > self.slack * self.norms
+        order = torch.sort(gradient, descending=True, stable=True).indices
+        return order[rising[order]]
+
+    def enter(self, fresh: Int64[Tensor, " f"]) -> bool:
+        """Let rows in and drop negative weights until none is left; keep the result if it is better."""
+        rows, factor = factored(self.gram, torch.cat([self.rows, fresh]))
+        while len(rows):
+            weights = solved(factor, self.target[rows])
+            kept = self.above(rows, weights)
+            if bool(kept.all()):
+                return self._accept(rows, weights)
+            rows, factor = factored(self.gram, rows[kept])
+        return False
+
+    def enter_one(self, row: int) -> bool:
+        """Lawson and Hanson's step: let one row in, and move no further than the first weight that reaches zero."""
+        rows, factor = factored(self.gram, torch.cat([self.rows, self.rows.new_tensor([row])]))
+        old = self.weights[rows]
+        weights = solved(factor, self.target[rows])
+        if row != int(rows[-1]) or not bool(self.above(rows, weights)[-1]):
+            return False
+        while not bool((inside := self.above(rows, weights)).all()):
+            steps = torch.where(~inside, old / (old - weights).clamp(min=1e-300), torch.inf)
+            step = float(steps.min())
+            old = (old + step * (weights - old)).clamp(min=0)
+            kept = steps > step
+            rows, old = rows[kept], old[kept]
+            rows, factor = factored(self.gram, rows)
+            weights = solved(factor, self.target[rows])
+        return self._accept(rows, weights)
+
+    def above(self, rows: Int64[Tensor, " p"], weights: Float[Tensor, " p"]) -> Bool[Tensor, " p"]:
+        """Which weights are above zero by more than rounding."""
+        shares = weights * self.norms[rows]
+        return shares > ROUNDING * shares.abs().max()
+
+    def _accept(self, rows: Int64[Tensor, " p"], weights: Float[Tensor, " p"]) -> bool:
+        value = 0.5 * float(self.target[rows] @ weights)
+        if value <= self.value * (1 + 1e-14):
+            return False
+        self.rows, self.value = rows, value
+        self.weights = torch.zeros_like(self.target)
+        self.weights[rows] = weights
+        return True
+
+
+def solved(factor: Float[Tensor, "p p"], target: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+    """G⁻¹c by the Cholesky factor of G."""
+    return torch.cholesky_solve(target[:, None], factor)[:, 0]
+
+
+def factored(
+    gram: Float[Tensor, "t t"], rows: Int64[Tensor, " r"]
+) -> tuple[Int64[Tensor, " p"], Float[Tensor, "p p"]]:
+    """The rows that are no combination of earlier ones, and the Cholesky factor of their Gram matrix."""
+    block = gram[rows][:, rows]
+    energies = block.diagonal()
+    factor, info = torch.linalg.cholesky_ex(block)
+    if not int(info) and bool((factor.diagonal().square() > DEPENDENT * energies).all()):
+        return rows, factor
+    kept, factor = independent(block)
+    return rows[kept], factor
+
+
+def independent(gram: Float[Tensor, "r r"]) -> tuple[Bool[Tensor, " r"], Float[Tensor, "p p"]]:
+    """Which rows are no combination of earlier kept ones, and the factor of these: Cholesky that skips the rest."""
+    size = len(gram)
+    kept = torch.zeros(size, dtype=torch.bool, device=gram.device)
+    energies = gram.diagonal().clone()
+    basis = gram.new_zeros(0, size)  # rows of Lᵀ over all columns
+    for first in range(0, size, PANEL):
+        panel = slice(first, min(first + PANEL, size))
+        rest = gram[panel] - basis[:, panel].T @ basis
+        new: list[Tensor] = []
+        for offset in range(len(rest)):
+            row = rest[offset]
+            if new:
+                done = torch.stack(new)
+                row = row - done[:, first + offset] @ done
+            own = row[first + offset]
+            if float(own) > DEPENDENT * float(energies[first + offset]) and float(own) > 0:
+                kept[first + offset] = True
+                new.append(row / own.sqrt())
+        if new:
+            basis = torch.cat([basis, torch.stack(new)])
+    return kept, basis[:, kept].T.tril()

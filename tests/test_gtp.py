@@ -1,0 +1,237 @@
+"""GTP against its definition: planted rows, non-negative least squares, copies, several targets, rows on disk."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles_gtp import fitted, omp, top_k
+from torch import Tensor
+
+from hf_gip.core import rows as core_rows
+from hf_gip.core.gtp import gtp
+from hf_gip.features.files import npy_rows
+
+
+def pool(n: int, d: int, seed: int, clusters: int = 0) -> Tensor:
+    """Rows without structure, or around a few centres."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    if clusters:
+        centres = torch.randn(clusters, d, generator=generator, dtype=torch.float64)
+        rows = centres[torch.randint(clusters, (n,), generator=generator)] + 0.4 * rows
+    return rows
+
+
+def planted(seed: int, n: int = 2000, d: int = 128, k: int = 12) -> tuple[Tensor, Tensor, list[int], Tensor]:
+    """Rows, a positive combination of `k` of them, which and how much of each."""
+    rows = pool(n, d, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    chosen = torch.randperm(n, generator=generator)[:k]
+    weights = torch.rand(k, generator=generator, dtype=torch.float64) + 0.5
+    return rows, weights @ rows[chosen], chosen.tolist(), weights
+
+
+def test_planted_combinations_are_recovered_with_their_weights() -> None:
+    for seed in range(40):
+        rows, target, chosen, weights = planted(seed)
+        got = gtp(rows.float(), target.float(), len(chosen))
+        assert got.weights is not None
+        found = dict(zip(got.indices.tolist(), got.weights.tolist(), strict=True))
+        assert found == pytest.approx(dict(zip(chosen, weights.tolist(), strict=True)), abs=1e-4)
+        assert got.captured == pytest.approx(1.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    n=st.integers(1, 80),
+    d=st.integers(1, 30),
+    k=st.integers(1, 30),
+    seed=st.integers(0, 10**6),
+    clusters=st.sampled_from([0, 3]),
+    own=st.booleans(),
+)
+def test_weights_are_the_best_for_the_rows_and_gains_add_up(
+    n: int, d: int, k: int, seed: int, clusters: int, own: bool
+) -> None:
+    A, k = pool(n, d, seed, clusters), min(k, n)
+    b = A.mean(0) if own else pool(1, d, seed + 7)[0]
+    got = gtp(A, None if own else b, k, ridge=0.0)
+    assert got.weights is not None
+    assert got.total is not None
+    assert len(set(got.indices.tolist())) == k
+    assert bool((got.weights >= 0).all())
+    residual = float((b - got.weights @ A[got.indices]).norm())
+    assert residual == pytest.approx(fitted(A.numpy(), b.numpy(), got.indices.tolist())[1], abs=1e-6)
+    assert got.objective == pytest.approx(0.5 * float(b @ b) - 0.5 * residual**2, abs=1e-8)
+    assert got.total == pytest.approx(0.5 * float(b @ b))
+    assert got.record["residual"] == pytest.approx(residual / float(b.norm()), abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 60), d=st.integers(1, 12), seed=st.integers(0, 10**6), k=st.integers(1, 40))
+def test_gains_add_up_to_what_a_ridge_leaves(n: int, d: int, seed: int, k: int) -> None:
+    A, b, k = pool(n, d, seed), pool(1, d, seed + 3)[0], min(k, n)
+    got = gtp(A, b, k, ridge=0.05)
+    assert got.weights is not None
+    assert got.total is not None
+    penalty = 0.05 * float(A.square().sum(1).mean())
+    loss = 0.5 * float((b - got.weights @ A[got.indices]).square().sum() + penalty * got.weights.square().sum())
+    assert got.objective == pytest.approx(got.total - loss, abs=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("clusters", [0, 8])
+def test_on_targets_that_are_no_sparse_combination_it_is_near_omp_and_below_top_k(seed: int, clusters: int) -> None:
+    A = pool(600, 48, seed, clusters).numpy()
+    b = A[:60].mean(0)
+    residual = gtp(torch.from_numpy(A), torch.from_numpy(b), 8).record["residual"] * np.linalg.norm(b)
+    assert residual <= 1.25 * omp(A, b, 8)[1]
+    assert residual < 0.9 * top_k(A, b, 8)
+
+
+@pytest.mark.parametrize("copies", [2, 7, 31])
+def test_exactly_one_of_several_copies_is_chosen(copies: int) -> None:
+    rows, target, chosen, _ = planted(3, n=500, d=64, k=6)
+    shuffled = torch.randperm(500 + len(chosen) * copies, generator=torch.Generator().manual_seed(0))
+    crowd = torch.cat([rows, *[rows[chosen]] * copies])[shuffled]
+    got = gtp(crowd, target, 6)
+    assert got.captured == pytest.approx(1.0)
+    origin = [int((rows == crowd[row]).all(1).nonzero()[0]) for row in got.indices.tolist()]
+    assert sorted(origin) == sorted(chosen)
+
+
+def test_copies_fill_up_last() -> None:
+    rows = torch.eye(6, dtype=torch.float64)
+    crowd = torch.cat([rows[:2], rows[:2], rows[:2], rows])
+    got = gtp(crowd, rows[:2].sum(0), 6)
+    assert got.indices[:2].tolist() == [0, 1]
+    assert got.weights is not None
+    assert got.weights.tolist() == [1, 1, 0, 0, 0, 0]
+    assert sorted(got.indices[2:].tolist()) == [8, 9, 10, 11]
+    assert "4 were added" in got.record["notes"][0]
+    every = gtp(crowd, rows[:2].sum(0), len(crowd), ridge=0.0)
+    assert sorted(every.indices.tolist()) == list(range(len(crowd)))
+
+
+@pytest.mark.parametrize("k", [13, 40, 100])
+def test_more_rows_than_dimensions_take_a_ridge_and_say_so(k: int) -> None:
+    A = pool(100, 12, 1)
+    got = gtp(A, pool(1, 12, 2)[0], k)
+    assert len(set(got.indices.tolist())) == k
+    assert got.weights is not None
+    assert bool((got.weights >= 0).all())
+    assert got.record["parameters"]["ridge"] == 1e-3
+    assert "ridge" in got.record["notes"][0]
+    assert got.record["residual"] < 0.05
+
+
+def test_copies_do_not_share_a_ridge() -> None:
+    A = pool(40, 6, 5)
+    got = gtp(torch.cat([A, A, A]), A.mean(0), 30)
+    assert got.weights is not None
+    weighted = got.indices[got.weights > 0] % 40
+    assert len(weighted.unique()) == len(weighted)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("target_scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_units_do_not_matter(scale: float, target_scale: float, dtype: torch.dtype) -> None:
+    A, b = pool(300, 20, 8), pool(1, 20, 9)[0]
+    plain = gtp(A.to(dtype), b.to(dtype), 12)
+    got = gtp((A * scale).to(dtype), (b * target_scale).to(dtype), 12)
+    assert plain.weights is not None
+    assert got.weights is not None
+    assert got.indices.tolist() == plain.indices.tolist()
+    assert (got.weights * scale / target_scale).tolist() == pytest.approx(plain.weights.tolist(), rel=1e-4)
+    assert got.objective / target_scale**2 == pytest.approx(plain.objective, rel=1e-5)
+
+
+def test_several_targets_share_the_rows_and_each_has_the_best_weights() -> None:
+    A = pool(400, 40, 2)
+    targets = torch.stack([A[:5].sum(0), A[3:9].sum(0), 2 * A[20:22].sum(0)])
+    got = gtp(A, targets, 11)
+    assert got.weights is not None
+    assert sorted(got.indices.tolist()) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 20, 21]
+    assert got.captured == pytest.approx(1.0)
+    total = sum(got.curves[f"weight_{j}"] for j in range(3))
+    assert torch.allclose(torch.as_tensor(total), got.weights)
+    fewer = gtp(A, targets, 6)
+    for j, b in enumerate(targets):
+        left = float((b - fewer.curves[f"weight_{j}"] @ A[fewer.indices]).norm())
+        assert left == pytest.approx(fitted(A.numpy(), b.numpy(), fewer.indices.tolist())[1], abs=1e-8)
+
+
+def test_checkpoints_side_by_side_are_one_matrix_scaled_by_their_rates() -> None:
+    A, B = pool(200, 10, 1), pool(200, 14, 2)
+    a, b = pool(1, 10, 3)[0], pool(1, 14, 4)[0]
+    rates = [4e-2, 1e-2]
+    got = gtp([A, B], [a, b], 9, rates=rates)
+    whole = gtp(torch.cat([0.2 * A, 0.1 * B], 1), torch.cat([0.2 * a, 0.1 * b]), 9)
+    assert got.indices.tolist() == whole.indices.tolist()
+    assert torch.allclose(got.gains, whole.gains)
+    joined = gtp([A, B], torch.cat([a, b]), 9, rates=rates)
+    assert joined.indices.tolist() == whole.indices.tolist()
+
+
+def test_without_a_target_it_matches_the_mean_of_all_rows() -> None:
+    A = pool(500, 30, 6, clusters=5)
+    got = gtp(A, None, 20)
+    assert got.indices.tolist() == gtp(A, A.mean(0), 20).indices.tolist()
+    assert (got.captured or 0) > 0.95
+
+
+def test_rows_on_disk_and_short_blocks_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    A, b = pool(300, 24, 4).float(), pool(1, 24, 5)[0].float()
+    plain = gtp(A, b, 15)
+    np.save(tmp_path / "rows.npy", A.numpy())
+    assert gtp(npy_rows(tmp_path / "rows.npy"), b, 15).indices.tolist() == plain.indices.tolist()
+    monkeypatch.setattr(core_rows, "BLOCK_BYTES", 1000)
+    assert gtp(A, b, 15).indices.tolist() == plain.indices.tolist()
+    assert gtp(A.bfloat16(), b, 15).record["residual"] == pytest.approx(plain.record["residual"], rel=0.05)
+
+
+def test_nothing_that_points_at_the_target_gives_no_weights() -> None:
+    A = torch.eye(5, dtype=torch.float64)
+    got = gtp(A, -torch.ones(5, dtype=torch.float64), 3)
+    assert got.weights is not None
+    assert got.weights.tolist() == [0, 0, 0]
+    assert got.objective == 0
+    assert got.record["residual"] == 1
+
+
+def test_passes_are_counted_and_bounded() -> None:
+    A = pool(800, 60, 3, clusters=6)
+    assert gtp(A, None, 30, max_passes=1).record["passes"] == 1
+    got = gtp(A, None, 30)
+    assert got.record["passes"] <= 20
+    assert got.record["residuals"] == sorted(got.record["residuals"], reverse=True)
+
+
+GOOD = torch.ones(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gtp(torch.zeros(4, 3), None, 2), "`trajectories` must hold at least one row that is not zero"),
+        (lambda: gtp(GOOD, torch.zeros(3), 2), "`target` must not be zero"),
+        (lambda: gtp(GOOD, torch.ones(5), 2), "`target` must have the features' width 3, got 5"),
+        (lambda: gtp(GOOD, None, 5), "`k` must be a whole number between 1 and the number of rows (4), got 5"),
+        (lambda: gtp(GOOD, None, 2, rates=[1.0, 2.0]), "one learning rate per checkpoint (1), got 2"),
+        (lambda: gtp(GOOD, None, 2, rates=[-1.0]), "`rates` must be finite, at least 0 and not all 0"),
+        (lambda: gtp(GOOD, None, 2, ridge=-1.0), "`ridge` must be a number of at least 0"),
+        (lambda: gtp(GOOD, None, 2, max_passes=0), "`max_passes` must be a whole number of at least 1, got 0"),
+        (lambda: gtp([GOOD, GOOD[:2]], None, 2), "must hold the same rows at every checkpoint, got [4, 2]"),
+        (lambda: gtp([GOOD, GOOD], [torch.ones(3)], 2), "`target` must have one tensor per checkpoint (2), got 1"),
+        (lambda: gtp(GOOD * torch.nan, None, 2), "`trajectories` must be finite"),
+        (lambda: gtp([], None, 2), "`trajectories` must hold at least one checkpoint"),
+    ],
+)
+def test_errors_say_what_is_wrong(call, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
