@@ -40,3 +40,18 @@ def test_three_judges_choose_good_rows_as_varied_as_random_ones(data: Path) -> N
     assert vendi(chosen) >= 0.97 * np.mean([vendi(vectors[draw]) for draw in draws])
     assert coverage(vectors, chosen) >= 0.97 * np.mean([coverage(vectors, vectors[draw]) for draw in draws])
     assert "filled the span; the rest refine it" in subset.selection.record["notes"][0]
+
+
+def test_planted_copies_of_test_questions_are_found_and_left_out(data: Path, tmp_path: Path) -> None:
+    rows = Dataset.from_parquet(str(data / "alpaca.parquet"), cache_dir=str(tmp_path))
+    test = Dataset.from_parquet(str(data / "gsm8k_test.parquet"), cache_dir=str(tmp_path))
+    assert isinstance(rows, Dataset)
+    assert isinstance(test, Dataset)
+    questions = test["question"][:300]
+    copies = [text.replace("?", " ?").replace(" the ", " one ", 1).upper() for text in questions[:40]]
+    pool = Dataset.from_dict({"text": rows["instruction"][:4_000] + copies})
+    subset = hf_gip.gip_select(pool, 50, encoder="lexical", exclude=questions, exclude_above=0.85)
+    found = {row: other for row, other, _ in subset.selection.record["excluded"]["pairs"]}
+    assert {row - 4_000: other for row, other in found.items() if row >= 4_000} == {i: i for i in range(40)}
+    assert not set(found) & set(subset.selection.indices.tolist())
+    assert sum(row < 4_000 for row in found) == 0  # nothing in Alpaca copies GSM8K

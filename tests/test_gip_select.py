@@ -273,3 +273,33 @@ def test_the_first_j_picks_are_the_answer_for_j() -> None:
 def test_the_curve_flattens_where_gains_fall_below_their_mean() -> None:
     gains = torch.tensor([8.0, 6.0, 3.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     assert hf_gip.Selection(torch.arange(6), gains).flattens_at() == 2
+
+
+def test_near_copies_of_a_test_set_are_left_out_and_listed() -> None:
+    rows = pool()
+    rows = rows.add_item({"text": "how many apples has Ann left", "vector": [0.0] * 8, "good": 5.0, "id": 60})
+    test = ["How many apples has Ann left?", "unrelated words of another test"]
+    kept = rows.gip_select(61 - 1, encoder="lexical", exclude=test, exclude_above=0.8)
+    assert 60 not in kept["id"][:]
+    ((row, other, cosine),) = kept.selection.record["excluded"]["pairs"]
+    assert (row, other) == (60, 0)
+    assert cosine > 0.8
+    assert kept["id"][:] == kept.selection.indices.tolist()
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 — compared whole below
+        rows.gip_select(61, encoder="lexical", exclude=test, exclude_above=0.8)
+    assert str(caught.value) == (
+        "`exclude` must leave at least k=61 rows, got 60 of 61: raise `exclude_above` or lower `k`."
+    )
+    with pytest.raises(ValueError, match=r"^`exclude_above` must be a cosine in \(0, 1\], got 2\.$"):
+        rows.gip_select(1, encoder="lexical", exclude=test, exclude_above=2)
+
+
+def test_excluding_only_takes_rows_away() -> None:
+    rows = pool()
+    vectors = np.array(rows["vector"][:], dtype=np.float32)
+    away = rows.gip_select(10, features="vector", noise=0.2, exclude=vectors[[3, 7]], exclude_above=0.9999)
+    others = [i for i in range(60) if i not in (3, 7)]
+    expected = rows.select(others).gip_select(10, features="vector", noise=0.2)
+    assert away["id"][:] == expected["id"][:]
+    found = away.selection.explain(int(away.selection.indices[4]))
+    assert found.gain == pytest.approx(float(away.selection.gains[4]), rel=1e-4)

@@ -53,6 +53,21 @@ def coverage(rows: Float[Tensor, "n d"], chosen: Float[Tensor, "k d"]) -> float:
     return float(torch.cat(best).mean())
 
 
+def near_copies(
+    rows: Float[Tensor, "n d"], others: Float[Tensor, "m d"], above: float
+) -> tuple[Int64[Tensor, " c"], Int64[Tensor, " c"], Float[Tensor, " c"]]:
+    """Rows whose largest cosine to one of `others` is at least `above`: (row, that other, cosine), in row order.
+
+    Time O(n m d), memory O(m) beside the inputs.
+    """
+    anchors = unit_rows(others.float()).T
+    best = [(unit_rows(chunk.float()) @ anchors).max(dim=1) for chunk in rows.split(CHUNK)]
+    cosine = torch.cat([found.values for found in best]).cpu()
+    other = torch.cat([found.indices for found in best]).cpu()
+    found = torch.nonzero(cosine >= above).flatten()
+    return found, other[found], cosine[found]
+
+
 def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Rows of length one; zero rows stay zero."""
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)

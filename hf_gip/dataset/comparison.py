@@ -127,6 +127,8 @@ def compare(
         "diversity": None,
         "quality": None,
         "whiten": False,
+        "exclude": None,
+        "exclude_above": 1.0,
         "device": check_device(device),
     }
     judge = _Judge.of(pool, options)

@@ -1,8 +1,10 @@
 """What `Selection.explain` and `.report` need, found again from the caches when it is asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+
+import torch
 
 from hf_gip.core.explain import Explanation, explain
 from hf_gip.core.selection import Selection
@@ -23,8 +25,14 @@ class GipEvidence:
         """Explain `row` of the pool."""
         features = self.signals.features()
         queries = self.signals.queries(features)
-        asked = None if queries is None else queries.matrix
-        return explain(selection, row, features.matrix, asked, precision=self.signals.precision())
+        matrix, precision = features.matrix, self.signals.precision()
+        if queries is not None:
+            return explain(selection, row, matrix, queries.matrix, precision=precision)
+        if not (excluded := selection.record["excluded"]):
+            return explain(selection, row, matrix, precision=precision)
+        asked = torch.ones(len(matrix), dtype=torch.bool)  # what covered itself is the pool without the excluded rows
+        asked[[copy for copy, _, _ in excluded["pairs"]]] = False
+        return replace(explain(selection, row, matrix, matrix[asked], precision=precision), served=())
 
     def report(self, selection: Selection, path: str | PathLike[str]) -> Path:
         """Write the page about `selection`."""

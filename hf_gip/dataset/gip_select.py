@@ -39,6 +39,8 @@ def gip_select(
     diversity: float | None = None,
     quality: float | None = None,
     whiten: bool = False,
+    exclude: "Dataset | Sequence[str] | Vectors | None" = None,
+    exclude_above: float = 0.9,
     id_column: str | None = None,
     device: str | None = None,
 ) -> Pool:
@@ -68,6 +70,9 @@ def gip_select(
         diversity: 0 (the most relevant rows, however alike) to 1 (the pure span); moves the default ridge.
         quality: Exponent on the scores' ranks: 0 ignores them, 1 is the default, large values end at top-k by score.
         whiten: Give every direction of the target the same weight; for a few unlike queries only.
+        exclude: What to stay away from, such as a test set: a dataset, texts, or vectors. Rows that come too close are
+            left out, and listed in the record with what they copy.
+        exclude_above: How close is too close, as a cosine.
         id_column: A column that names the rows in the manifest, instead of their position.
         device: Torch device for encoder and selection; a GPU where there is one unless told.
 
@@ -91,6 +96,8 @@ def gip_select(
         "diversity": diversity,
         "quality": quality,
         "whiten": whiten,
+        "exclude": exclude,
+        "exclude_above": exclude_above,
         "id_column": id_column,
         "device": device,
     }
@@ -116,27 +123,35 @@ def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Se
     features = signals.features()
     queries = signals.queries(features)
     precision = signals.precision()
+    excluded = signals.exclusions(features)
     embedded = time.perf_counter()
     options = signals.options
+    matrix, kept = features.matrix, None
+    if excluded is not None:
+        kept = _keep(len(matrix), [row for row, _, _ in excluded["pairs"]], k)
+        matrix, precision = matrix[kept], None if precision is None else precision[kept]
     noise = options["noise"]
     if noise is None:
         knob = 0.5 if options["diversity"] is None else options["diversity"]
-        noise = default_noise(k, features.matrix.shape[1], towards_target=queries is not None, diversity=knob)
+        noise = default_noise(k, matrix.shape[1], towards_target=queries is not None, diversity=knob)
         noise *= 1.0 if precision is None else float(precision.square().mean())
     device = options["device"]
     selection = gip(
-        features.matrix.to(device),
+        matrix.to(device),
         None if queries is None else queries.matrix.to(device),
         k,
         objective=options["objective"],
         noise=noise,
         precision=None if precision is None else precision.to(device),
     )
+    if kept is not None:
+        selection = replace(selection, indices=kept[selection.indices])
     record = {
         **selection.record,
         "features": features.recipe,
         "queries": {"kind": "pool"} if queries is None else queries.recipe,
         "scores": signals.score_recipe,
+        "excluded": excluded,
         "diversity": options["diversity"],
         "id_column": options["id_column"],
         **environment(dataset, options["id_column"]),
@@ -146,6 +161,23 @@ def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Se
         },
     }
     return replace(selection, record=record)
+
+
+def _keep(n: int, excluded: list[int], k: int) -> "Tensor":
+    """The rows that are not excluded.
+
+    Raises:
+        ValueError: If fewer than `k` remain.
+    """
+    import torch
+
+    allowed = torch.ones(n, dtype=torch.bool)
+    allowed[excluded] = False
+    if len(kept := torch.nonzero(allowed).flatten()) < k:
+        raise ValueError(
+            f"`exclude` must leave at least k={k} rows, got {len(kept)} of {n}: raise `exclude_above` or lower `k`."
+        )
+    return kept
 
 
 def _splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, int]]:

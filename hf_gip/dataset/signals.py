@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from hf_gip.core.checks import check_matrix
+from hf_gip.core.judge import near_copies
 from hf_gip.core.queries import default_noise, precision_from_scores, whiten
 from hf_gip.dataset.columns import read_scores, read_vectors
 from hf_gip.features.embed import Features, embed, embed_texts
@@ -53,7 +54,7 @@ class Signals:
         target = self.options["target"]
         if target is None:
             return None
-        matrix, recipe = self._target(target)
+        matrix, recipe = self._like_features(target)
         check_matrix("target", matrix, width=features.matrix.shape[1])
         if self.options["whiten"]:
             matrix = whiten(matrix)
@@ -66,7 +67,25 @@ class Signals:
             return None
         return precision_from_scores(self.scores, quality=_quality(self.options))
 
-    def _target(self, target: Any) -> tuple[Tensor, dict[str, Any]]:
+    def exclusions(self, features: Features) -> dict[str, Any] | None:
+        """The rows to leave out as near copies of `exclude`, each with what it copies, or None where none was given.
+
+        Raises:
+            ValueError: If too few rows remain for `k`.
+        """
+        exclude, above = self.options["exclude"], self.options["exclude_above"]
+        if exclude is None:
+            return None
+        matrix, recipe = self._like_features(exclude)
+        check_matrix("exclude", matrix, width=features.matrix.shape[1])
+        rows, others, cosines = near_copies(features.matrix, matrix, above)
+        pairs = [
+            [row, other, round(cosine, 4)]
+            for row, other, cosine in zip(rows.tolist(), others.tolist(), cosines.tolist(), strict=True)
+        ]
+        return recipe | {"m": len(matrix), "sha256": _digest(matrix), "above": above, "pairs": pairs}
+
+    def _like_features(self, target: Any) -> tuple[Tensor, dict[str, Any]]:
         if isinstance(target, Dataset):
             if isinstance(self.options["features"], str):
                 return read_vectors(target, self.options["features"]), {"kind": "dataset", "rows": len(target)}
@@ -90,10 +109,13 @@ def gather_signals(dataset: Dataset, options: dict[str, Any]) -> Signals:
         ValueError: If an argument does not fit the data or another argument.
     """
     _check_combinations(options)
-    plain = ("objective", "noise", "diversity", "whiten")
+    if not 0 < options["exclude_above"] <= 1:
+        raise ValueError(f"`exclude_above` must be a cosine in (0, 1], got {options['exclude_above']!r}.")
+    plain = ("objective", "noise", "diversity", "whiten", "exclude_above")
     request = {name: options[name] for name in plain}
     request["features"] = _features_request(dataset, options)
-    request["target"] = _target_request(options)
+    for name in ("target", "exclude"):
+        request[name] = _vectors_request(name, options)
     scores = recipe = None
     if options["scores"] is not None:
         scores, missing = read_scores(dataset, options["scores"])
@@ -167,26 +189,32 @@ def _features_request(dataset: Dataset, options: dict[str, Any]) -> dict[str, An
     return {"sha256": _digest(_vectors(dataset, given))}
 
 
-def _target_request(options: dict[str, Any]) -> Any:
-    target = options["target"]
-    if target is None:
+def _vectors_request(name: str, options: dict[str, Any]) -> Any:
+    """A digest of a dataset, texts or vectors given beside the pool.
+
+    Raises:
+        TypeError: If it is none of these.
+        ValueError: If it is empty, or cannot be brought to the features' width.
+    """
+    given = options[name]
+    if given is None:
         return None
-    if isinstance(target, np.ndarray | Tensor):
-        return {"sha256": _digest(torch.as_tensor(target))}
-    if isinstance(target, str) or not isinstance(target, Dataset | Sequence):
-        raise TypeError(f"`target` must be a Dataset, a list of texts or a matrix, got {type(target).__name__}.")
+    if isinstance(given, np.ndarray | Tensor):
+        return {"sha256": _digest(torch.as_tensor(given))}
+    if isinstance(given, str) or not isinstance(given, Dataset | Sequence):
+        raise TypeError(f"`{name}` must be a Dataset, a list of texts or a matrix, got {type(given).__name__}.")
     if isinstance(options["features"], np.ndarray | Tensor) and options["encoder"] is None:
         raise ValueError(
-            "`target` must be a matrix of the features' width when `features` is a matrix: embed it the same way, or "
+            f"`{name}` must be a matrix of the features' width when `features` is a matrix: embed it the same way, or "
             "name the `encoder` that made the features."
         )
-    if not len(target):
-        raise ValueError("`target` must hold at least one row or text, got none.")
-    if isinstance(target, Dataset):
-        return {"fingerprint": target._fingerprint}
-    if wrong := [text for text in target if not isinstance(text, str)]:
-        raise TypeError(f"`target` must be a list of texts, got an element of type {type(wrong[0]).__name__}.")
-    return {"texts": hashlib.sha256(json.dumps(list(target)).encode()).hexdigest()}
+    if not len(given):
+        raise ValueError(f"`{name}` must hold at least one row or text, got none.")
+    if isinstance(given, Dataset):
+        return {"fingerprint": given._fingerprint}
+    if wrong := [text for text in given if not isinstance(text, str)]:
+        raise TypeError(f"`{name}` must be a list of texts, got an element of type {type(wrong[0]).__name__}.")
+    return {"texts": hashlib.sha256(json.dumps(list(given)).encode()).hexdigest()}
 
 
 def _digest(matrix: Tensor) -> str:
