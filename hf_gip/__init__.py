@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hf_gip.features.embed import embed
     from hf_gip.features.gradients import gradient_features
     from hf_gip.manifest.save import save_subset
+    from hf_gip.manifest.verify import verify
 
 __version__ = version("hf-gip")
 
@@ -37,6 +38,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "gtp": "hf_gip.core.gtp",
     "save_subset": "hf_gip.manifest.save",
     "spice": "hf_gip.core.spice",
+    "verify": "hf_gip.manifest.verify",
     "write_report": "hf_gip.dataset.report",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "gtp",
     "save_subset",
     "spice",
+    "verify",
     "write_report",
 ]
 

@@ -1,0 +1,161 @@
+"""Is a saved folder what its manifest says: files, card, selection and rows."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hf_gip.manifest.card import card_configs
+from hf_gip.manifest.hashing import BATCH_ROWS, digest_of, file_sha256, hash_table
+from hf_gip.manifest.report import Check, verdict
+from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, SELECTION_PATH, Manifest
+from hf_gip.manifest.selection_file import read_selection
+
+UNLISTED = {CARD_PATH, MANIFEST_PATH, ".gitattributes"}  # belong here without a hash: the card may be edited
+TOOLS = (".cache", ".git")  # folders that download tools leave
+CARD_BYTES = 1 << 20
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError)
+
+
+def check_manifest(folder: Path, manifest: Manifest) -> Check:
+    """The manifest's own digest, and its bytes as this library writes them."""
+    problems = []
+    if manifest.content_digest() != manifest.digest:
+        problems.append(f"a field of {MANIFEST_PATH} was changed: its content does not fit its `digest`")
+    elif (folder / MANIFEST_PATH).read_bytes() != manifest.to_bytes():
+        problems.append(f"{MANIFEST_PATH} was rewritten: its bytes are not in canonical form")
+    return verdict("manifest", problems, f"format {manifest.format}, {manifest.k:,} rows by {manifest.method}")
+
+
+def check_files(folder: Path, manifest: Manifest) -> Check:
+    """Every listed file is there with its hash, and no other."""
+    problems = []
+    for path, entry in sorted(manifest.files.items()):
+        found = folder / path
+        if not found.is_file():
+            problems.append(f"{path} is missing")
+        elif found.stat().st_size != entry.size or file_sha256(found) != entry.sha256:
+            problems.append(f"{path} was changed: its SHA-256 is not the manifest's")
+    present = {p.relative_to(folder) for p in folder.rglob("*") if not p.is_dir() or p.is_symlink()}
+    names = {path.as_posix() for path in present if path.parts[0] not in TOOLS}
+    problems += [f"{path} is not listed in the manifest" for path in sorted(names - set(manifest.files) - UNLISTED)]
+    return verdict("files", problems, f"{len(manifest.files)} files as listed, no others")
+
+
+def check_card(folder: Path, manifest: Manifest) -> Check:
+    """The card leads `load_dataset` to the listed files; its text is free."""
+    path = folder / CARD_PATH
+    try:
+        configs = _configs(path)
+    except (OSError, ValueError) as error:
+        return Check("card", "failed", f"{CARD_PATH} cannot be read: {error}.")
+    problems = []
+    for expected in card_configs(manifest):
+        found = [config for config in configs if config.get("config_name") == expected["config_name"]]
+        if found != [expected]:
+            problems.append(f"configuration {expected['config_name']!r} does not point to the files of the manifest")
+    if [c for c in configs if c.get("default")] not in ([], [c for c in card_configs(manifest) if c.get("default")]):
+        problems.append("another configuration is the default")
+    return verdict("card", problems, "its configurations point to these files; its text is not covered")
+
+
+def check_selection(folder: Path, manifest: Manifest) -> tuple[Check, pa.Table | None]:
+    """Ranks, positions, gains and hashes are those of the manifest."""
+    try:
+        table = read_selection(folder / SELECTION_PATH)
+    except ValueError as error:
+        return Check("selection", "failed", str(error)), None
+    problems = []
+    if len(table) != manifest.k or table["rank"].to_pylist() != list(range(len(table))):
+        problems.append(f"the ranks are not 0 to {manifest.k - 1} in order")
+    problems += _index_problems(table, manifest)
+    if digest_of(table["row_sha256"].to_pylist()) != manifest.rows_sha256:
+        problems.append("a row hash was changed: they do not fit `rows_sha256`")
+    objective = math.fsum(table["gain"].to_pylist())
+    if not math.isclose(objective, manifest.objective, rel_tol=1e-9, abs_tol=1e-12):
+        problems.append(
+            f"a gain was changed: they add up to {objective:.6g}, `objective` says {manifest.objective:.6g}"
+        )
+    check = verdict("selection", problems, "ranks, positions, gains and row hashes fit the manifest")
+    return check, table
+
+
+def check_rows(folder: Path, manifest: Manifest, picks: pa.Table | None) -> Check:
+    """The published rows have the hashes of the selection, one by one."""
+    if not manifest.include_rows:
+        return Check("rows", "skipped", "saved without its rows")
+    if picks is None:
+        return Check("rows", "skipped", "the selection cannot be read")
+    try:
+        found = [name for path in manifest.shards() for name in _shard_hashes(folder, path, manifest)]
+    except UNREADABLE as error:
+        return Check("rows", "failed", f"the rows cannot be read: {_line(error)}.")
+    expected = picks["row_sha256"].to_pylist()
+    problems = differing(expected, found, picks["row_id"].to_pylist())
+    if len(found) != len(expected):
+        problems.append(f"{len(found)} rows, the selection has {len(expected)}")
+    return verdict("rows", problems, f"{len(found):,} rows have the hashes of the selection")
+
+
+def differing(expected: list[str], found: list[str], row_ids: list[str]) -> list[str]:
+    """One phrase for each row whose hash is not the expected one."""
+    pairs = enumerate(zip(expected, found, row_ids, strict=False))
+    return [f"row {name!r} at rank {rank} was changed" for rank, (want, got, name) in pairs if want != got]
+
+
+def _index_problems(table: pa.Table, manifest: Manifest) -> Iterator[str]:
+    if digest_of(table["index"].to_pylist()) != manifest.indices_sha256:
+        yield "an index was changed: they do not fit `indices_sha256`"
+    bounds: Any = pc.call_function("min_max", [table["index"]]).as_py()
+    if len(table) and not (bounds["min"] >= 0 and bounds["max"] < manifest.source.num_rows):
+        yield f"an index lies outside the {manifest.source.num_rows:,} rows of the source"
+    if table["epoch"].null_count == len(table) and pc.call_function("count_distinct", [table["index"]]).as_py() < len(
+        table
+    ):
+        yield "an index comes twice"
+
+
+def _shard_hashes(folder: Path, path: str, manifest: Manifest) -> Iterator[str]:
+    """Hashes of one shard's rows.
+
+    Raises:
+        ValueError: If its columns or its number of rows are not those of the manifest.
+    """
+    with pq.ParquetFile(folder / path) as file:
+        if file.schema_arrow.names != manifest.columns:
+            raise ValueError(f"{path} has columns {file.schema_arrow.names}, the manifest {manifest.columns}")
+        if file.metadata.num_rows != manifest.files[path].rows:
+            raise ValueError(f"{path} has {file.metadata.num_rows} rows, the manifest {manifest.files[path].rows}")
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            table = pa.Table.from_batches([batch])
+            table.validate(full=True)
+            yield from hash_table(table, manifest.columns)
+
+
+def _configs(path: Path) -> list[dict[str, Any]]:
+    """The configurations in a card's front matter.
+
+    Raises:
+        ValueError: If there is no front matter or it is no YAML.
+    """
+    import yaml
+
+    with path.open("rb") as file:
+        text = file.read(CARD_BYTES).decode()
+    parts = text.split("---\n", 2)
+    if len(parts) < 3 or parts[0]:
+        raise ValueError("it has no YAML front matter")
+    try:
+        metadata = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        raise ValueError("its front matter is no YAML") from None
+    configs = metadata.get("configs") if isinstance(metadata, dict) else None
+    return [config for config in configs if isinstance(config, dict)] if isinstance(configs, list) else []
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,69 @@
+"""Is the source still the one the manifest names, and are the chosen rows still what they were."""
+
+import pyarrow as pa
+from datasets import Dataset
+
+from hf_gip.dataset.source import describe_source
+from hf_gip.manifest.check_files import differing
+from hf_gip.manifest.hashing import digest_of, row_hashes
+from hf_gip.manifest.report import Check, verdict
+from hf_gip.manifest.schema import Manifest, Source
+
+
+def check_source(manifest: Manifest, picks: pa.Table | None, source: Dataset | None) -> list[Check]:
+    """The pool as a whole, and its rows at the chosen positions."""
+    if source is None:
+        return [Check("source", "skipped", f"not at hand: give {_ask(manifest.source)} as `source`")]
+    return [_whole(manifest.source, source), _rows(manifest, picks, source)]
+
+
+def _whole(recorded: Source, source: Dataset) -> Check:
+    problems = []
+    if len(source) != recorded.num_rows:
+        problems.append(f"the source has {len(source):,} rows, the manifest says {recorded.num_rows:,}")
+    if gone := [name for name in recorded.columns if name not in source.column_names]:
+        problems.append(f"the source has no column {gone[0]!r}")
+    elif recorded.rows_sha256 is not None:
+        if digest_of(row_hashes(source, recorded.columns)) != recorded.rows_sha256:
+            problems.append("a row of the source was changed: its rows do not fit `rows_sha256`")
+    else:
+        found = describe_source(source)
+        problems += _commit_problems(recorded, found) + _file_problems(recorded, found)
+    return verdict("source", problems, f"{len(source):,} rows, as recorded")
+
+
+def _commit_problems(recorded: Source, found: dict) -> list[str]:
+    if recorded.kind != "hub" or found["kind"] != "hub" or found["revision"] == recorded.revision:
+        return []
+    return [f"the source is at commit {found['revision']}, the manifest says {recorded.revision}"]
+
+
+def _file_problems(recorded: Source, found: dict) -> list[str]:
+    """Files by content; a dataset opened in another way has none to compare, and its rows are compared below."""
+    present = {file["sha256"] for file in found.get("files", ()) if file["sha256"] is not None}
+    if not present:
+        return []
+    changed = [file.name for file in recorded.files if file.sha256 is not None and file.sha256 not in present]
+    return [f"file {name!r} of the source was changed: its SHA-256 is not the manifest's" for name in changed]
+
+
+def _rows(manifest: Manifest, picks: pa.Table | None, source: Dataset) -> Check:
+    name = "source rows"
+    if picks is None:
+        return Check(name, "skipped", "the selection cannot be read")
+    if gone := [column for column in manifest.columns if column not in source.column_names]:
+        return Check(name, "failed", f"the source has no column {gone[0]!r}.")
+    indices = picks["index"].to_pylist()
+    if outside := [index for index in indices if not 0 <= index < len(source)]:
+        return Check(name, "failed", f"the source has {len(source):,} rows and none at position {outside[0]}.")
+    found = list(row_hashes(source.select(indices), manifest.columns))
+    problems = differing(picks["row_sha256"].to_pylist(), found, picks["row_id"].to_pylist())
+    return verdict(name, problems, f"{len(found):,} rows of the source have the hashes of the selection")
+
+
+def _ask(source: Source) -> str:
+    if source.kind == "hub":
+        return f"{source.repo_id} at commit {source.revision}"
+    if source.kind == "files":
+        return ", ".join(repr(file.name) for file in source.files[:3])
+    return f"the dataset of {source.num_rows:,} rows"
