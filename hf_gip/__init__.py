@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hf_gip.core.selection import Selection
     from hf_gip.core.spice import spice
     from hf_gip.dataset.comparison import Comparison, compare
+    from hf_gip.dataset.rate import Endpoint, rate
     from hf_gip.dataset.report import write_report
     from hf_gip.features.adam import adam_moments
     from hf_gip.features.embed import embed
@@ -28,6 +29,7 @@ __version__ = version("hf-gip")
 
 _HOME = {  # public name: the module it lives in, imported on first use
     "Comparison": "hf_gip.dataset.comparison",
+    "Endpoint": "hf_gip.dataset.rate",
     "Selection": "hf_gip.core.selection",
     "adam_moments": "hf_gip.features.adam",
     "compare": "hf_gip.dataset.comparison",
@@ -36,6 +38,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "gip": "hf_gip.core.gip",
     "gradient_features": "hf_gip.features.gradients",
     "gtp": "hf_gip.core.gtp",
+    "rate": "hf_gip.dataset.rate",
     "save_subset": "hf_gip.manifest.save",
     "spice": "hf_gip.core.spice",
     "verify": "hf_gip.manifest.verify",
@@ -44,6 +47,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
 
 __all__ = [
     "Comparison",
+    "Endpoint",
     "Selection",
     "adam_moments",
     "compare",
@@ -53,6 +57,7 @@ __all__ = [
     "gip_select",
     "gradient_features",
     "gtp",
+    "rate",
     "save_subset",
     "spice",
     "verify",

@@ -1,0 +1,159 @@
+"""Ratings over real HTTP: a stub judge that answers, dawdles, fails and talks nonsense."""
+
+import json
+import math
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, config
+from huggingface_hub import constants
+
+from hf_gip.dataset import rate as module
+from hf_gip.dataset.rate import Endpoint, rate
+
+
+class Judge:
+    """Rates a text by the number in it; `faults` are status codes given before answering."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.keys: list[str | None] = []
+        self.faults: list[int] = []
+        self.lock = threading.Lock()
+
+    def answer(self, prompt: str) -> str:
+        number = re.search(r"----- example -----\n.*?(-?\d+)", prompt, re.DOTALL)
+        value = int(number[1]) if number else 0
+        if value == 13:
+            return "I would rather not."
+        if value == 14:
+            return 'Sure! {"helpfulness": 14, "accuracy": true, "reasoning": 7}'
+        return "Here you are:\n" + json.dumps({"helpfulness": value, "accuracy": 5, "reasoning": 7.5})
+
+
+@pytest.fixture
+def judge() -> Iterator[tuple[Judge, Endpoint]]:
+    state = Judge()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with state.lock:
+                state.asked.append(body["messages"][0]["content"])
+                state.keys.append(self.headers.get("Authorization"))
+                fault = state.faults.pop(0) if state.faults else None
+            content = (
+                {"error": "fault"}
+                if fault
+                else {
+                    "id": "1",
+                    "created": 0,
+                    "model": body["model"],
+                    "system_fingerprint": "",
+                    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+                    "choices": [
+                        {
+                            "index": 0,
+                            "finish_reason": "stop",
+                            "message": {"role": "assistant", "content": state.answer(state.asked[-1])},
+                        }
+                    ],
+                }
+            )
+            self.send_response(fault or 200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield state, Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "stub", api_key="secret", concurrency=1)
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+
+
+def rows(*numbers: int) -> Dataset:
+    return Dataset.from_dict({"text": [f"worth {number}" for number in numbers]})
+
+
+def test_ratings_become_columns_that_select(judge: tuple[Judge, Endpoint]) -> None:
+    state, endpoint = judge
+    rated = rate(rows(3, 9, 6, 3), endpoint)
+    assert rated["helpfulness"][:] == [3.0, 9.0, 6.0, 3.0]
+    assert rated["reasoning"][:] == [7.5] * 4
+    assert len(state.asked) == 3  # equal rows are asked once
+    assert set(state.keys) == {"Bearer secret"}
+    assert "secret" not in repr(endpoint)
+    subset = rated.gip_select(1, scores=["helpfulness"], quality=50.0, encoder="lexical")
+    assert subset["text"][:] == ["worth 9"]
+
+
+def test_bad_answers_are_missing_and_counted(judge: tuple[Judge, Endpoint], capsys: pytest.CaptureFixture) -> None:
+    rated = rate(rows(4, 13, 14), judge[1])
+    assert rated["helpfulness"][0] == 4.0
+    assert math.isnan(rated["helpfulness"][1])
+    assert math.isnan(rated["helpfulness"][2])
+    assert math.isnan(rated["accuracy"][2])  # true is no number
+    assert rated["reasoning"][2] == 7.0
+    assert "2 of 3 answers could not be read in full" in capsys.readouterr().out
+    with pytest.raises(
+        ValueError, match=r"^`judge` must answer with a JSON object of numbers, got none in 1 answers: "
+    ):
+        rate(rows(13), judge[1])
+
+
+def test_a_busy_judge_is_asked_again_and_a_refusing_one_ends_in_one_sentence(judge: tuple[Judge, Endpoint]) -> None:
+    state, endpoint = judge
+    state.faults = [503, 429]
+    assert rate(rows(2), endpoint)["helpfulness"][:] == [2.0]
+    state.faults = [401]
+    with pytest.raises(
+        OSError, match=r"^the judge at http://127\.0\.0\.1:\d+/v1 did not answer \(.*401.*\): check "
+    ) as caught:
+        rate(rows(5), endpoint)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stopped_run_goes_on_where_it_was(
+    judge: tuple[Judge, Endpoint], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state, endpoint = judge
+    monkeypatch.setattr(module, "BATCH", 2)
+    state.faults = [0, 0, 401]  # two good answers, then a refusal
+    with pytest.raises(OSError, match="ratings so far are kept"):
+        rate(rows(1, 2, 3, 4), endpoint)
+    kept = next((tmp_path / "cache" / "hf_gip" / "ratings").glob("*.jsonl"))
+    assert len(kept.read_text().splitlines()) == 2
+    with kept.open("a") as file:
+        file.write('["cut sho')  # what a kill in the middle of a write leaves
+    state.asked.clear()
+    assert rate(rows(1, 2, 3, 4), endpoint)["helpfulness"][:] == [1.0, 2.0, 3.0, 4.0]
+    assert len(state.asked) == 2
+
+
+def test_a_function_is_a_judge_with_a_name() -> None:
+    rated = rate(rows(1, 2), lambda prompts: ['{"clarity": 8}'] * len(prompts), name="eights", attributes=["clarity"])
+    assert rated["clarity"][:] == [8.0, 8.0]
+    with pytest.raises(ValueError, match=r"^`name` must say what the judge is when it is a function, got None: "):
+        rate(rows(1), lambda prompts: prompts)
+    with pytest.raises(ValueError, match=r"^`attributes` must be new columns, got 'text', which exists: "):
+        rate(rows(1), lambda prompts: prompts, name="n", attributes=["text"])
+    with pytest.raises(ValueError, match=r"^`judge` must give one answer per prompt \(1\), got 0\.$"):
+        rate(rows(1), lambda _: [], name="empty")
