@@ -132,7 +132,7 @@ def rate(
         tqdm.write(f"hf-gip: {bad:,} of {len(ratings):,} answers could not be read in full; their scores are missing.")
     for i, attribute in enumerate(attributes):
         values = [float("nan") if row[i] is None else row[i] for row in ratings]
-        dataset = dataset.add_column(attribute, values)  # pyright: ignore[reportCallIssue] — wrapped by a decorator
+        dataset = dataset.add_column(attribute, values)
     return dataset
 
 
