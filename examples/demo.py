@@ -94,7 +94,7 @@ def main() -> None:
 
     shutil.rmtree(OUT, ignore_errors=True)
     hf_gip.save_subset(subset, OUT / "subset")
-    report = hf_gip.verify(OUT / "subset")
+    report = hf_gip.verify(OUT / "subset", source=pool)
     console.print(str(report))
 
     subset.selection.plot().savefig(OUT / "gains.png", dpi=150)
