@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from datasets import Dataset
+from datasets.exceptions import DatasetsError
 
 from hf_gip.manifest.check_files import check_card, check_files, check_manifest, check_rows, check_selection
 from hf_gip.manifest.check_source import check_source
@@ -33,15 +34,21 @@ def verify(folder: str | os.PathLike[str], *, source: "Dataset | str | os.PathLi
         raise FileNotFoundError(f"no folder {str(folder)!r}: give one written by `hf_gip.save_subset`.")
     if source is None or isinstance(source, Dataset):
         return verify_folder(root, source=source)
-    from hf_gip.dataset.open import open_dataset
-
     try:
-        opened = open_dataset(os.fspath(source))
-    except (OSError, ValueError) as error:
+        opened = _open(root, os.fspath(source))
+    except (OSError, ValueError, DatasetsError) as error:
         report = verify_folder(root)
         checks = (check for check in report.checks if not check.name.startswith("source"))
         return Report(report.subject, (*checks, Check("source", "failed", f"the source cannot be read: {error}")))
     return verify_folder(root, source=opened)
+
+
+def _open(root: Path, source: str) -> Dataset:
+    """The pool by name: the split and, from the Hub, the configuration and commit that the manifest names."""
+    from hf_gip.dataset.open import open_dataset
+
+    recorded = read_manifest(root).source
+    return open_dataset(source, split=recorded.split or "train", config=recorded.config, revision=recorded.revision)
 
 
 def verify_folder(folder: Path, *, source: Dataset | None = None) -> Report:

@@ -1,0 +1,38 @@
+"""The command line: each command in a file of its own, added to the program here."""
+
+import typer
+
+from hf_gip.cli.select import select_command
+from hf_gip.cli.verify import verify_command
+
+PROGRAM = typer.Typer(
+    name="hf-gip",
+    help="Choose the training rows that matter, save them with proof, and check what others chose.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+PROGRAM.command("select")(select_command)
+PROGRAM.command("verify")(verify_command)
+
+
+@PROGRAM.callback()
+def _commands() -> None:
+    """Keep the commands' names also while there is only one."""
+
+
+def main() -> None:
+    """Run a command.
+
+    Raises:
+        SystemExit: With code 2, after one sentence on stderr, where the input is wrong.
+    """
+    from datasets.exceptions import DatasetsError
+
+    try:
+        PROGRAM()
+    except (ValueError, TypeError, OSError, ImportError, DatasetsError) as error:
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        typer.echo(f"hf-gip: {sentence}", err=True)
+        raise SystemExit(2) from None

@@ -1,0 +1,110 @@
+"""`hf-gip select`: a dataset in, a folder with its chosen rows and their proof out."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from rich.console import Console
+
+
+def select_command(
+    source: Annotated[
+        str, typer.Argument(help="A Hub id, a .parquet, .jsonl, .csv … file, or a save_to_disk folder.")
+    ],
+    k: Annotated[int, typer.Option("--k", help="How many rows to choose.")],
+    out: Annotated[Path, typer.Option("--out", help="A new or empty folder for the result.")],
+    scores: Annotated[str | None, typer.Option(help="Numeric columns, larger is better: a,b.")] = None,
+    target: Annotated[str | None, typer.Option(help="What the rows should serve: a dataset, a file, or .npy.")] = None,
+    target_split: Annotated[str, typer.Option(help="Split of the target.")] = "train",
+    target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Text columns to embed, instead of the detected ones: a,b.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="A text with column names in braces, instead.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="'lexical', or a sentence-transformers id or folder.")] = None,
+    features: Annotated[str | None, typer.Option(help="Ready vectors: a column, or a .npy file.")] = None,
+    objective: Annotated[
+        Literal["projection", "information"], typer.Option(help="Captured energy, or log-det information.")
+    ] = "projection",
+    noise: Annotated[float | None, typer.Option(help="Ridge in units of the rows' mean energy.")] = None,
+    diversity: Annotated[float | None, typer.Option(help="0 (most relevant) to 1 (most spread).")] = None,
+    quality: Annotated[float | None, typer.Option(help="Weight of the scores: 0 ignores them, 1 by default.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="A column that names the rows.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the source.")] = "train",
+    config: Annotated[str | None, typer.Option(help="Configuration of the source.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of the source on the Hub.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; a GPU where there is one.")] = None,
+    rows: Annotated[
+        bool, typer.Option("--rows/--no-rows", help="Save the rows, or positions and hashes only.")
+    ] = True,
+) -> None:
+    """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
+    from hf_gip.cli.inputs import names, open_target, vectors
+    from hf_gip.cli.output import console, plain, size
+    from hf_gip.dataset.gip_select import gip_select
+    from hf_gip.dataset.open import open_dataset
+    from hf_gip.manifest.layout import check_empty
+    from hf_gip.manifest.save import save_subset
+
+    check_empty(out)
+    terminal = console()
+    started = time.perf_counter()
+    pool = open_dataset(source, split=split, config=config, revision=revision)
+    shape = f"{_plural(len(pool), 'row')} of {_plural(len(pool.column_names), 'column')}"
+    terminal.print(plain(f"Read {shape} from {Path(source).name!r}{_since(started)}."))
+    options: dict[str, Any] = {
+        "scores": names(scores),
+        "target": None if target is None else open_target(target, split=target_split, config=target_config),
+        "features": vectors(features) if features is not None and features.endswith(".npy") else features,
+        "columns": names(columns),
+        "template": template,
+        "encoder": encoder,
+        "objective": objective,
+        "noise": noise,
+        "diversity": diversity,
+        "quality": quality,
+        "id_column": id_column,
+        "device": device,
+    }
+    started = time.perf_counter()
+    subset = gip_select(pool, k, **options)
+    _show(subset, started, terminal)
+    started = time.perf_counter()
+    manifest = save_subset(subset, out, include_rows=rows)
+    written = size(sum(entry.size for entry in manifest.files.values()))
+    terminal.print(plain(f"Saved {written} to {str(out)!r}{_since(started)}: check it with `hf-gip verify`."))
+
+
+def _show(subset: "Dataset", started: float, terminal: "Console") -> None:
+    """What was reached, and the first picks."""
+    from hf_gip.cli.output import picks_table
+
+    selection = getattr(subset, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
+    share = "" if selection.captured is None else f", {selection.captured:.1%} of what there is to capture"
+    terminal.print(
+        f"Chose {_plural(len(subset), 'row')}{_since(started)}: objective {selection.objective:.6g}{share}."
+    )
+    for note in selection.record.get("notes", ()):
+        terminal.print(f"Note: {note}")
+    texts = selection.record["features"].get("columns") or _columns(subset)
+    if texts:
+        terminal.print(picks_table(subset, texts))
+
+
+def _columns(subset: "Dataset") -> list[str]:
+    """Columns of strings, where the features name none."""
+    from datasets import Value
+
+    return [name for name, kind in subset.features.items() if isinstance(kind, Value) and kind.dtype == "string"][:3]
+
+
+def _plural(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def _since(started: float) -> str:
+    return f" in {time.perf_counter() - started:.1f} s"

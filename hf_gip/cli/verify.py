@@ -1,0 +1,22 @@
+"""`hf-gip verify`: check a saved subset; the exit code says whether it holds."""
+
+from typing import Annotated
+
+import typer
+
+
+def verify_command(
+    folder: Annotated[str, typer.Argument(help="A folder written by `hf-gip select` or `save_subset`.")],
+    source: Annotated[
+        str | None, typer.Option(help="The pool, to compare its rows: a file, folder or Hub id.")
+    ] = None,
+) -> None:
+    """Check files, card, selection and rows of a saved subset, and its source; exit code 0 only if nothing failed."""
+    from hf_gip.cli.output import console, report_table
+    from hf_gip.manifest.verify import verify
+
+    report = verify(folder, source=source)
+    console().print(report_table(report))
+    console().print(f"{report.subject}: {'verified' if report.ok else 'NOT verified'}", markup=False)
+    if not report.ok:
+        raise typer.Exit(1)  # noqa: DOC501 — the docstring is the command's help

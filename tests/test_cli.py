@@ -1,0 +1,249 @@
+"""The command line: real files through real processes, and every mistake in one sentence before any work."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict, config, load_dataset
+from saved import pool
+
+from hf_gip.cli import main
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    pool().to_parquet(tmp_path / "pool.parquet")
+    return tmp_path / "pool.parquet"
+
+
+def hf_gip(*words: object) -> int:
+    """Run the command in this process; the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["hf-gip", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+    code = exit_.value.code
+    return code if isinstance(code, int) else 0
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What a refused command says: one line on stderr, nothing on stdout beyond what was read."""
+    assert hf_gip(*words) == 2
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    line = [line for line in said.err.splitlines() if line.startswith("hf-gip: ")]
+    assert len(line) == 1
+    return line[0].removeprefix("hf-gip: ")
+
+
+def test_select_then_verify_in_processes_of_their_own(source: Path, tmp_path: Path) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "hf_gip", *words], capture_output=True, text=True, cwd=tmp_path)
+
+    done = run("select", "pool.parquet", "--k", "7", "--scores", "good", "--encoder", "lexical", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "Read 40 rows of 4 columns from 'pool.parquet'" in done.stdout
+    assert re.search(r"Chose 7 rows in [\d.]+ s: objective [\d.]+, [\d.]+% of what there is to capture\.", done.stdout)
+    assert "First 7 of 7 picks" in done.stdout
+    assert run("verify", "out").returncode == 0
+    whole = run("verify", "out", "--source", "pool.parquet")
+    assert whole.returncode == 0
+    assert "7 rows of the source have the hashes of the" in whole.stdout
+    shard = tmp_path / "out" / "data" / "train-00000-of-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    broken = run("verify", "out")
+    assert broken.returncode == 1
+    assert "out: NOT verified" in broken.stdout
+
+
+def test_the_help_needs_no_torch() -> None:
+    code = "import sys; sys.argv = ['hf-gip', 'select', '--help']\nfrom hf_gip.cli import main\ntry: main()\n"
+    code += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'sklearn' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--scores" in done.stdout
+
+
+def test_every_kind_of_local_source_is_read(source: Path, tmp_path: Path) -> None:
+    rows = pool().remove_columns("vector")
+    rows.to_json(tmp_path / "pool.jsonl")
+    rows.to_csv(tmp_path / "pool.csv")
+    rows.save_to_disk(tmp_path / "saved")
+    DatasetDict({"train": rows, "test": rows.select(range(9))}).save_to_disk(tmp_path / "splits")
+    picks = []
+    for name in ("pool.parquet", "pool.jsonl", "pool.csv", "saved", "splits"):
+        out = tmp_path / f"out-{name}"
+        assert hf_gip("select", tmp_path / name, "--k", 5, "--encoder", "lexical", "--out", out) == 0
+        assert hf_gip("verify", out, "--source", tmp_path / name) == 0
+        picks.append(load_dataset(str(out), split="train")["text"][:])
+    assert picks == picks[:1] * 5
+    out = tmp_path / "test-split"
+    assert (
+        hf_gip("select", tmp_path / "splits", "--split", "test", "--k", 2, "--encoder", "lexical", "--out", out) == 0
+    )
+    assert hf_gip("verify", out, "--source", tmp_path / "splits") == 0
+
+
+def test_a_target_file_ready_vectors_and_the_pointer_form(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "wanted.txt").write_text("await loop\n")
+    words = ["select", source, "--k", 3, "--encoder", "lexical", "--target", tmp_path / "wanted.txt"]
+    assert hf_gip(*words, "--diversity", 0.1, "--out", tmp_path / "towards") == 0
+    texts = load_dataset(str(tmp_path / "towards"), split="train")["text"][:]
+    assert all("await" in text or "loop" in text for text in texts)
+    np.save(tmp_path / "vectors.npy", np.asarray(pool()["vector"][:], np.float32))
+    by_column = ["select", source, "--k", 4, "--features", "vector", "--out", tmp_path / "column"]
+    by_matrix = ["select", source, "--k", 4, "--features", tmp_path / "vectors.npy", "--out", tmp_path / "matrix"]
+    assert hf_gip(*by_column, "--no-rows", "--id-column", "name") == hf_gip(*by_matrix) == 0
+    one, two = (load_dataset(str(tmp_path / name), "selection", split="train") for name in ("column", "matrix"))
+    assert one["index"][:] == two["index"][:]
+    assert one["row_id"][:] == [f"row-{i}" for i in two["index"][:]]
+    assert not (tmp_path / "column" / "data").exists()
+
+
+def test_no_text_of_a_row_is_taken_for_markup_or_control(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Dataset.from_dict({"text": ["[bold red]boo[/] \x1b[31mred", "plain words here"]}).to_parquet(
+        tmp_path / "p.parquet"
+    )
+    assert hf_gip("select", tmp_path / "p.parquet", "--k", 2, "--encoder", "lexical", "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert "[bold red]boo[/]" in shown
+    assert "\x1b[31mred" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--k", "0"], "`k` must be a whole number between 1 and the number of rows (40), got 0."),
+        (["--k", "-3"], "`k` must be a whole number between 1 and the number of rows (40), got -3."),
+        (["--k", "41"], "`k` must be a whole number between 1 and the number of rows (40), got 41."),
+        (
+            ["--columns", "nope"],
+            "`columns` must name columns of the dataset ['text', 'vector', 'good', 'name'], got 'nope'.",
+        ),
+        (
+            ["--columns", "good"],
+            "`columns` must hold text or chat messages, got column 'good' with float values: choose text columns or "
+            "make one with `dataset.map`.",
+        ),
+        (
+            ["--scores", "name"],
+            "`scores` column 'name' must be numeric, got type string: use `cast_column`.",
+        ),
+        (
+            ["--scores", "nope"],
+            "`scores` must name columns of the dataset ['text', 'vector', 'good', 'name'], got 'nope'.",
+        ),
+        (
+            ["--features", "text"],
+            "`features` column 'text' must hold vectors (lists of numbers), got type string.",
+        ),
+        (
+            ["--id-column", "good"],
+            "`id_column` must name each row once, got 34 repeated values in 'good': leave it out to use positions.",
+        ),
+        (["--noise", "-1"], "`noise` must be a positive number, got -1.0."),
+        (
+            ["--device", "cuda"],
+            "`device` is 'cuda' but torch sees no GPU here: leave `device` out, or install a CUDA torch.",
+        ),
+        (["--device", "warp"], "`device` must be a torch device such as 'cpu' or 'cuda', got 'warp'."),
+        (["--target", "missing.jsonl"], "no file 'missing.jsonl': check the path."),
+        (["--features", "missing.npy"], "no file 'missing.npy': check the path."),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    import torch
+
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.setattr("hf_gip.features.embed._fill", lambda *_: pytest.fail("embedded before checking"))
+    options = [] if "--k" in words else ["--k", 5]
+    options += [] if "--features" in words else ["--encoder", "lexical"]
+    assert refusal(capsys, "select", source, *options, *words, "--out", tmp_path / "out") == message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_use_is_refused_before_the_source_is_read(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("keep")
+    message = f"`folder` must be new or empty, got {str(tmp_path / 'full')!r}: name another or clear it first."
+    assert refusal(capsys, "select", "no/such", "--k", 5, "--out", tmp_path / "full") == message
+    assert refusal(capsys, "select", source, "--k", 5, "--out", source) == message.replace("full", "pool.parquet")
+
+
+def test_sources_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(name: str, *words: object) -> str:
+        return refusal(capsys, "select", name, "--k", 1, "--out", tmp_path / "out", "--encoder", "lexical", *words)
+
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
+    (tmp_path / "odd.xyz").write_text("what")
+    (tmp_path / "folder").mkdir()
+    Dataset.from_dict({"text": []}).to_parquet(tmp_path / "none.parquet")
+    Dataset.from_dict({"text": ["", "  "]}).to_parquet(tmp_path / "blank.parquet")
+    assert said("/no/such/place") == (
+        "no file or folder '/no/such/place': check the path, or give a Hub id such as 'user/name'."
+    )
+    assert said(f"{tmp_path}/gone.parquet") == f"no file '{tmp_path}/gone.parquet': check the path."
+    assert said(f"{tmp_path}/bad.parquet").startswith("cannot read 'bad.parquet' as parquet: ")
+    assert said(f"{tmp_path}/odd.xyz") == (
+        "cannot tell the format of 'odd.xyz': use one of .parquet, .jsonl, .json, .csv, .tsv, .txt."
+    )
+    assert said(f"{tmp_path}/folder") == (
+        "folder 'folder' was not written by `save_to_disk`: give a data file or such a folder."
+    )
+    assert said(f"{tmp_path}/none.parquet") == (
+        "`dataset` must have at least one row, got 0: check the split or the filter before it."
+    )
+    assert said(f"{tmp_path}/blank.parquet") == (
+        "`columns` must hold text, got 2 empty texts from ['text']: name other columns."
+    )
+    assert "no/such" in said("no/such")
+
+
+def test_verify_names_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = str(tmp_path / "nothing")
+    assert refusal(capsys, "verify", missing) == f"no folder {missing!r}: give one written by `hf_gip.save_subset`."
+    (tmp_path / "empty").mkdir()
+    assert hf_gip("verify", tmp_path / "empty") == 1
+    assert "holds no gip/manifest.json" in capsys.readouterr().out
+
+
+def test_wrong_vectors_are_refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(matrix: np.ndarray) -> str:
+        np.save(tmp_path / "vectors.npy", matrix)
+        return refusal(
+            capsys, "select", source, "--k", 2, "--features", tmp_path / "vectors.npy", "--out", tmp_path / "out"
+        )
+
+    assert said(np.ones((39, 4), np.float32)) == (
+        "`features` must have one row per example (40), got 39: pass the vectors of this very dataset, in its order."
+    )
+    bad = np.ones((40, 4), np.float32)
+    bad[3, 1] = np.nan
+    assert "NaN" in said(bad)
+    assert "3" in said(bad)
+    (tmp_path / "vectors.npy").write_bytes(b"junk")
+    shutil.copy(tmp_path / "vectors.npy", tmp_path / "junk.npy")
+    message = refusal(
+        capsys, "select", source, "--k", 2, "--features", tmp_path / "junk.npy", "--out", tmp_path / "out"
+    )
+    assert message.startswith("cannot read 'junk.npy' as a matrix: ")
