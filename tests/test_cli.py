@@ -151,7 +151,7 @@ def test_no_text_of_a_row_is_taken_for_markup_or_control(tmp_path: Path, capsys:
             ["--id-column", "good"],
             "`id_column` must name each row once, got 34 repeated values in 'good': leave it out to use positions.",
         ),
-        (["--noise", "-1"], "`noise` must be a positive number, got -1.0."),
+        (["--noise", "-1"], "`noise` must be a finite number of at least 0, got -1.0."),
         (
             ["--device", "cuda"],
             "`device` is 'cuda' but torch sees no GPU here: leave `device` out, or install a CUDA torch.",
@@ -210,9 +210,7 @@ def test_sources_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.Ca
     assert said(f"{tmp_path}/folder") == (
         "folder 'folder' was not written by `save_to_disk`: give a data file or such a folder."
     )
-    assert said(f"{tmp_path}/none.parquet") == (
-        "`dataset` must have at least one row, got 0: check the split or the filter before it."
-    )
+    assert said(f"{tmp_path}/none.parquet") == ("'none.parquet' must hold at least one row, got 0: check the file.")
     assert said(f"{tmp_path}/blank.parquet") == (
         "`columns` must hold text, got 2 empty texts from ['text']: name other columns."
     )

@@ -29,7 +29,9 @@ def main() -> None:
         SystemExit: With code 2, after one sentence on stderr, where the input is wrong.
     """
     from datasets.exceptions import DatasetsError
+    from datasets.utils import logging
 
+    logging.set_verbosity(logging.CRITICAL)  # what readers log on the way is in the sentence
     try:
         PROGRAM()
     except (ValueError, TypeError, OSError, ImportError, DatasetsError) as error:

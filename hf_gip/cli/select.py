@@ -43,8 +43,10 @@ def select_command(
     ] = True,
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
+    from rich.text import Text
+
     from hf_gip.cli.inputs import names, open_target, vectors
-    from hf_gip.cli.output import console, plain, size
+    from hf_gip.cli.output import console, size
     from hf_gip.dataset.gip_select import gip_select
     from hf_gip.dataset.open import open_dataset
     from hf_gip.manifest.layout import check_empty
@@ -55,7 +57,7 @@ def select_command(
     started = time.perf_counter()
     pool = open_dataset(source, split=split, config=config, revision=revision)
     shape = f"{_plural(len(pool), 'row')} of {_plural(len(pool.column_names), 'column')}"
-    terminal.print(plain(f"Read {shape} from {Path(source).name!r}{_since(started)}."))
+    terminal.print(Text(f"Read {shape} from {Path(source).name!r}{_since(started)}."))
     options: dict[str, Any] = {
         "scores": names(scores),
         "target": None if target is None else open_target(target, split=target_split, config=target_config),
@@ -76,7 +78,7 @@ def select_command(
     started = time.perf_counter()
     manifest = save_subset(subset, out, include_rows=rows)
     written = size(sum(entry.size for entry in manifest.files.values()))
-    terminal.print(plain(f"Saved {written} to {str(out)!r}{_since(started)}: check it with `hf-gip verify`."))
+    terminal.print(Text(f"Saved {written} to {str(out)!r}{_since(started)}: check it with `hf-gip verify`."))
 
 
 def _show(subset: "Dataset", started: float, terminal: "Console") -> None:

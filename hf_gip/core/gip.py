@@ -60,7 +60,7 @@ def gip(
         TypeError: If a matrix is no floating-point tensor.
         ValueError: If a shape, a value or a name is wrong, or the features or the queries are all zero.
     """
-    _check_names(objective, pursuit, noise, precision)
+    check_names(objective, pursuit, noise, precision)
     check_matrix("features", features)
     check_k(k, len(features))
     setting = _prepare(features, queries, noise, precision)
@@ -189,7 +189,12 @@ def _total(
     return 0.5 * float(prior - torch.linalg.slogdet(left / noise + unit)[1])
 
 
-def _check_names(objective: str, pursuit: str, noise: float, precision: Float[Tensor, " n"] | None) -> None:
+def check_names(objective: str, pursuit: str, noise: float, precision: Float[Tensor, " n"] | None) -> None:
+    """Raise unless the options exist and go together.
+
+    Raises:
+        ValueError: If not; the message says which.
+    """
     if objective not in ("projection", "information"):
         raise ValueError(f'`objective` must be "projection" or "information", got {objective!r}.')
     if pursuit not in ("orthogonal", "matching"):

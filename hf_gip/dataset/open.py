@@ -49,6 +49,10 @@ def _file(path: Path) -> Dataset:
     options: dict[str, Any] = {"delimiter": "\t"} if path.suffix.lower() == ".tsv" else {}
     try:
         loaded = datasets.load_dataset(kind, data_files=str(path), split="train", **options)
+    except ValueError as error:
+        if "corresponds to no data" in str(error):  # what `datasets` says of a file without rows
+            raise ValueError(f"{path.name!r} must hold at least one row, got 0: check the file.") from None
+        raise ValueError(f"cannot read {path.name!r} as {kind}: {_first_line(error)}") from error
     except Exception as error:  # each reader raises its own kinds; the cause goes along
         raise ValueError(f"cannot read {path.name!r} as {kind}: {_first_line(error)}") from error
     return remember_files(loaded, [path])
@@ -65,7 +69,7 @@ def _saved(path: Path, split: str) -> Dataset:
         return remember_files(loaded, list(path.glob("*.arrow")))
     if split not in loaded:
         raise ValueError(f"`split` must be one of {list(loaded)}, got {split!r}.")
-    return remember_files(loaded[split], list((path / split).glob("*.arrow")))
+    return remember_files(loaded[split], list((path / split).glob("*.arrow")), split=split)
 
 
 def _looks_like_hub_id(source: str) -> bool:

@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from hf_gip.core.checks import check_matrix
+from hf_gip.core.gip import check_names
 from hf_gip.core.judge import near_copies
 from hf_gip.core.queries import default_noise, precision_from_scores, whiten
 from hf_gip.dataset.columns import read_scores, read_vectors
@@ -144,6 +145,7 @@ def check_device(device: str | None) -> str:
 
 
 def _check_combinations(options: dict[str, Any]) -> None:
+    check_names(options["objective"], "orthogonal", 1.0 if options["noise"] is None else options["noise"], None)
     if options["noise"] is not None and options["diversity"] is not None:
         raise ValueError("`noise` and `diversity` must not both be given: `diversity` only moves the default noise.")
     if options["diversity"] is not None:

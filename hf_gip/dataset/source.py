@@ -28,14 +28,15 @@ def describe_source(dataset: Dataset, *, id_column: str | None = None) -> dict[s
     return described | (_hub(dataset) or _opened(dataset) or {})
 
 
-def remember_files(dataset: Dataset, paths: Sequence[Path]) -> Dataset:
-    """Note on a freshly opened dataset which local files it was read from: names, sizes and SHA-256."""
+def remember_files(dataset: Dataset, paths: Sequence[Path], *, split: str = "train") -> Dataset:
+    """Note on a freshly opened dataset which local files it was read from: names, sizes and SHA-256, and the split."""
     files = []
     for path in sorted(paths):
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         files.append({"name": path.name, "size": path.stat().st_size, "sha256": sha256})
-    setattr(dataset, "opened_from", {"fingerprint": dataset._fingerprint, "files": files})  # noqa: B010
+    noted = {"fingerprint": dataset._fingerprint, "files": files, "split": split}
+    setattr(dataset, "opened_from", noted)  # noqa: B010 — an attribute of this instance
     return dataset
 
 
@@ -43,7 +44,7 @@ def _opened(dataset: Dataset) -> dict[str, Any] | None:
     noted = getattr(dataset, "opened_from", None)
     if noted is None or noted["fingerprint"] != dataset._fingerprint:
         return None
-    return {"kind": "files", "files": noted["files"]}
+    return {"kind": "files", "files": noted["files"], "split": noted["split"]}
 
 
 def _hub(dataset: Dataset) -> dict[str, Any] | None:
