@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hf_gip.features.adam import adam_moments
     from hf_gip.features.embed import embed
     from hf_gip.features.gradients import gradient_features
+    from hf_gip.manifest.reproduce import reproduce
     from hf_gip.manifest.save import save_subset
     from hf_gip.manifest.verify import verify
 
@@ -39,6 +40,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "gradient_features": "hf_gip.features.gradients",
     "gtp": "hf_gip.core.gtp",
     "rate": "hf_gip.dataset.rate",
+    "reproduce": "hf_gip.manifest.reproduce",
     "save_subset": "hf_gip.manifest.save",
     "spice": "hf_gip.core.spice",
     "verify": "hf_gip.manifest.verify",
@@ -58,6 +60,7 @@ __all__ = [
     "gradient_features",
     "gtp",
     "rate",
+    "reproduce",
     "save_subset",
     "spice",
     "verify",

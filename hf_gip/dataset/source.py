@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-HUB_FILE = re.compile(r"hf://datasets/(?P<repo>[^@]+)@(?P<commit>[0-9a-f]{40})/(?P<path>.+)")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def describe_source(dataset: Dataset, *, id_column: str | None = None) -> dict[str, Any]:
@@ -48,40 +48,38 @@ def _opened(dataset: Dataset) -> dict[str, Any] | None:
 
 
 def _hub(dataset: Dataset) -> dict[str, Any] | None:
-    """Repository, commit and files of a dataset loaded from the Hub and left as it was."""
-    found = {HUB_FILE.fullmatch(url): entry for url, entry in (dataset.info.download_checksums or {}).items()}
-    if not found or None in found or not _as_loaded(dataset):
+    """Repository and commit of a dataset loaded from the Hub and left as it was.
+
+    `datasets` keeps neither, but its cache folder is `namespace___name/config/version/commit`, and the Hub cache,
+    which holds the card, spells the repository's name in full.
+    """
+    if not dataset.cache_files:
         return None
-    matches = [match for match in found if match is not None]
-    origins = {(match["repo"], match["commit"]) for match in matches}
-    if len(origins) > 1:
+    folder = Path(dataset.cache_files[0]["filename"]).parent
+    config = dataset.info.config_name
+    if not COMMIT.fullmatch(folder.name) or folder.parts[-3] != config or not _as_loaded(dataset, folder):
         return None
-    [(repo, commit)] = origins
-    files = [
-        {"name": match["path"], "size": entry["num_bytes"], "sha256": entry.get("checksum")}
-        for match, entry in found.items()
-        if match is not None
-    ]
-    return {
-        "kind": "hub",
-        "repo_id": repo,
-        "revision": commit,
-        "config": dataset.info.config_name,
-        "files": sorted(files, key=lambda file: file["name"]),
-    }
+    repo_id = _repository(folder.parts[-4], folder.name)
+    return None if repo_id is None else {"kind": "hub", "repo_id": repo_id, "revision": folder.name, "config": config}
 
 
-def _as_loaded(dataset: Dataset) -> bool:
+def _as_loaded(dataset: Dataset, folder: Path) -> bool:
     """Whether the fingerprint is still the one a builder gives: a hash of its cache folder and the split."""
     from datasets.fingerprint import Hasher
 
-    if not dataset.cache_files:
-        return False
-    parts = Path(dataset.cache_files[0]["filename"]).parent.parts
-    fingerprints = set()
-    for depth in (4, 5):  # name/config/version/hash, and one more folder under some builders
-        hasher = Hasher()
-        hasher.update(Path(*parts[-depth:]).as_posix())
-        hasher.update(str(dataset.split))
-        fingerprints.add(hasher.hexdigest())
-    return dataset._fingerprint in fingerprints
+    hasher = Hasher()
+    hasher.update(Path(*folder.parts[-4:]).as_posix())
+    hasher.update(str(dataset.split))
+    return dataset._fingerprint == hasher.hexdigest()
+
+
+def _repository(cached_as: str, commit: str) -> str | None:
+    """The repository that the Hub cache holds at `commit` and that `datasets` caches under this name."""
+    from datasets.naming import camelcase_to_snakecase
+    from huggingface_hub import constants
+
+    for snapshot in Path(constants.HF_HUB_CACHE).glob(f"datasets--*/snapshots/{commit}"):
+        names = snapshot.parents[1].name.split("--")[1:]
+        if "___".join([*names[:-1], camelcase_to_snakecase(names[-1])]) == cached_as:
+            return "/".join(names)
+    return None

@@ -20,7 +20,7 @@ from hf_gip.manifest.selection_file import selection_table, write_selection
 from hf_gip.manifest.source import source_of
 
 SHARD_BYTES = 500_000_000
-ELSEWHERE = ("timings", "source", "versions", "method", "parameters", "options")  # kept in fields of their own, or not
+ELSEWHERE = ("timings", "source", "versions", "method", "parameters")  # kept in fields of their own, or not
 
 
 def write_layout(
@@ -168,7 +168,6 @@ def _write_selection(subset: Dataset, folder: Path, written: _Written, config_na
         method=record["method"],
         parameters=dict(record["parameters"]),
         recipe={name: value for name, value in record.items() if name not in ELSEWHERE},
-        options=dict(record.get("options", {})),
         source=source,
         versions=dict(record["versions"]),
         k=len(subset),

@@ -100,5 +100,5 @@ def restore_selection(rows: Dataset, manifest: Manifest, folder: Path) -> Datase
 def record_of(manifest: Manifest) -> dict[str, Any]:
     """The selection's record as the manifest kept it."""
     kept = manifest.model_dump()
-    names = ("method", "parameters", "options", "source", "versions")
+    names = ("method", "parameters", "source", "versions")
     return {**kept["recipe"], **{name: kept[name] for name in names}}

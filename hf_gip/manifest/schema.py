@@ -98,9 +98,8 @@ class Manifest(_Frozen):
     Attributes:
         format: Version of this schema.
         method: Name of the selecting method.
-        parameters: What the method was given and derived (C-order of meaning: budget, objective, noise, …).
-        recipe: Everything else that decides the result: features, queries, scores.
-        options: The caller's arguments, enough to select again; what JSON cannot hold is named by its kind.
+        parameters: What the method was given and derived: budget, objective, noise, ….
+        recipe: Everything else that decides the result, enough to select again: features, queries, scores.
         source: The pool.
         versions: Library versions.
         k: Rows chosen.
@@ -121,7 +120,6 @@ class Manifest(_Frozen):
     method: Name
     parameters: Json
     recipe: Json
-    options: Json
     source: Source
     versions: Annotated[dict[str, Name], Field(max_length=100)]
     k: Annotated[int, Field(ge=1, lt=1 << 40)]

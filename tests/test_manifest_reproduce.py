@@ -1,0 +1,149 @@
+"""Selecting again from the source, and where a dataset came from."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from datasets import Dataset, config
+from saved import pool, save
+
+import hf_gip
+from hf_gip.dataset.open import open_dataset
+from hf_gip.dataset.source import describe_source
+from hf_gip.manifest.reproduce import reproduce_from
+from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, read_manifest
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def forge(folder: Path, **changes: Any) -> None:
+    (folder / MANIFEST_PATH).write_bytes(read_manifest(folder).model_copy(update=changes).sealed().to_bytes())
+
+
+def test_the_same_picks_are_found_again_and_not_in_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hf_gip.core import gip as core
+
+    save(tmp_path / "out")
+    calls, really = [], core.gip
+    monkeypatch.setattr(core, "gip", lambda *args, **kwargs: calls.append(1) or really(*args, **kwargs))
+    again = hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu")
+    assert (again.verdict, again.common, again.first_difference) == ("same picks", 6, None)
+    assert again
+    assert again.published == pytest.approx(again.again)
+    assert re.fullmatch(
+        r"same picks: 6 of 6 rows in common; objective [\d.]+, published [\d.]+ \([+-][\d.e+-]+\)", str(again)
+    )
+    assert calls == [1]
+    assert datasets.is_caching_enabled()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"encoder": "lexical"},
+        {"encoder": "lexical", "template": "say: {text}", "objective": "information"},
+        {"encoder": "lexical", "target": ["await loop", "tree"], "whiten": True, "diversity": 0.2},
+        {"encoder": "lexical", "scores": ["good"], "quality": 3.0, "noise": 0.7},
+        {"features": "vector", "id_column": "name"},
+    ],
+)
+def test_every_recorded_option_is_used_again(tmp_path: Path, options: dict[str, Any]) -> None:
+    pool().to_parquet(tmp_path / "pool.parquet")
+    rows = open_dataset(str(tmp_path / "pool.parquet"))
+    hf_gip.save_subset(hf_gip.gip_select(rows, 12, device="cpu", **options), tmp_path / "out")
+    assert hf_gip.reproduce(tmp_path / "out", source=tmp_path / "pool.parquet", device="cpu").verdict == "same picks"
+
+
+def test_what_the_manifest_only_names_must_be_given_again(tmp_path: Path) -> None:
+    vectors = np.asarray(pool()["vector"][:], np.float32)
+    chosen = hf_gip.gip_select(pool(), 5, features=vectors, target=vectors[:3], device="cpu")
+    hf_gip.save_subset(chosen, tmp_path / "out")
+    message = "`target` must be given again: the manifest names a matrix and does not hold it."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf_gip.reproduce(tmp_path / "out", source=pool())
+    given = {"features": vectors, "target": vectors[:3]}
+    assert hf_gip.reproduce(tmp_path / "out", source=pool(), **given, device="cpu").verdict == "same picks"
+    other = hf_gip.reproduce(tmp_path / "out", source=pool(), features=vectors, target=vectors[9:], device="cpu")
+    assert other.verdict == "different"
+    assert not other
+
+
+def test_a_subset_that_gip_did_not_choose_is_told(tmp_path: Path) -> None:
+    save(tmp_path / "out")
+    forge(tmp_path / "out", objective=read_manifest(tmp_path / "out").objective * 1.01)
+    assert hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu").verdict == "different"
+    save(tmp_path / "two")
+    manifest = read_manifest(tmp_path / "two")
+    good = hf_gip.gip_select(pool(), 6, features="vector", scores=["good"], device="cpu").selection.indices.tolist()
+    swapped = [good[1], good[0], *good[2:]]
+    again = reproduce_from(manifest, swapped, pool(), {"target": None}, device="cpu")
+    assert (again.verdict, again.first_difference, again.common) == ("same objective", 0, 6)
+
+
+def test_another_source_or_method_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "out")
+    message = "`source` must be the recorded one: the source has 39 rows, the manifest says 40"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        hf_gip.reproduce(tmp_path / "out", source=pool().select(range(39)))
+    forge(tmp_path / "out", parameters={})
+    with pytest.raises(ValueError, match=r"^the manifest does not say how to select again: KeyError\('objective'\)"):
+        hf_gip.reproduce(tmp_path / "out", source=pool())
+    forge(tmp_path / "out", method="other")
+    message = "`reproduce` selects again by gip, got a subset chosen by 'other'."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf_gip.reproduce(tmp_path / "out", source=pool())
+
+
+def test_no_path_out_of_a_manifest_is_taken_for_an_encoder(tmp_path: Path) -> None:
+    hf_gip.save_subset(hf_gip.gip_select(pool(), 3, encoder="lexical", device="cpu"), tmp_path / "out")
+    recipe = read_manifest(tmp_path / "out").recipe
+    recipe["features"] |= {"encoder": "/somewhere/else", "revision": "0" * 40}
+    forge(tmp_path / "out", recipe=recipe)
+    with pytest.raises(ValueError, match=r"^`encoder` must be given again: the manifest names '/somewhere/else'"):
+        hf_gip.reproduce(tmp_path / "out", source=pool())
+
+
+def test_a_dataset_of_the_hub_is_pinned_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The builder that `load_dataset` uses for a Hub repository, over a Hub cache that holds the card."""
+    from datasets.data_files import DataFilesDict
+    from datasets.packaged_modules.parquet.parquet import Parquet, ParquetConfig
+    from huggingface_hub import constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    pool().to_parquet(tmp_path / "rows.parquet")
+    files = DataFilesDict.from_patterns({"test": [str(tmp_path / "rows.parquet")]})
+
+    class Published(Parquet):
+        BUILDER_CONFIGS = [ParquetConfig(name="main", data_files=files)]  # noqa: RUF012
+
+    builder = Published(
+        cache_dir=str(tmp_path / "cache"),
+        dataset_name="OpenHermes-2.5",
+        config_name="main",
+        hash=commit,
+    )
+    builder.repo_id = "Teknium/OpenHermes-2.5"  # afterwards: the constructor wants its files on the Hub
+    builder._cache_dir = builder._output_dir = builder._build_cache_dir()
+    builder.download_and_prepare()
+    rows = builder.as_dataset("test")
+    assert isinstance(rows, Dataset)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert describe_source(rows)["kind"] == "rows"  # the repository's name is not known
+    (tmp_path / "hub" / "datasets--someone--else" / "snapshots" / commit).mkdir(parents=True)
+    (tmp_path / "hub" / "datasets--Teknium--OpenHermes-2.5" / "snapshots" / commit).mkdir(parents=True)
+    found = SimpleNamespace(**describe_source(rows))
+    assert (found.kind, found.repo_id, found.revision) == ("hub", "Teknium/OpenHermes-2.5", commit)
+    assert (found.config, found.split, found.num_rows) == ("main", "test", 40)
+    assert describe_source(rows.shuffle(seed=0))["kind"] == "rows"
+    hf_gip.save_subset(hf_gip.gip_select(rows, 3, features="vector", device="cpu"), tmp_path / "out")
+    source = read_manifest(tmp_path / "out").source
+    assert (source.repo_id, source.revision, source.rows_sha256) == ("Teknium/OpenHermes-2.5", commit, None)
+    assert hf_gip.verify(tmp_path / "out", source=rows).ok
+    assert (tmp_path / "out" / SELECTION_PATH).exists()
