@@ -14,8 +14,9 @@ import pytest
 from datasets import Dataset
 
 from hf_gip.features import embed as module
+from hf_gip.features import encoders
 from hf_gip.features.embed import embed, embed_texts
-from hf_gip.features.encoders import name_encoder
+from hf_gip.features.encoders import DEFAULT_ENCODER, name_encoder
 from hf_gip.features.lexical import LexicalEncoder
 
 
@@ -130,6 +131,7 @@ KILLED = """
 import sys, time
 import datasets, numpy as np
 from hf_gip.features import embed as module
+from hf_gip.features import encoders
 
 datasets.config.HF_DATASETS_CACHE = sys.argv[1]
 module.SHARD_ROWS = 50
@@ -171,3 +173,24 @@ def test_a_killed_run_goes_on_at_the_last_finished_shard(tmp_path: Path) -> None
     overhead = encoded - 1_000  # probe, warm-up and sample, once per run
     assert after - overhead == 1_000 - 50 * done
     assert before + after <= encoded + overhead + 2 * 50
+
+
+def test_the_default_encoder_works_without_the_hub_where_its_weights_are_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(encoders, "_resolve_commit", out_of_reach)
+    found = name_encoder(DEFAULT_ENCODER)
+    assert "using the MiniLM in the installed package" in capsys.readouterr().out
+    assert set(found.identity) == {"encoder", "files"}  # named by its content, not by a commit nobody could check
+    vectors = found.load().encode(["a cat", "a kitten", "an invoice"])
+    assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
+
+    with pytest.raises(OSError, match="out of reach"):
+        name_encoder("someone/other-encoder")
+    monkeypatch.setattr(encoders, "_packaged_minilm", lambda: None)
+    with pytest.raises(OSError, match="out of reach"):
+        name_encoder(DEFAULT_ENCODER)
+
+
+def out_of_reach(repo_id: str, revision: str | None) -> str:
+    raise OSError("out of reach")

