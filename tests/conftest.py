@@ -1,12 +1,19 @@
-"""What every test shares: no network, temporary caches, the real data where it is at hand."""
+"""What every test shares: a Hub of our own instead of the network, temporary caches, the real data where at hand."""
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from hub_server import Hub
+
+# Before the first import of huggingface_hub and datasets: they read HF_ENDPOINT at import.
 os.environ.update(
     HF_HOME=tempfile.mkdtemp(prefix="hf-gip-tests-"),
-    HF_HUB_OFFLINE="1",
+    HF_ENDPOINT=(HUB := Hub().start()).url,
+    HF_TOKEN="",
+    HF_HUB_OFFLINE="0",
+    NO_PROXY="127.0.0.1,localhost",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_XET="1",
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
@@ -31,3 +38,12 @@ def data() -> Path:
 def device() -> torch.device:
     """Where tensor tests run: HF_GIP_TEST_DEVICE, the CPU unless told."""
     return torch.device(os.environ.get("HF_GIP_TEST_DEVICE", "cpu"))
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """The local Hub, without faults and with an empty log; repositories of earlier tests are gone."""
+    HUB.calm()
+    HUB.repos.clear()
+    yield HUB
+    HUB.calm()
