@@ -8,15 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Image, config, load_dataset
+from datasets.table import InMemoryTable
 from saved import pool, save
 
 import hf_gip
 from hf_gip.manifest.hashing import canonical, row_hashes
 from hf_gip.manifest.save import load_folder
 from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, parse_manifest, read_manifest
+
+MOMENT = datetime.datetime(2024, 5, 6, 7, 8, 9, 123000)
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +116,10 @@ def test_what_cannot_be_saved_is_refused_in_one_sentence(tmp_path: Path) -> None
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         hf_gip.save_subset(subset.map(lambda row: row), tmp_path / "new")
-    message = "`subset` must be a `datasets.Dataset`, got DatasetDict: save each split by itself."
+    message = (
+        "`subset` must be one `datasets.Dataset`, got a DatasetDict with splits ['train']: save each split by itself, "
+        "in a folder of its own."
+    )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         hf_gip.save_subset(DatasetDict({"train": subset}), tmp_path / "new")  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "new").exists()
@@ -198,3 +205,89 @@ def test_an_untrusted_manifest_is_refused_in_one_sentence(tmp_path: Path, change
         change = {"files": {name: next(iter(kept["files"].values())) for name in change["files"]}}
     with pytest.raises(ValueError, match=rf"^the manifest is not valid at `[\w./\[\]\-]+`: .*{reason}[^\n]*\.$"):
         parse_manifest(json.dumps(kept | change).encode())
+
+
+COLUMNS = {
+    "large": (pa.large_string(), ["é", None]),
+    "bytes": (pa.binary(), [b"x\x00", b""]),
+    "unsigned": (pa.uint64(), [2**63 + 1, 0]),
+    "half": (pa.float16(), [0.1, -1.5]),
+    "single": (pa.float32(), [0.1, float("nan")]),
+    "flag": (pa.bool_(), [True, None]),
+    "seconds": (pa.timestamp("s"), [MOMENT.replace(microsecond=0), None]),
+    "nanos": (pa.timestamp("ns"), [MOMENT, MOMENT]),
+    "zoned": (pa.timestamp("us", tz="Europe/Paris"), [MOMENT.replace(tzinfo=datetime.UTC), None]),
+    "day": (pa.date32(), [MOMENT.date(), None]),
+    "clock": (pa.time64("us"), [MOMENT.time(), None]),
+    "span": (pa.duration("us"), [datetime.timedelta(seconds=1.5), None]),
+    "price": (pa.decimal128(10, 2), [decimal.Decimal("1.50"), None]),
+    "list": (pa.list_(pa.int32()), [[1, None], []]),
+    "fixed": (pa.list_(pa.float32(), 2), [[0.1, 0.2], [3.0, 4.0]]),
+    "turns": (
+        pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+        [[{"role": "user", "content": "hi"}], []],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_every_type_of_column_is_saved_verified_and_loaded(tmp_path: Path, name: str) -> None:
+    kind, values = COLUMNS[name]
+    rows = Dataset(InMemoryTable(pa.table({"text": ["one word", "two words"], name: pa.array(values, kind)})))
+    subset = hf_gip.gip_select(rows, 2, columns=["text"], encoder="lexical", device="cpu")
+    hf_gip.save_subset(subset, tmp_path / "out")
+    report = hf_gip.verify(tmp_path / "out", source=rows)
+    assert report.ok, str(report)
+    loaded = load_folder(tmp_path / "out")
+    assert list(row_hashes(loaded, loaded.column_names)) == list(row_hashes(subset, subset.column_names))
+
+
+SAVE_MUCH = """
+import sys, tracemalloc
+import pyarrow as pa, torch
+from datasets import Dataset
+import hf_gip
+
+def rows():
+    for i in range(16_000):
+        yield {"text": f"{i} " * 1_000, "vector": [float(i % 7), 1.0]}
+
+big = Dataset.from_generator(rows)
+assert big.data.nbytes > 80e6
+record = hf_gip.gip_select(big, 1, features="vector", device="cpu").selection.record
+subset = big.select(range(15_999, -1, -1))
+subset.selection = hf_gip.Selection(torch.arange(15_999, -1, -1), torch.ones(16_000).double(), record=record)
+tracemalloc.start()
+hf_gip.save_subset(subset, sys.argv[1], max_shard_size="20MB")
+print(tracemalloc.get_traced_memory()[1], pa.default_memory_pool().max_memory())
+"""
+
+
+def test_memory_does_not_grow_with_the_subset(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SAVE_MUCH, str(tmp_path / "out")]
+    environment = {"HF_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    python, arrow = map(int, done.stdout.split())
+    assert python < 30e6
+    assert arrow < 50e6
+    assert len(read_manifest(tmp_path / "out").shards()) >= 4
+
+
+KILLED = """
+import os, sys; sys.path.insert(0, sys.argv[1])
+import hf_gip.manifest.layout as layout
+assert hasattr(layout, sys.argv[3])
+setattr(layout, sys.argv[3], lambda *_, **__: os.kill(os.getpid(), 9))
+from saved import save
+save(__import__("pathlib").Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("moment", ["file_entry", "card_text"])
+def test_a_killed_save_leaves_no_folder_that_looks_whole(tmp_path: Path, moment: str) -> None:
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "out"), moment]
+    done = subprocess.run(command, env={"HF_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"})
+    assert done.returncode == -9
+    assert not (tmp_path / "out").exists()
+    save(tmp_path / "out")
+    assert hf_gip.verify(tmp_path / "out").ok

@@ -110,6 +110,16 @@ def test_no_path_out_of_a_manifest_is_taken_for_an_encoder(tmp_path: Path) -> No
         hf_gip.reproduce(tmp_path / "out", source=pool())
 
 
+def test_the_source_is_described_as_it_was_opened_also_for_a_cached_selection(tmp_path: Path) -> None:
+    pool().to_parquet(tmp_path / "pool.parquet")
+    bare = datasets.load_dataset("parquet", data_files=str(tmp_path / "pool.parquet"), split="train")
+    opened = open_dataset(str(tmp_path / "pool.parquet"))
+    assert isinstance(bare, Dataset)
+    assert bare._fingerprint == opened._fingerprint
+    for rows, kind in ((bare, "rows"), (opened, "files"), (bare, "rows")):
+        assert hf_gip.gip_select(rows, 3, features="vector").selection.record["source"]["kind"] == kind
+
+
 def test_a_dataset_of_the_hub_is_pinned_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The builder that `load_dataset` uses for a Hub repository, over a Hub cache that holds the card."""
     from datasets.data_files import DataFilesDict

@@ -29,10 +29,10 @@ def plain(value: object) -> Text:
 def picks_table(subset: Dataset, columns: Sequence[str]) -> Table:
     """The first picks with their gains and the beginning of their texts."""
     selection = getattr(subset, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
-    table = Table(title=f"First {min(FIRST, len(subset))} of {len(subset):,} picks")
+    table = Table(title=f"First {min(FIRST, len(subset))} of {len(subset):,} picks", expand=True)
     for name, width in (("pick", 4), ("row", 8), ("gain", 9)):
-        table.add_column(name, no_wrap=True, min_width=width, justify="right")
-    table.add_column("text", no_wrap=True, overflow="ellipsis")
+        table.add_column(name, width=width, justify="right")
+    table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
     rows = subset.select(range(min(FIRST, len(subset)))).select_columns(list(columns)).with_format(None)
     for rank, row in enumerate(rows):
         words = " · ".join(str(value) for value in dict(row).values() if value not in (None, ""))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,14 @@ def select_once(dataset: Dataset, request: Mapping[str, Any], select: "Callable[
 
 
 def attach(dataset: Dataset, selection: "Selection", request: Mapping[str, Any]) -> Dataset:
-    """The chosen rows in pick order, with `selection` on the result and a fingerprint that depends on the request."""
+    """The chosen rows in pick order, with `selection` on the result and a fingerprint that depends on the request.
+
+    The source is described anew: a cached record may stem from the same rows opened in another way.
+    """
+    from hf_gip.dataset.source import describe_source
+
+    source = describe_source(dataset, id_column=selection.record["source"]["id_column"])
+    selection = replace(selection, record={**selection.record, "source": source})
     fingerprint = _fingerprint(dataset, request)
     subset = dataset.select(selection.indices.numpy(), new_fingerprint=fingerprint)
     setattr(subset, "selection", selection)  # noqa: B010 — attributes of this instance, read by the manifest's writer

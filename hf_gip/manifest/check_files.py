@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hf_gip.manifest.card import card_configs
-from hf_gip.manifest.hashing import BATCH_ROWS, digest_of, file_sha256, hash_table
-from hf_gip.manifest.report import Check, verdict
+from hf_gip.manifest.hashing import BATCH_ROWS, digest_of, file_sha256, hash_table, values
+from hf_gip.manifest.report import SHOWN, Check, verdict
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, SELECTION_PATH, Manifest
 from hf_gip.manifest.selection_file import read_selection
 
@@ -70,12 +71,12 @@ def check_selection(folder: Path, manifest: Manifest) -> tuple[Check, pa.Table |
     except ValueError as error:
         return Check("selection", "failed", str(error)), None
     problems = []
-    if len(table) != manifest.k or table["rank"].to_pylist() != list(range(len(table))):
+    if len(table) != manifest.k or any(rank != i for i, rank in enumerate(values(table["rank"]))):
         problems.append(f"the ranks are not 0 to {manifest.k - 1} in order")
     problems += _index_problems(table, manifest)
-    if digest_of(table["row_sha256"].to_pylist()) != manifest.rows_sha256:
+    if digest_of(values(table["row_sha256"])) != manifest.rows_sha256:
         problems.append("a row hash was changed: they do not fit `rows_sha256`")
-    objective = math.fsum(table["gain"].to_pylist())
+    objective = math.fsum(values(table["gain"]))
     if not math.isclose(objective, manifest.objective, rel_tol=1e-9, abs_tol=1e-12):
         problems.append(
             f"a gain was changed: they add up to {objective:.6g}, `objective` says {manifest.objective:.6g}"
@@ -91,24 +92,25 @@ def check_rows(folder: Path, manifest: Manifest, picks: pa.Table | None) -> Chec
     if picks is None:
         return Check("rows", "skipped", "the selection cannot be read")
     try:
-        found = [name for path in manifest.shards() for name in _shard_hashes(folder, path, manifest)]
+        found = (name for path in manifest.shards() for name in _shard_hashes(folder, path, manifest))
+        problems = differing(picks, found)
     except UNREADABLE as error:
         return Check("rows", "failed", f"the rows cannot be read: {_line(error)}.")
-    expected = picks["row_sha256"].to_pylist()
-    problems = differing(expected, found, picks["row_id"].to_pylist())
-    if len(found) != len(expected):
-        problems.append(f"{len(found)} rows, the selection has {len(expected)}")
-    return verdict("rows", problems, f"{len(found):,} rows have the hashes of the selection")
+    return verdict("rows", problems, f"{len(picks):,} rows have the hashes of the selection")
 
 
-def differing(expected: list[str], found: list[str], row_ids: list[str]) -> list[str]:
-    """One phrase for each row whose hash is not the expected one."""
-    pairs = enumerate(zip(expected, found, row_ids, strict=False))
-    return [f"row {name!r} at rank {rank} was changed" for rank, (want, got, name) in pairs if want != got]
+def differing(picks: pa.Table, found: Iterator[str]) -> list[str]:
+    """One phrase for each row whose hash is not the one in `picks`; only the first few are worded."""
+    problems, pairs = [], zip_longest(values(picks["row_sha256"]), values(picks["row_id"]), found)
+    for rank, (want, name, got) in enumerate(pairs):
+        if want != got:
+            what = "is missing" if got is None else "is one too many" if want is None else "was changed"
+            problems.append(f"row {name!r} at rank {rank} {what}" if len(problems) < SHOWN else "")
+    return problems
 
 
 def _index_problems(table: pa.Table, manifest: Manifest) -> Iterator[str]:
-    if digest_of(table["index"].to_pylist()) != manifest.indices_sha256:
+    if digest_of(values(table["index"])) != manifest.indices_sha256:
         yield "an index was changed: they do not fit `indices_sha256`"
     bounds: Any = pc.call_function("min_max", [table["index"]]).as_py()
     if len(table) and not (bounds["min"] >= 0 and bounds["max"] < manifest.source.num_rows):

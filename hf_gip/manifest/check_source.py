@@ -53,12 +53,11 @@ def _rows(manifest: Manifest, picks: pa.Table | None, source: Dataset) -> Check:
         return Check(name, "skipped", "the selection cannot be read")
     if gone := [column for column in manifest.columns if column not in source.column_names]:
         return Check(name, "failed", f"the source has no column {gone[0]!r}.")
-    indices = picks["index"].to_pylist()
-    if outside := [index for index in indices if not 0 <= index < len(source)]:
+    indices = picks["index"].to_numpy()
+    if len(outside := indices[(indices < 0) | (indices >= len(source))]):
         return Check(name, "failed", f"the source has {len(source):,} rows and none at position {outside[0]}.")
-    found = list(row_hashes(source.select(indices), manifest.columns))
-    problems = differing(picks["row_sha256"].to_pylist(), found, picks["row_id"].to_pylist())
-    return verdict(name, problems, f"{len(found):,} rows of the source have the hashes of the selection")
+    problems = differing(picks, row_hashes(source.select(indices), manifest.columns))
+    return verdict(name, problems, f"{len(picks):,} rows of the source have the hashes of the selection")
 
 
 def _ask(source: Source) -> str:

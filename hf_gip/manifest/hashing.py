@@ -20,7 +20,7 @@ def row_hashes(dataset: Dataset, columns: Sequence[str]) -> Iterator[str]:
     """SHA-256 of each row, in order: independent of format, indices mapping and sharding.
 
     A row is hashed as JSON with sorted keys, UTF-8, floats by `repr`, times in ISO form, bytes by their SHA-256; media
-    kept outside the dataset counts with its bytes. Cost: about 10 µs and one read a row; memory of one batch.
+    kept outside the dataset counts with its bytes. Cost: about 7 µs a short row; memory of one batch.
     """
     for table in iter_tables(dataset, columns):
         yield from hash_table(table, columns)
@@ -47,6 +47,12 @@ def canonical(row: dict[str, Any]) -> bytes:
     """One row as bytes that depend on its values only."""
     text = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
     return text.encode()
+
+
+def values(column: pa.ChunkedArray) -> Iterator[Any]:
+    """A column's values one after the other, without a list of all."""
+    for start in range(0, len(column), BATCH_ROWS):
+        yield from column.slice(start, BATCH_ROWS).to_pylist()
 
 
 def digest_of(items: Iterable[object]) -> str:

@@ -5,16 +5,17 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from hf_gip.manifest.card import card_text
-from hf_gip.manifest.hashing import digest_of, file_sha256, hash_table, iter_tables
+from hf_gip.manifest.hashing import digest_of, file_sha256, hash_table, iter_tables, values
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, SELECTION_PATH, FileEntry, Manifest
 from hf_gip.manifest.selection_file import selection_table, write_selection
 from hf_gip.manifest.source import source_of
@@ -80,6 +81,11 @@ def check_subset(subset: Any) -> None:
         TypeError: If it is something else.
         ValueError: If the record is missing, or was made for other rows.
     """
+    if isinstance(subset, DatasetDict):
+        raise TypeError(
+            f"`subset` must be one `datasets.Dataset`, got a DatasetDict with splits {list(subset)}: save each split "
+            "by itself, in a folder of its own."
+        )
     if not isinstance(subset, Dataset):
         raise TypeError(
             f"`subset` must be a `datasets.Dataset`, got {type(subset).__name__}: save each split by itself."
@@ -97,10 +103,10 @@ def check_subset(subset: Any) -> None:
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Written:
-    hashes: list[str] = field(default_factory=list)
-    files: dict[str, FileEntry] = field(default_factory=dict)
+    hashes: pa.ChunkedArray
+    files: dict[str, FileEntry]
 
 
 @contextmanager
@@ -126,14 +132,16 @@ def _umask() -> int:
 
 def _write_rows(subset: Dataset, folder: Path | None, split: str, shard_bytes: int) -> _Written:
     """Hash every row and, with a folder, write them in shards of about `shard_bytes`."""
-    written, columns = _Written(), subset.column_names
+    files: dict[str, FileEntry] = {}
+    hashes: list[pa.Array] = []
+    columns = subset.column_names
     shards: list[tuple[Path, int]] = []
     writer: pq.ParquetWriter | None = None
     size = rows = 0
     schema = subset.features.arrow_schema
     try:
         for table in iter_tables(subset, columns):
-            written.hashes += hash_table(table, columns)
+            hashes.append(pa.array(hash_table(table, columns), pa.string()))
             if folder is None:
                 continue
             if writer is None:
@@ -153,8 +161,8 @@ def _write_rows(subset: Dataset, folder: Path | None, split: str, shard_bytes: i
     for number, (path, count) in enumerate(shards):
         final = path.with_name(f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
         path.rename(final)
-        written.files[f"data/{final.name}"] = file_entry(final, count)
-    return written
+        files[f"data/{final.name}"] = file_entry(final, count)
+    return _Written(pa.chunked_array(hashes, pa.string()), files)
 
 
 def _write_selection(subset: Dataset, folder: Path, written: _Written, config_name: str, split: str) -> Manifest:
@@ -163,7 +171,8 @@ def _write_selection(subset: Dataset, folder: Path, written: _Written, config_na
     source = source_of(record, getattr(subset, "selected_from", None))
     path = folder / SELECTION_PATH
     path.parent.mkdir()
-    write_selection(selection_table(selection, _row_ids(subset, source.id_column), written.hashes), path)
+    hashes = written.hashes.combine_chunks()
+    write_selection(selection_table(selection, _row_ids(subset, source.id_column), hashes), path)
     return Manifest(
         method=record["method"],
         parameters=dict(record["parameters"]),
@@ -175,8 +184,8 @@ def _write_selection(subset: Dataset, folder: Path, written: _Written, config_na
         objective=selection.objective,
         total=selection.total,
         captured=selection.captured,
-        indices_sha256=digest_of(selection.indices.tolist()),
-        rows_sha256=digest_of(written.hashes),
+        indices_sha256=digest_of(values(pa.chunked_array([selection.indices.numpy()]))),
+        rows_sha256=digest_of(values(written.hashes)),
         include_rows=bool(written.files),
         config_name=config_name,
         split=split,
@@ -189,11 +198,13 @@ def file_entry(path: Path, rows: int | None = None) -> FileEntry:
     return FileEntry(sha256=file_sha256(path), size=path.stat().st_size, rows=rows)
 
 
-def _row_ids(subset: Dataset, id_column: str | None) -> list[str]:
+def _row_ids(subset: Dataset, id_column: str | None) -> pa.Array:
+    """What names each row: its value in `id_column`, else its position in the pool."""
     if id_column is None or id_column not in subset.column_names:
-        return [str(index) for index in getattr(subset, "selection").indices.tolist()]  # noqa: B009
-    values = subset.select_columns([id_column]).with_format("arrow")[:][id_column]
-    return [str(value) for value in pa.chunked_array(values).to_pylist()]
+        return pc.cast(pa.array(getattr(subset, "selection").indices.numpy()), pa.string())  # noqa: B009
+    tables = iter_tables(subset, [id_column])
+    chunks = [pa.array([str(value) for value in table[id_column].to_pylist()], pa.string()) for table in tables]
+    return pa.chunked_array(chunks, pa.string()).combine_chunks()
 
 
 def _bytes(size: int | str) -> int:

@@ -1,9 +1,9 @@
 """`gip/selection.parquet`: one line per pick."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,16 +26,16 @@ MAX_ROWS = 1 << 31
 NO_NULLS = ("rank", "index", "row_id", "gain", "row_sha256")
 
 
-def selection_table(selection: "Selection", row_ids: Sequence[str], hashes: Sequence[str]) -> pa.Table:
+def selection_table(selection: "Selection", row_ids: pa.Array, hashes: pa.Array) -> pa.Table:
     """Rank, position, name, gain, row hash, weight and epoch of each pick, then the selection's own curves."""
     k = len(selection)
     weights = None if selection.weights is None else selection.weights.double().numpy()
     columns = [
-        pa.array(range(k), pa.int64()),
+        pa.array(np.arange(k)),
         pa.array(selection.indices.numpy()),
-        pa.array(row_ids, pa.string()),
+        row_ids,
         pa.array(selection.gains.double().numpy()),
-        pa.array(hashes, pa.string()),
+        hashes,
         pa.nulls(k, pa.float64()) if weights is None else pa.array(weights),
         pa.nulls(k, pa.int64()),
     ]
