@@ -245,3 +245,21 @@ def test_wrong_vectors_are_refused(source: Path, tmp_path: Path, capsys: pytest.
         capsys, "select", source, "--k", 2, "--features", tmp_path / "junk.npy", "--out", tmp_path / "out"
     )
     assert message.startswith("cannot read 'junk.npy' as a matrix: ")
+
+
+def test_a_saved_pick_is_explained_and_reported(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen = ("select", source, "--k", 7, "--scores", "good", "--encoder", "lexical", "--out", "out")
+    assert hf_gip(*chosen) == 0
+    picks = load_dataset("parquet", data_files=str(tmp_path / "out/gip/selection.parquet"), split="train")
+    capsys.readouterr()
+    assert hf_gip("explain", "out", picks[2]["index"], "--source", source) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith(f"Row {picks[2]['index']} was pick 3 and added {picks[2]['gain']:.4g} ")
+    assert hf_gip("report", "out", "--out", "page.html") == 0
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert refusal(capsys, "explain", "out", 4_000, "--source", source) == (
+        "`row` must be a row of the pool, 0 to 39, got 4000."
+    )

@@ -2,6 +2,8 @@
 
 import typer
 
+from hf_gip.cli.explain import explain_command
+from hf_gip.cli.report import report_command
 from hf_gip.cli.select import select_command
 from hf_gip.cli.verify import verify_command
 
@@ -15,6 +17,8 @@ PROGRAM = typer.Typer(
 )
 PROGRAM.command("select")(select_command)
 PROGRAM.command("verify")(verify_command)
+PROGRAM.command("explain")(explain_command)
+PROGRAM.command("report")(report_command)
 
 
 @PROGRAM.callback()

@@ -1,14 +1,17 @@
 """What `Selection.explain` and `.report` need, found again from the caches when it is asked for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
+from datasets import Dataset
 
 from hf_gip.core.explain import Explanation, explain
 from hf_gip.core.selection import Selection
-from hf_gip.dataset.signals import Signals
+from hf_gip.dataset.signals import Signals, check_device, gather_signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +46,9 @@ class GipEvidence:
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Stay behind when a dataset travels to another process: the pool would travel along."""
         return type(None), ()
+
+
+def recorded_evidence(pool: Dataset, options: Mapping[str, Any]) -> GipEvidence:
+    """The evidence of a recorded call: its arguments again, on its pool."""
+    defaults = {"columns": None, "template": None, "encoder": None, "features": None, "diversity": None}
+    return GipEvidence(gather_signals(pool, {**defaults, **options, "device": check_device(None)}))

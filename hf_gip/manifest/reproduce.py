@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +63,14 @@ def reproduce(
     target: Any = None,
     features: Any = None,
     encoder: Any = None,
+    exclude: Any = None,
     device: str | None = None,
 ) -> Reproduction:
     """Select again from the source of a saved subset, with its recorded parameters.
 
     Cached selections are not used; embeddings in the cache are. What the manifest cannot hold is given again: a target
-    that was a dataset or a matrix, features that were a matrix, an encoder that was an object or a local folder.
+    or exclusion that was a dataset or a matrix, features that were a matrix, an encoder that was an object or a
+    local folder.
 
     Args:
         folder: A folder written by `save_subset`.
@@ -76,6 +78,7 @@ def reproduce(
         target: The target, where the manifest only names its kind.
         features: The vectors, where the manifest only names their kind.
         encoder: The encoder, where it was no Hub id and not `"lexical"`.
+        exclude: What to stay away from, where the manifest only names its kind.
         device: Torch device; a GPU where there is one unless told.
 
     Returns:
@@ -95,7 +98,7 @@ def reproduce(
             os.fspath(source), split=kept.split or "train", config=kept.config, revision=kept.revision
         )
     indices = read_selection(root / SELECTION_PATH)["index"].to_pylist()
-    given = {"target": target, "features": features, "encoder": encoder}
+    given = {"target": target, "features": features, "encoder": encoder, "exclude": exclude}
     return reproduce_from(manifest, indices, source, given, device=device)
 
 
@@ -115,7 +118,7 @@ def reproduce_from(
     import hf_gip
 
     try:
-        options = _options(manifest, given)
+        options = recorded_options(manifest, given)
     except (KeyError, TypeError, AttributeError) as error:  # valid by the schema, yet not by gip
         raise ValueError(f"the manifest does not say how to select again: {error!r} is missing or wrong.") from None
     with _no_cached_selection():
@@ -136,9 +139,14 @@ def compare_picks(published: list[int], again: list[int], objective: float, reac
     return Reproduction(verdict, len(published), common, first, objective, reached)
 
 
-def _options(manifest: Manifest, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `gip_select`, from the manifest where it holds them; defaults as they were resolved then."""
-    recipe, scores = manifest.recipe, manifest.recipe.get("scores")
+def recorded_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `gip_select`, from the manifest where it holds them; defaults as they were resolved then.
+
+    Args:
+        manifest: What was recorded.
+        given: What a manifest cannot hold, by argument: `target`, `features`, `encoder`, `exclude`.
+    """
+    recipe, scores, excluded = manifest.recipe, manifest.recipe.get("scores"), manifest.recipe.get("excluded")
     return {
         "objective": manifest.parameters["objective"],
         "noise": manifest.parameters["noise"],
@@ -146,28 +154,30 @@ def _options(manifest: Manifest, given: dict[str, Any]) -> dict[str, Any]:
         "quality": scores and scores["quality"],
         "whiten": recipe["queries"].get("whitened", False),
         "id_column": manifest.source.id_column,
-        "target": _target(recipe["queries"], given["target"]),
+        "target": _vectors("target", recipe["queries"], given.get("target")),
+        "exclude": excluded and _vectors("exclude", excluded, given.get("exclude")),
+        "exclude_above": excluded["above"] if excluded else 0.9,
         **_features(recipe["features"], given),
     }
 
 
-def _target(queries: dict[str, Any], given: Any) -> Any:
-    if queries["kind"] == "pool":
+def _vectors(name: str, recipe: dict[str, Any], given: Any) -> Any:
+    if recipe["kind"] == "pool":
         return None
-    return queries["texts"] if queries["kind"] == "texts" else _again("target", given, f"a {queries['kind']}")
+    return recipe["texts"] if recipe["kind"] == "texts" else _again(name, given, f"a {recipe['kind']}")
 
 
-def _features(features: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _features(features: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     if features["kind"] == "column":
         return {"features": features["column"]}
     if features["kind"] == "matrix":
-        return {"features": _again("features", given["features"], "a matrix")}
+        return {"features": _again("features", given.get("features"), "a matrix")}
     if features["encoder"] == "lexical":
         encoder = "lexical"
     elif "revision" in features and HUB_ID.fullmatch(features["encoder"]):  # never a path out of a manifest
         encoder = f"{features['encoder']}@{features['revision']}"
     else:
-        encoder = _again("encoder", given["encoder"], repr(features["encoder"]))
+        encoder = _again("encoder", given.get("encoder"), repr(features["encoder"]))
     texts = {"template": features["template"]} if features["template"] else {"columns": features["columns"]}
     return {**texts, "encoder": encoder}
 

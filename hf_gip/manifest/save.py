@@ -2,13 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, NamedSplit
 
 from hf_gip.manifest.layout import SHARD_BYTES, write_layout
 from hf_gip.manifest.schema import SELECTION_PATH, Manifest, read_manifest
 from hf_gip.manifest.selection_file import SCHEMA, read_selection
+
+if TYPE_CHECKING:
+    from hf_gip.core.selection import Selection
 
 
 def save_subset(
@@ -77,24 +80,32 @@ def restore_selection(rows: Dataset, manifest: Manifest, folder: Path) -> Datase
     Raises:
         ValueError: If the selection file is not valid or has another number of picks.
     """
+    selection = read_picks(manifest, folder)
+    if len(selection) != len(rows):
+        raise ValueError(f"the selection must have one pick per row ({len(rows)}), got {len(selection)}.")
+    setattr(rows, "selection", selection)  # noqa: B010 — an attribute of this instance
+    return rows
+
+
+def read_picks(manifest: Manifest, folder: Path) -> "Selection":
+    """The selection of a saved folder, without its rows.
+
+    Raises:
+        ValueError: If the selection file is not valid.
+    """
     import torch
 
     from hf_gip.core.selection import Selection
 
     table = read_selection(folder / SELECTION_PATH)
-    if len(table) != len(rows):
-        raise ValueError(f"the selection must have one pick per row ({len(rows)}), got {len(table)}.")
     tensors = {
         name: torch.from_numpy(table[name].to_numpy().copy())
         for name in table.column_names
         if name in ("index", "gain") or name not in SCHEMA.names
     }
     weights = None if table["weight"].null_count else torch.from_numpy(table["weight"].to_numpy().copy())
-    selection = Selection(
-        tensors.pop("index"), tensors.pop("gain"), manifest.total, weights, record_of(manifest), tensors
-    )
-    setattr(rows, "selection", selection)  # noqa: B010 — an attribute of this instance
-    return rows
+    indices, gains = tensors.pop("index"), tensors.pop("gain")
+    return Selection(indices, gains, manifest.total, weights, record_of(manifest), tensors)
 
 
 def record_of(manifest: Manifest) -> dict[str, Any]:
