@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from hf_gip.core.explain import explain
     from hf_gip.core.gip import gip
     from hf_gip.core.gtp import gtp
+    from hf_gip.core.less import less
+    from hf_gip.core.rds import rds
     from hf_gip.core.selection import Selection
     from hf_gip.core.spice import spice
     from hf_gip.dataset.comparison import Comparison, compare
@@ -39,7 +41,9 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "gip": "hf_gip.core.gip",
     "gradient_features": "hf_gip.features.gradients",
     "gtp": "hf_gip.core.gtp",
+    "less": "hf_gip.core.less",
     "rate": "hf_gip.dataset.rate",
+    "rds": "hf_gip.core.rds",
     "reproduce": "hf_gip.manifest.reproduce",
     "save_subset": "hf_gip.manifest.save",
     "spice": "hf_gip.core.spice",
@@ -59,7 +63,9 @@ __all__ = [
     "gip_select",
     "gradient_features",
     "gtp",
+    "less",
     "rate",
+    "rds",
     "reproduce",
     "save_subset",
     "spice",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles_gtp import fitted, omp, top_k
+from oracles_gtp import fitted, omp, top_k, written_out_pursuit
 from torch import Tensor
 
 from hf_gip.core import rows as core_rows
@@ -83,14 +83,20 @@ def test_gains_add_up_to_what_a_ridge_leaves(n: int, d: int, seed: int, k: int) 
     assert got.objective == pytest.approx(got.total - loss, abs=1e-8)
 
 
-@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("clusters", [0, 8])
-def test_on_targets_that_are_no_sparse_combination_it_is_near_omp_and_below_top_k(seed: int, clusters: int) -> None:
-    A = pool(600, 48, seed, clusters).numpy()
-    b = A[:60].mean(0)
-    residual = gtp(torch.from_numpy(A), torch.from_numpy(b), 8).record["residual"] * np.linalg.norm(b)
-    assert residual <= 1.25 * omp(A, b, 8)[1]
-    assert residual < 0.9 * top_k(A, b, 8)
+@pytest.mark.parametrize("k", [8, 24])
+def test_on_targets_that_are_no_sparse_combination_it_is_as_good_as_omp(clusters: int, k: int) -> None:
+    ratios = {"omp": [], "top": [], "written out": []}
+    for seed in range(8):
+        A = pool(600, 48, seed, clusters).numpy()
+        b = A[:60].mean(0)
+        residual = gtp(torch.from_numpy(A), torch.from_numpy(b), k).record["residual"] * np.linalg.norm(b)
+        ratios["omp"].append(residual / omp(A, b, k)[1])
+        ratios["top"].append(residual / top_k(A, b, k))
+        ratios["written out"].append(residual / written_out_pursuit(A, b, k)[1])
+    assert np.mean(ratios["omp"]) <= (1.3 if (k, clusters) == (24, 0) else 1.05)  # 3k rows exceed the width there
+    assert np.mean(ratios["top"]) < 0.8
+    assert np.mean(ratios["written out"]) < 1
 
 
 @pytest.mark.parametrize("copies", [2, 7, 31])

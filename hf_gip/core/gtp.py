@@ -32,9 +32,11 @@ def gtp(
         min_w ½‖b − Aᵀw‖²   subject to   w ≥ 0,   at most k weights above 0.
 
     Compressive sampling: u = A(b − Aᵀw) in one pass over the rows; the 2k rows of largest u (signed, as weights must
-    not be negative) join those in use; non-negative least squares on these; the k with the largest share wᵢ‖aᵢ‖ stay
-    and are fitted again. Where that no longer helps fewer rows join, from the best fit seen; the run ends when half
-    as many as k/8 do not help either. Of exact copies of a row exactly one is chosen.
+    not be negative) join those in use; non-negative least squares on these; the rows missed least go, in a few steps
+    with a fit after each, until k are left. Missed is measured as ½ wᵢ² / (G⁻¹)ᵢᵢ, what the loss rises by if row i
+    goes and the others are fitted again; by wᵢ alone the residual ends up to twice as large. Where 2k rows no longer
+    help fewer join, from the best fit seen; the run ends when not even k/8 do. Of exact copies of a row exactly one is
+    chosen.
 
     Several targets (subtasks) are matched together: each has weights of its own, Σⱼ ½‖bⱼ − Aᵀwⱼ‖² is minimised, and
     the k rows are shared. `.weights` is Σⱼ wⱼ; the curve `weight_j` has each alone. Scale a target to count it more.

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 DEPENDENT = 1e-7  # a row counts as a combination of earlier ones where this share of its energy or less is its own
-SLACK = 1e-12  # a correlation counts as positive from this share of the largest on
+SLACK = 1e-8  # a correlation counts as positive from this share of the largest on
 ROUNDING = 1e-13
 PANEL = 64
 
@@ -39,7 +39,7 @@ def nnls(
             return solver.weights
         width = min(width, len(fresh))
         if solver.enter(fresh[:width]):
-            width *= 4
+            width *= 2
         elif width > 1:
             width = max(1, width // 4)
         elif not any(solver.enter_one(row) for row in fresh.tolist()):
@@ -55,6 +55,7 @@ class ActiveSet:
         self.norms = gram.diagonal().clamp(min=0).sqrt()
         self.slack = SLACK * float((target.abs() / self.norms.clamp(min=1e-300)).max())
         self.rows = torch.empty(0, dtype=torch.int64, device=gram.device)
+        self.factor = gram.new_zeros(0, 0)
         self.weights = torch.zeros_like(target)
         self.value = 0.0  # cᵀw − ½ wᵀGw, which rises
 
@@ -68,84 +69,90 @@ class ActiveSet:
 
     def enter(self, fresh: Int64[Tensor, " f"]) -> bool:
         """Let rows in and drop negative weights until none is left; keep the result if it is better."""
-        rows, factor = factored(self.gram, torch.cat([self.rows, fresh]))
+        rows, factor = self._extended(fresh)
         while len(rows):
-            weights = solved(factor, self.target[rows])
-            kept = self.above(rows, weights)
+            weights = torch.cholesky_solve(self.target[rows, None], factor)[:, 0]
+            kept = self._above(rows, weights)
             if bool(kept.all()):
-                return self._accept(rows, weights)
-            rows, factor = factored(self.gram, rows[kept])
+                return self._accept(rows, factor, weights)
+            rows, factor = self._factored(rows[kept])
         return False
 
     def enter_one(self, row: int) -> bool:
         """Lawson and Hanson's step: let one row in, and move no further than the first weight that reaches zero."""
-        rows, factor = factored(self.gram, torch.cat([self.rows, self.rows.new_tensor([row])]))
-        old = self.weights[rows]
-        weights = solved(factor, self.target[rows])
-        if row != int(rows[-1]) or not bool(self.above(rows, weights)[-1]):
+        rows, factor = self._extended(self.rows.new_tensor([row]))
+        if len(rows) == len(self.rows):
             return False
-        while not bool((inside := self.above(rows, weights)).all()):
+        old = self.weights[rows]
+        weights = torch.cholesky_solve(self.target[rows, None], factor)[:, 0]
+        if not bool(self._above(rows, weights)[-1]):
+            return False
+        while not bool((inside := self._above(rows, weights)).all()):
             steps = torch.where(~inside, old / (old - weights).clamp(min=1e-300), torch.inf)
             step = float(steps.min())
             old = (old + step * (weights - old)).clamp(min=0)
-            kept = steps > step
-            rows, old = rows[kept], old[kept]
-            rows, factor = factored(self.gram, rows)
-            weights = solved(factor, self.target[rows])
-        return self._accept(rows, weights)
+            rows, old = rows[steps > step], old[steps > step]
+            rows, factor = self._factored(rows)
+            weights = torch.cholesky_solve(self.target[rows, None], factor)[:, 0]
+        return self._accept(rows, factor, weights)
 
-    def above(self, rows: Int64[Tensor, " p"], weights: Float[Tensor, " p"]) -> Bool[Tensor, " p"]:
+    def _above(self, rows: Int64[Tensor, " p"], weights: Float[Tensor, " p"]) -> Bool[Tensor, " p"]:
         """Which weights are above zero by more than rounding."""
         shares = weights * self.norms[rows]
         return shares > ROUNDING * shares.abs().max()
 
-    def _accept(self, rows: Int64[Tensor, " p"], weights: Float[Tensor, " p"]) -> bool:
+    def _accept(self, rows: Int64[Tensor, " p"], factor: Float[Tensor, "p p"], weights: Float[Tensor, " p"]) -> bool:
         value = 0.5 * float(self.target[rows] @ weights)
-        if value <= self.value * (1 + 1e-14):
+        if value <= self.value * (1 + ROUNDING):
             return False
-        self.rows, self.value = rows, value
+        self.rows, self.factor, self.value = rows, factor, value
         self.weights = torch.zeros_like(self.target)
         self.weights[rows] = weights
         return True
 
+    def _extended(self, fresh: Int64[Tensor, " f"]) -> tuple[Int64[Tensor, " p"], Float[Tensor, "p p"]]:
+        """The rows in and those of `fresh` that are no combination of earlier ones, with their Cholesky factor."""
+        across = self.gram[self.rows][:, fresh]
+        lower = torch.linalg.solve_triangular(self.factor, across, upper=False).T
+        own = self.gram[fresh][:, fresh]
+        kept, corner = independent(own - lower @ lower.T, own.diagonal())
+        top = torch.cat([self.factor, across.new_zeros(len(self.rows), len(corner))], dim=1)
+        factor = torch.cat([top, torch.cat([lower[kept], corner], dim=1)])
+        return torch.cat([self.rows, fresh[kept]]), factor
 
-def solved(factor: Float[Tensor, "p p"], target: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-    """G⁻¹c by the Cholesky factor of G."""
-    return torch.cholesky_solve(target[:, None], factor)[:, 0]
+    def _factored(self, rows: Int64[Tensor, " r"]) -> tuple[Int64[Tensor, " p"], Float[Tensor, "p p"]]:
+        """The same for rows of which none is in."""
+        block = self.gram[rows][:, rows]
+        kept, factor = independent(block, block.diagonal())
+        return rows[kept], factor
 
 
-def factored(
-    gram: Float[Tensor, "t t"], rows: Int64[Tensor, " r"]
-) -> tuple[Int64[Tensor, " p"], Float[Tensor, "p p"]]:
-    """The rows that are no combination of earlier ones, and the Cholesky factor of their Gram matrix."""
-    block = gram[rows][:, rows]
-    energies = block.diagonal()
-    factor, info = torch.linalg.cholesky_ex(block)
+def independent(
+    gram: Float[Tensor, "r r"], energies: Float[Tensor, " r"]
+) -> tuple[Bool[Tensor, " r"], Float[Tensor, "p p"]]:
+    """Which rows are no combination of earlier kept ones, and the Cholesky factor of these.
+
+    Where a plain factorization shows a row with at most the share `DEPENDENT` of `energies` to itself, the rows are
+    taken one after another, a panel at a time, and such rows left out.
+    """
+    factor, info = torch.linalg.cholesky_ex(gram)
     if not int(info) and bool((factor.diagonal().square() > DEPENDENT * energies).all()):
-        return rows, factor
-    kept, factor = independent(block)
-    return rows[kept], factor
-
-
-def independent(gram: Float[Tensor, "r r"]) -> tuple[Bool[Tensor, " r"], Float[Tensor, "p p"]]:
-    """Which rows are no combination of earlier kept ones, and the factor of these: Cholesky that skips the rest."""
+        return torch.ones_like(energies, dtype=torch.bool), factor
     size = len(gram)
     kept = torch.zeros(size, dtype=torch.bool, device=gram.device)
-    energies = gram.diagonal().clone()
+    limits = (DEPENDENT * energies).tolist()
     basis = gram.new_zeros(0, size)  # rows of Lᵀ over all columns
     for first in range(0, size, PANEL):
         panel = slice(first, min(first + PANEL, size))
         rest = gram[panel] - basis[:, panel].T @ basis
-        new: list[Tensor] = []
-        for offset in range(len(rest)):
-            row = rest[offset]
-            if new:
-                done = torch.stack(new)
-                row = row - done[:, first + offset] @ done
-            own = row[first + offset]
-            if float(own) > DEPENDENT * float(energies[first + offset]) and float(own) > 0:
-                kept[first + offset] = True
-                new.append(row / own.sqrt())
-        if new:
-            basis = torch.cat([basis, torch.stack(new)])
+        done = rest.new_empty(len(rest), size)
+        count = 0
+        for row, limit in enumerate(limits[panel], start=0):
+            fresh = rest[row] - done[:count, first + row] @ done[:count]
+            own = float(fresh[first + row])
+            if own > max(limit, 0.0):
+                kept[first + row] = True
+                done[count] = fresh / own**0.5
+                count += 1
+        basis = torch.cat([basis, done[:count]])
     return kept, basis[:, kept].T.tril()

@@ -46,12 +46,12 @@ def pursue(pool: SideBySide, goals: Float[Tensor, "m d"], k: int, ridge: float, 
     rows = torch.empty(0, dtype=torch.int64)
     weights = targets = goals.new_zeros(len(goals), 0)
     loss, residual, history = 0.5 * float(goals.square().sum()), 1.0, [1.0]
-    start = loss
+    start, known = loss, Known(pool)
     while loss > EXACT * start:
         fresh = best(scores, rows, width)
         if not len(fresh):
             break
-        step = refit(pool, goals, torch.cat([rows, fresh]), k, ridge)
+        step = refit(known, goals, torch.cat([rows, fresh]), k, ridge)
         fall = (loss - step.loss) / loss
         if step.loss < loss:
             rows, weights, targets, loss, residual = step.rows, step.weights, step.targets, step.loss, step.residual
@@ -77,31 +77,72 @@ class Step:
     left: Float[Tensor, "m d"]
 
 
-def refit(pool: SideBySide, goals: Float[Tensor, "m d"], rows: Int64[Tensor, " t"], k: int, ridge: float) -> Step:
-    """Fit the targets on `rows`, keep the `k` with the largest shares and fit these again."""
-    values = pool.rows(rows).cpu()
-    gram = values @ values.T
+class Known:
+    """Rows read before and their inner products: of 3k rows in a step most were in the step before."""
+
+    def __init__(self, pool: SideBySide) -> None:
+        """Start from none."""
+        self.pool = pool
+        self.rows = torch.empty(0, dtype=torch.int64)
+        self.values = torch.empty(0, pool.d, dtype=torch.float64)
+        self.gram = torch.empty(0, 0, dtype=torch.float64)
+
+    def of(self, rows: Int64[Tensor, " t"]) -> tuple[Float[Tensor, "t d"], Float[Tensor, "t t"]]:
+        """The rows and their Gram matrix, float64; they replace those known."""
+        where = torch.full((self.pool.n,), -1, dtype=torch.int64)
+        where[self.rows] = torch.arange(len(self.rows))
+        place = where[rows]
+        old, new = torch.nonzero(place >= 0)[:, 0], torch.nonzero(place < 0)[:, 0]
+        values = torch.empty(len(rows), self.pool.d, dtype=torch.float64)
+        values[old], values[new] = self.values[place[old]], self.pool.rows(rows[new]).cpu()
+        gram = torch.empty(len(rows), len(rows), dtype=torch.float64)
+        gram[old[:, None], old] = self.gram[place[old]][:, place[old]]
+        fresh = values[new] @ values.T
+        gram[new], gram[:, new] = fresh, fresh.T
+        self.rows, self.values, self.gram = rows, values, gram
+        return values, gram
+
+
+def refit(known: Known, goals: Float[Tensor, "m d"], rows: Int64[Tensor, " t"], k: int, ridge: float) -> Step:
+    """Fit the targets on `rows`, then let those go that are missed least, in steps, until `k` are left.
+
+    A step lets go half of those too many, at least k/20, and fits the rest again.
+    """
+    values, gram = known.of(rows)
     targets = goals @ values.T
     if ridge:
         kept = distinct(gram)
         rows, values, targets = rows[kept], values[kept], targets[:, kept]
         gram = gram[kept][:, kept] + ridge * torch.eye(int(kept.sum()), dtype=torch.float64)
-    every = torch.stack([nnls(gram, target) for target in targets])
-    share = torch.linalg.vector_norm(every, dim=0) * gram.diagonal().sqrt()
-    order = torch.sort(share, descending=True, stable=True).indices[:k]
-    kept = order[share[order] > 0]
-    if int((share > 0).sum()) > k:
-        small = gram[kept][:, kept]
-        weights = torch.stack([nnls(small, target) for target in targets[:, kept]])
+    kept = torch.arange(len(rows))
+    weights = torch.stack([nnls(gram, target) for target in targets])
+    while True:
         used = (weights > 0).any(0)
         kept, weights = kept[used], weights[:, used]
-    else:
-        weights = every[:, kept]
+        excess = len(kept) - k
+        if excess <= 0:
+            break
+        fewer = k + min(excess // 2, excess - min(excess, max(1, k // 20)))
+        losses = loss_without(gram[kept][:, kept], weights)
+        kept = kept[torch.sort(losses, descending=True, stable=True).indices[:fewer]]
+        small = gram[kept][:, kept]
+        weights = torch.stack([nnls(small, target, torch.arange(len(kept))) for target in targets[:, kept]])
     left = goals - weights @ values[kept]
     energy = float(left.square().sum())
     loss = 0.5 * energy + 0.5 * ridge * float(weights.square().sum())
     residual = (energy / float(goals.square().sum())) ** 0.5
     return Step(rows[kept], weights, targets[:, kept], loss, residual, left)
+
+
+def loss_without(gram: Float[Tensor, "p p"], weights: Float[Tensor, "m p"]) -> Float[Tensor, " p"]:
+    """What the loss rises by if a row leaves and the others are fitted again: ½ wᵢ² / (G⁻¹)ᵢᵢ, over all targets."""
+    losses = torch.zeros(len(gram), dtype=torch.float64)
+    for each in weights:
+        inside = torch.nonzero(each > 0)[:, 0]
+        factor = torch.linalg.cholesky_ex(gram[inside][:, inside])[0]
+        root = torch.linalg.solve_triangular(factor, torch.eye(len(factor), dtype=torch.float64), upper=False)
+        losses[inside] += 0.5 * each[inside].square() / root.square().sum(0)  # G⁻¹ = L⁻ᵀL⁻¹
+    return losses
 
 
 def positive(products: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:

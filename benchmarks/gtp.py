@@ -1,0 +1,98 @@
+"""GTP against orthogonal matching pursuit: seconds, passes over the features and residual at the same k.
+
+python benchmarks/gtp.py [--n 20000] [--d 4096] [--k 1000] [--threads 2] [--own] [--out gtp]
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from machine import write_results
+from omp import fresh_omp, residual, updated_omp
+from torch import Tensor
+
+from hf_gip.core.gtp import gtp
+
+
+def pool(n: int, d: int, seed: int, *, own: bool) -> tuple[Tensor, Tensor]:
+    """Unit rows like gradients of one model: groups of unequal size on a decaying spectrum; and a target.
+
+    The target is the mean of 200 further rows from three of the 40 groups, so no sparse combination gives it exactly;
+    or the mean of all rows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    spectrum = torch.arange(1, d + 1).float() ** (-0.5 if own else -0.25)
+    centres = torch.randn(40, d, generator=generator) * spectrum
+    shares = torch.arange(1, 41).float() ** -1
+    group = torch.multinomial(shares, n, replacement=True, generator=generator)
+    rows = torch.nn.functional.normalize(centres[group] + torch.randn(n, d, generator=generator) * spectrum)
+    if own:
+        return rows, rows.mean(0)
+    wanted = torch.tensor([2, 11, 23])[torch.randint(3, (200,), generator=generator)]
+    target = centres[wanted] + torch.randn(200, d, generator=generator) * spectrum
+    return rows, torch.nn.functional.normalize(target).mean(0)
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """The result, with wall-clock and processor seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    value = call()
+    return value, {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+
+def measure(rows: Tensor, target: Tensor, k: int, fresh: bool) -> list[dict[str, Any]]:
+    """One line per method."""
+    lines = []
+    got, cost = timed(lambda: gtp(rows, target, k))
+    lines.append({"method": "gtp", **cost, "passes": got.record["passes"], "found": got.indices})
+    print(lines[-1]["method"], cost, got.record["residuals"], flush=True)
+    methods = [("OMP, updated factor", updated_omp), ("OMP, fresh least squares per pick (GRAD-MATCH)", fresh_omp)]
+    for name, method in methods if fresh else methods[:1]:
+        found, cost = timed(lambda method=method: method(rows, target, k))
+        lines.append({"method": name, **cost, "passes": k, "found": found})
+        print(name, cost, flush=True)
+    top = torch.sort(rows @ target, descending=True).indices[:k]
+    lines.append({"method": "top-k by correlation, then weights", "passes": 1, "found": top})
+    shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))[:k]
+    lines.append({"method": "random, then weights", "passes": 0, "found": shuffled})
+    for line in lines:
+        line["residual"] = residual(rows, target, line.pop("found"))
+    return lines
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=20_000)
+    parser.add_argument("--d", type=int, default=4096)
+    parser.add_argument("--k", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-fresh", action="store_true", help="leave out the slow reference")
+    parser.add_argument("--own", action="store_true", help="match the pool's own mean, not an outside target")
+    parser.add_argument("--out", help="name of the result file, e.g. gtp")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    load = os.getloadavg()[0]
+    rows, target = pool(given.n, given.d, 0, own=given.own)
+    lines = measure(rows, target, given.k, not given.no_fresh)
+    first, slow = lines[0], lines[1 if given.no_fresh else 2]
+    notes = [
+        f"{given.n:,} rows × {given.d:,}, k = {given.k:,}, float32; load before the run {load:.1f}.",
+        "Residual: ‖b − Aᵀw‖ / ‖b‖ with the best non-negative weights on the rows chosen. Processor seconds count all "
+        "threads, and depend less on what else the machine runs.",
+        f"{slow['method']} over gtp: {slow['seconds'] / first['seconds']:.1f}x seconds, "
+        f"{slow['cpu_seconds'] / first['cpu_seconds']:.1f}x processor seconds; residual of gtp over its: "
+        f"{first['residual'] / slow['residual']:.3f}.",
+    ]
+    print(lines, notes)
+    if given.out:
+        command = " ".join(["python", *sys.argv])
+        write_results(given.out, lines, command=command, packages=("torch", "numpy"), notes=notes)
+
+
+if __name__ == "__main__":
+    main()
