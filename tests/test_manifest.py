@@ -122,6 +122,17 @@ def test_what_cannot_be_saved_is_refused_in_one_sentence(tmp_path: Path) -> None
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         hf_gip.save_subset(DatasetDict({"train": subset}), tmp_path / "new")  # pyright: ignore[reportArgumentType]
+    message = "`split` must be letters, digits, '_', and single '.' or '-' between them, got '../up'."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf_gip.save_subset(subset, tmp_path / "new", split="../up")
+    message = "`config_name` must not be 'selection', under which the picks are found: choose another."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf_gip.save_subset(subset, tmp_path / "new", config_name="selection")
+    message = "`subset` must have the rows its `.selection` chose (6), got 5: save before other transforms."
+    shorter = subset.select(range(5))
+    shorter.selection = subset.selection
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf_gip.save_subset(shorter, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -13,9 +12,8 @@ from saved import pool, save
 
 import hf_gip
 from hf_gip.dataset.open import open_dataset
-from hf_gip.dataset.source import describe_source
 from hf_gip.manifest.reproduce import reproduce_from
-from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, read_manifest
+from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -119,42 +117,3 @@ def test_the_source_is_described_as_it_was_opened_also_for_a_cached_selection(tm
     assert bare._fingerprint == opened._fingerprint
     for rows, kind in ((bare, "rows"), (opened, "files"), (bare, "rows")):
         assert hf_gip.gip_select(rows, 3, features="vector").selection.record["source"]["kind"] == kind
-
-
-def test_a_dataset_of_the_hub_is_pinned_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The builder that `load_dataset` uses for a Hub repository, over a Hub cache that holds the card."""
-    from datasets.data_files import DataFilesDict
-    from datasets.packaged_modules.parquet.parquet import Parquet, ParquetConfig
-    from huggingface_hub import constants
-
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    pool().to_parquet(tmp_path / "rows.parquet")
-    files = DataFilesDict.from_patterns({"test": [str(tmp_path / "rows.parquet")]})
-
-    class Published(Parquet):
-        BUILDER_CONFIGS = [ParquetConfig(name="main", data_files=files)]  # noqa: RUF012
-
-    builder = Published(
-        cache_dir=str(tmp_path / "cache"),
-        dataset_name="OpenHermes-2.5",
-        config_name="main",
-        hash=commit,
-    )
-    builder.repo_id = "Teknium/OpenHermes-2.5"  # afterwards: the constructor wants its files on the Hub
-    builder._cache_dir = builder._output_dir = builder._build_cache_dir()
-    builder.download_and_prepare()
-    rows = builder.as_dataset("test")
-    assert isinstance(rows, Dataset)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert describe_source(rows)["kind"] == "rows"  # the repository's name is not known
-    (tmp_path / "hub" / "datasets--someone--else" / "snapshots" / commit).mkdir(parents=True)
-    (tmp_path / "hub" / "datasets--Teknium--OpenHermes-2.5" / "snapshots" / commit).mkdir(parents=True)
-    found = SimpleNamespace(**describe_source(rows))
-    assert (found.kind, found.repo_id, found.revision) == ("hub", "Teknium/OpenHermes-2.5", commit)
-    assert (found.config, found.split, found.num_rows) == ("main", "test", 40)
-    assert describe_source(rows.shuffle(seed=0))["kind"] == "rows"
-    hf_gip.save_subset(hf_gip.gip_select(rows, 3, features="vector", device="cpu"), tmp_path / "out")
-    source = read_manifest(tmp_path / "out").source
-    assert (source.repo_id, source.revision, source.rows_sha256) == ("Teknium/OpenHermes-2.5", commit, None)
-    assert hf_gip.verify(tmp_path / "out", source=rows).ok
-    assert (tmp_path / "out" / SELECTION_PATH).exists()

@@ -129,6 +129,11 @@ def test_a_changed_pick_is_named_although_the_file_was_hashed_anew(
     assert sentence in failures(hf_gip.verify(out))["selection"]
 
 
+def test_a_share_that_does_not_follow_is_named(out: Path) -> None:
+    reseal(out, captured=0.999)
+    assert failures(hf_gip.verify(out)) == {"selection": "`captured` is not `objective` / `total`."}
+
+
 def test_missing_and_foreign_files_are_named(out: Path) -> None:
     (out / SHARD).unlink()
     (out / "data" / "train-extra.parquet").write_bytes(b"more")

@@ -81,6 +81,8 @@ def check_selection(folder: Path, manifest: Manifest) -> tuple[Check, pa.Table |
         problems.append(
             f"a gain was changed: they add up to {objective:.6g}, `objective` says {manifest.objective:.6g}"
         )
+    if manifest.captured != (manifest.objective / manifest.total if manifest.total else None):
+        problems.append("`captured` is not `objective` / `total`")
     check = verdict("selection", problems, "ranks, positions, gains and row hashes fit the manifest")
     return check, table
 

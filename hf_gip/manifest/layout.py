@@ -1,6 +1,7 @@
 """A subset as a folder: Parquet shards, the selection, a card, and the manifest last."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_gip.manifest.card import card_text
 from hf_gip.manifest.hashing import digest_of, file_sha256, hash_table, iter_tables, values
-from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, SELECTION_PATH, FileEntry, Manifest
+from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, PLAIN_NAME, SELECTION_PATH, FileEntry, Manifest
 from hf_gip.manifest.selection_file import selection_table, write_selection
 from hf_gip.manifest.source import source_of
 
@@ -55,6 +56,7 @@ def write_layout(
     target = Path(folder)
     check_empty(target)
     check_subset(subset)
+    _check_names(config_name, split)
     shard_bytes = _bytes(max_shard_size)
     with _aside(target) as aside:
         written = _write_rows(subset, aside if include_rows else None, split, shard_bytes)
@@ -101,6 +103,16 @@ def check_subset(subset: Any) -> None:
             f"`subset` must have the rows its `.selection` chose ({len(selection)}), got {len(subset)}: save before "
             "other transforms."
         )
+
+
+def _check_names(config_name: str, split: str) -> None:
+    for name, value in (("config_name", config_name), ("split", split)):
+        if not re.fullmatch(PLAIN_NAME, value):
+            raise ValueError(
+                f"`{name}` must be letters, digits, '_', and single '.' or '-' between them, got {value!r}."
+            )
+    if config_name == "selection":
+        raise ValueError("`config_name` must not be 'selection', under which the picks are found: choose another.")
 
 
 @dataclass(frozen=True, slots=True)

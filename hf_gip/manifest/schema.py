@@ -12,12 +12,13 @@ MANIFEST_PATH = "gip/manifest.json"
 SELECTION_PATH = "gip/selection.parquet"
 CARD_PATH = "README.md"
 MAX_BYTES = 16 << 20  # of a manifest; read before anything is parsed
+PLAIN_NAME = r"\w+([.\-]\w+)*"  # of configurations and splits: they become file names
 MAX_DEPTH = 12  # of free-form recipes
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Name = Annotated[str, Field(min_length=1, max_length=500)]
-SplitName = Annotated[str, Field(pattern=r"^\w+([.\-]\w+)*$", max_length=100)]
+PlainName = Annotated[str, Field(pattern=f"^{PLAIN_NAME}$", max_length=100)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 
 
@@ -130,8 +131,8 @@ class Manifest(_Frozen):
     indices_sha256: Sha256
     rows_sha256: Sha256
     include_rows: bool
-    config_name: Name
-    split: SplitName
+    config_name: PlainName
+    split: PlainName
     files: Annotated[dict[RelativePath, FileEntry], Field(min_length=1, max_length=100_000)]
     digest: Sha256 | Literal[""] = ""
 
