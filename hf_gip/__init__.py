@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hf_gip.dataset.comparison import Comparison, compare
     from hf_gip.dataset.rate import Endpoint, rate
     from hf_gip.dataset.report import write_report
+    from hf_gip.dataset.spice_select import spice_select
     from hf_gip.features.adam import adam_moments
     from hf_gip.features.embed import embed
     from hf_gip.features.gradients import gradient_features
@@ -47,6 +48,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "reproduce": "hf_gip.manifest.reproduce",
     "save_subset": "hf_gip.manifest.save",
     "spice": "hf_gip.core.spice",
+    "spice_select": "hf_gip.dataset.spice_select",
     "verify": "hf_gip.manifest.verify",
     "write_report": "hf_gip.dataset.report",
 }
@@ -69,6 +71,7 @@ __all__ = [
     "reproduce",
     "save_subset",
     "spice",
+    "spice_select",
     "verify",
     "write_report",
 ]

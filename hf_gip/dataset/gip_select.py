@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from datasets import Dataset, DatasetDict
 
-from hf_gip.dataset.subset import attach, check_dataset, environment, select_once
+from hf_gip.dataset.subset import attach, check_dataset, environment, select_once, splits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +102,7 @@ def gip_select(
         "device": device,
     }
     if isinstance(dataset, DatasetDict):
-        chosen = {name: gip_select(dataset[name], n, **options) for name, n in _splits(dataset, k)}
+        chosen = {name: gip_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
     check_dataset(dataset, k, id_column)
     from hf_gip.dataset.evidence import GipEvidence
@@ -178,18 +178,3 @@ def _keep(n: int, excluded: list[int], k: int) -> "Tensor":
             f"`exclude` must leave at least k={k} rows, got {len(kept)} of {n}: raise `exclude_above` or lower `k`."
         )
     return kept
-
-
-def _splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, int]]:
-    """Which splits are asked for, and how many rows of each.
-
-    Raises:
-        ValueError: If a split does not exist.
-    """
-    wanted = k if isinstance(k, Mapping) else {"train": k}
-    if unknown := [name for name in wanted if name not in dataset]:
-        raise ValueError(
-            f"`k` must name splits of the dataset {list(dataset)}, got {unknown[0]!r}: give a mapping such as "
-            f"{{{next(iter(dataset), 'train')!r}: 1000}}."
-        )
-    return list(wanted.items())

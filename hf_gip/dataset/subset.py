@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, is_caching_enabled
+from datasets import Dataset, DatasetDict, is_caching_enabled
 
 if TYPE_CHECKING:
     from hf_gip.core.selection import Selection
@@ -39,7 +39,7 @@ def select_once(dataset: Dataset, request: Mapping[str, Any], select: "Callable[
     """The cached selection for this dataset and request, or a fresh one, kept for the next call."""
     from hf_gip.dataset.selection_cache import load_selection, store_selection
 
-    fingerprint = _fingerprint(dataset, request)
+    fingerprint = fingerprint_of(dataset, request)
     selection = load_selection(fingerprint) if is_caching_enabled() else None
     if selection is None:
         selection = select()
@@ -57,7 +57,7 @@ def attach(dataset: Dataset, selection: "Selection", request: Mapping[str, Any])
 
     source = describe_source(dataset, id_column=selection.record["source"]["id_column"])
     selection = replace(selection, record={**selection.record, "source": source})
-    fingerprint = _fingerprint(dataset, request)
+    fingerprint = fingerprint_of(dataset, request)
     subset = dataset.select(selection.indices.numpy(), new_fingerprint=fingerprint)
     setattr(subset, "selection", selection)  # noqa: B010 — attributes of this instance, read by the manifest's writer
     setattr(subset, "selected_from", dataset)  # noqa: B010 — hashed whole when it was made in memory
@@ -74,7 +74,23 @@ def environment(dataset: Dataset, id_column: str | None) -> dict[str, Any]:
     }
 
 
-def _fingerprint(dataset: Dataset, request: Mapping[str, Any]) -> str:
+def splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, int]]:
+    """Which splits are asked for, and how many rows of each.
+
+    Raises:
+        ValueError: If a split does not exist.
+    """
+    wanted = k if isinstance(k, Mapping) else {"train": k}
+    if unknown := [name for name in wanted if name not in dataset]:
+        raise ValueError(
+            f"`k` must name splits of the dataset {list(dataset)}, got {unknown[0]!r}: give a mapping such as "
+            f"{{{next(iter(dataset), 'train')!r}: 1000}}."
+        )
+    return list(wanted.items())
+
+
+def fingerprint_of(dataset: Dataset, request: Mapping[str, Any]) -> str:
+    """16 hex digits that depend on the rows and on everything asked for."""
     return hashlib.sha256(json.dumps([dataset._fingerprint, request], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -77,7 +77,7 @@ def as_numpy(vectors: Any) -> np.ndarray:
 def _sentence_transformer(name: str, device: str | None) -> NamedEncoder:
     folder = Path(name).expanduser()
     if folder.is_dir():
-        identity = {"encoder": folder.name, "files": _folder_digest(folder)}
+        identity = {"encoder": folder.name, "files": folder_digest(folder)}
         return NamedEncoder(identity, lambda: _LoadedModel(str(folder), None, device))
     repo_id, _, revision = name.partition("@")
     try:
@@ -130,7 +130,7 @@ class _LoadedModel:
         return self._model.encode(list(sentences), batch_size=MODEL_BATCH, show_progress_bar=False)
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """A digest over the files that make a model: every regular file's name and content."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):

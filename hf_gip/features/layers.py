@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ def output_head(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: If the model has none.
     """
-    inner = getattr(model, "module", model)
+    inner: Any = getattr(model, "module", model)  # of a wrapper such as DDP
     getter = getattr(inner, "get_output_embeddings", None)
     head = getter() if getter is not None else None
     if head is None:

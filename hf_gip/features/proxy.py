@@ -1,0 +1,199 @@
+"""The model whose gradients stand for the target's: opened by name or live, given LoRA layers, trained a little."""
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_gip.features.encoders import folder_digest
+from hf_gip.features.gradients import GradientReader
+from hf_gip.features.identity import content_id, model_id
+from hf_gip.features.layers import at_rest, output_head
+from hf_gip.features.tokens import TokenBatch
+
+logger = logging.getLogger(__name__)
+
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}  # the paper's, without dropout: the runs repeat
+LEARNING_RATE = 2e-4  # with AdamW and this weight decay, as the released code
+WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A model that need not be loaded to be named.
+
+    Attributes:
+        identity: Plain JSON that changes when the gradients would: part of the cache key and of the record.
+        load: Model and tokenizer; the tokenizer is None where there is none.
+    """
+
+    identity: dict[str, Any]
+    load: Callable[[], tuple[nn.Module, Any]]
+
+
+def name_model(model: str | nn.Module, tokenizer: Any = None, *, device: str = "cpu") -> NamedModel:
+    """Find out which model is meant.
+
+    Args:
+        model: A Hub id (with a revision after an `@` if wanted), a local folder, or a live causal language model.
+        tokenizer: Instead of the one stored with the model; a live model has none of its own.
+        device: Where a model opened by name goes; a live one stays where it is.
+
+    Returns:
+        The model's name: id and commit, or a digest of the folder's files, or of the live model's weights.
+
+    Raises:
+        TypeError: If `model` is none of these.
+        ValueError: If no such model exists.
+    """
+    if isinstance(model, nn.Module):
+        identity = {"model": type(model).__name__, "weights": model_id(model)}
+        return NamedModel(identity | _tokenizer_identity(tokenizer), lambda: (model, tokenizer))
+    if not isinstance(model, str | Path):
+        raise TypeError(f"`model` must be a Hub id, a local folder or a torch module, got {type(model).__name__}.")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        identity = {"model": folder.name, "files": folder_digest(folder)}
+        return NamedModel(
+            identity | _tokenizer_identity(tokenizer), lambda: _load(str(folder), None, tokenizer, device)
+        )
+    name, _, revision = str(model).partition("@")
+    from transformers import AutoConfig
+
+    try:
+        commit = AutoConfig.from_pretrained(name, revision=revision or "main")._commit_hash
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`model` must be a Hub id, a local folder or a torch module, got {str(model)!r}, which could not be "
+            f"opened ({type(error).__name__}): check the name and the connection."
+        ) from error
+    identity = {"model": name, "revision": commit}
+    return NamedModel(identity | _tokenizer_identity(tokenizer), lambda: _load(name, commit, tokenizer, device))
+
+
+@contextmanager
+def prepared(model: nn.Module, parameters: str, seed: int) -> Iterator[nn.Module]:
+    """`model` ready for gradients of `parameters`; afterwards with the weights, adapters and flags it came with.
+
+    Where LoRA gradients are asked of a model without LoRA, layers of the paper's shape (rank 16 on every linear
+    layer) are put on, drawn from `seed`, and taken off again.
+
+    Raises:
+        ImportError: If LoRA layers are wanted and peft is not installed.
+    """
+    output_head(model)  # refuses what is no language model
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    fresh = parameters == "lora" and not any(hasattr(module, "lora_A") for module in model.modules())
+    ready: Any = model
+    if fresh:
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise ImportError(
+                '`parameters="lora"` needs peft: `pip install "hf-gip[train]"`, or name layers of the model\'s own, '
+                'e.g. `parameters="*.down_proj"`.'
+            ) from error
+        devices = sorted(
+            {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}, key=str
+        )
+        with torch.random.fork_rng(devices), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft mentions layers stored the other way round, and handles them
+            torch.manual_seed(seed)
+            ready = get_peft_model(model, LoraConfig(**LORA))
+    try:
+        yield ready
+    finally:
+        if fresh:
+            ready.unload()
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+class ProxyTrainer:
+    """AdamW on the weights whose gradients are read, in evaluation mode: no dropout, so that a run can be repeated."""
+
+    def __init__(self, reader: GradientReader) -> None:
+        self.reader = reader
+        self.weights: list[nn.Parameter] = [getattr(layer.module, "weight") for layer in reader.layers]  # noqa: B009
+        self.optimizer = torch.optim.AdamW(self.weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self.before = [weight.detach().clone() for weight in self.weights]
+
+    def step(self, batches: Sequence[TokenBatch]) -> None:
+        """One optimiser step on the mean loss of all rows in `batches`; nothing stays in `.grad`."""
+        count = sum(len(batch.rows) for batch in batches)
+        total = [torch.zeros_like(weight) for weight in self.weights]
+        kept = [(weight.grad, weight.requires_grad) for weight in self.weights]
+        with at_rest(self.reader.model):
+            for weight in self.weights:
+                weight.requires_grad_(True)
+            for batch in batches:
+                loss, scale = self.reader.loss(batch)
+                for sum_, grad in zip(total, torch.autograd.grad(loss, self.weights, allow_unused=True), strict=True):
+                    if grad is not None:
+                        sum_ += grad / (scale * count)
+            for weight, grad in zip(self.weights, total, strict=True):
+                weight.grad = grad
+            self.optimizer.step()
+        for weight, (grad, flag) in zip(self.weights, kept, strict=True):
+            weight.grad = grad
+            weight.requires_grad_(flag)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and moments, ready to be stored."""
+        tensors = {}
+        for number, weight in enumerate(self.weights):
+            tensors[f"weight.{number}"] = weight.detach().clone()
+            for name, value in self.optimizer.state.get(weight, {}).items():
+                tensors[f"{name}.{number}"] = value.detach().clone()
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        with torch.no_grad():
+            for number, weight in enumerate(self.weights):
+                weight.copy_(tensors[f"weight.{number}"])
+                names = [name for name in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{number}" in tensors]
+                for name in names:
+                    value = tensors[f"{name}.{number}"].clone()
+                    self.optimizer.state[weight][name] = value if name == "step" else value.to(weight.device)
+
+    def undo(self) -> None:
+        """Give the weights the values they came with."""
+        with torch.no_grad():
+            for weight, value in zip(self.weights, self.before, strict=True):
+                weight.copy_(value)
+
+
+def tokenizer_id(tokenizer: Any) -> str:
+    """16 hex digits that depend on how texts become tokens, not on padding or cutting set by an earlier call."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return content_id({"kind": type(tokenizer).__name__, "words": len(tokenizer), "name": tokenizer.name_or_path})
+    plain = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
+    return {} if tokenizer is None else {"tokenizer": tokenizer_id(tokenizer)}
+
+
+def _load(name: str, revision: str | None, tokenizer: Any, device: str) -> tuple[nn.Module, Any]:
+    """Weights in the type they are stored in, on `device`; no code of the repository is run."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {} if revision is None else {"revision": revision}
+    if tokenizer is None:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        except (OSError, ValueError):  # rows that are tokenised already need none
+            logger.info("no tokenizer beside the model %s", name)
+    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **where)
+    return model.to(device), tokenizer

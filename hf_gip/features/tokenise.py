@@ -1,0 +1,99 @@
+"""Rows of any layout as tokens, and which of them have something to learn from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from jaxtyping import Int64
+from torch import Tensor
+
+from hf_gip.features.identity import content_id
+from hf_gip.features.proxy import tokenizer_id
+from hf_gip.features.text import text_recipe
+from hf_gip.features.tokens import IGNORED
+
+BATCH_ROWS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """Tokenised rows.
+
+    Attributes:
+        rows: One per row of the dataset, with `input_ids` and perhaps `labels`.
+        usable: Positions of those with a labelled token within the context, ascending, (m,).
+        truncated: How many of them are longer than the context.
+        recipe: How they were made, as plain JSON.
+    """
+
+    rows: Dataset
+    usable: Int64[Tensor, " m"]
+    truncated: int
+    recipe: dict[str, Any]
+
+    @property
+    def left_out(self) -> int:
+        """How many rows have no labelled token."""
+        return len(self.rows) - len(self.usable)
+
+
+def tokenised(dataset: Dataset, tokenizer: Any, columns: Sequence[str] | None, max_length: int) -> TokenRows:
+    """Tokens of every row: its own `input_ids` and `labels` where it has them, else its text's, every token counting.
+
+    Raises:
+        ValueError: If there are texts and no tokenizer, or both tokens and `columns`.
+    """
+    if "input_ids" in dataset.column_names:
+        if columns is not None:
+            raise ValueError("`columns` names texts and has no use beside `input_ids`: leave one out.")
+        kept = [name for name in ("input_ids", "labels") if name in dataset.column_names]
+        rows, recipe = dataset.select_columns(kept).with_format(None), {"columns": kept}
+    else:
+        text = text_recipe(dataset, columns)
+        if tokenizer is None:
+            raise ValueError(
+                "`tokenizer` must be given for rows of text where the model brings none, got None: pass the model's "
+                "own, or rows with `input_ids`."
+            )
+        recipe = {"columns": list(text.columns), "tokenizer": tokenizer_id(tokenizer)}
+
+        def encode(batch: Mapping[str, list[Any]]) -> dict[str, list[list[int]]]:
+            texts = [text.render(dict(zip(batch, row, strict=True))) for row in zip(*batch.values(), strict=True)]
+            return {"input_ids": [tokens[: max_length + 1] for tokens in tokenizer(texts)["input_ids"]]}
+
+        rows = (
+            dataset.select_columns(list(text.columns))
+            .with_format(None)
+            .map(
+                encode,
+                batched=True,
+                batch_size=BATCH_ROWS,
+                remove_columns=list(text.columns),
+                new_fingerprint=content_id({"of": dataset._fingerprint, "length": max_length, **recipe}),
+                desc="Tokenising",
+            )
+        )
+    usable, truncated = _scan(rows, max_length)
+    return TokenRows(rows, usable, truncated, recipe | {"max_length": max_length})
+
+
+def _scan(rows: Dataset, max_length: int) -> tuple[Int64[Tensor, " m"], int]:
+    """Rows with a label after their first token and within the context, and how many of these are longer than it."""
+    name = "labels" if "labels" in rows.column_names else "input_ids"
+    usable, long, start = [], 0, 0
+    for batch in rows.with_format("arrow").iter(batch_size=BATCH_ROWS):
+        column = batch.column(name).combine_chunks()  # pyright: ignore[reportAttributeAccessIssue]
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+        labels = column.flatten().to_numpy(zero_copy_only=False)
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        place = np.arange(len(labels)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        counts = (labels != IGNORED) & (place > 0) & (place < max_length)
+        good = np.bincount(owner[counts], minlength=len(lengths)) > 0
+        usable.append(start + np.flatnonzero(good))
+        long += int((good & (lengths > max_length)).sum())
+        start += len(lengths)
+    return torch.from_numpy(np.concatenate(usable)), long
