@@ -9,7 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hf_gip.core.checks import check_k, check_matrix
-from hf_gip.core.engine.loop import inform, match, project
+from hf_gip.core.engine.greedy import greedy
+from hf_gip.core.engine.loop import match
+from hf_gip.core.engine.objectives import Information, Projection
+from hf_gip.core.rows import MemoryRows
 from hf_gip.core.selection import Selection
 
 FULL = 0.999  # share of the queries' energy from which the picks' span counts as full
@@ -64,12 +67,14 @@ def gip(
     check_matrix("features", features)
     check_k(k, len(features))
     setting = _prepare(features, queries, noise, precision)
+    source = MemoryRows(features)
     if pursuit == "matching":
         picks = match(features, setting.scale, setting.queries, k)
     elif objective == "projection":
-        picks = project(features, setting.scale, setting.queries, k, noise)
+        picks = greedy(source, Projection(source, setting.scale, setting.queries, k, float(noise)), k)
     else:
-        picks = inform(features, setting.scale, _whiten(setting.queries, noise), k, noise)
+        state = Information(source, setting.scale, _whiten(setting.queries, noise), k, float(noise))
+        picks = greedy(source, state, k)
     gains = picks.gains * (setting.query_energy if objective == "projection" else 1.0)
     chosen = features[picks.indices.to(features.device)].double() / math.sqrt(setting.row_energy)
     full_at = _span_full_at(chosen, setting.queries)

@@ -1,0 +1,198 @@
+"""Exact greedy by draft and verify: one pass over the rows accepts a block of picks.
+
+1. Draft: the best `shortlist` rows by current gain run greedy among themselves, on their own kernel.
+2. Verify: one product of all rows with the drafts' columns gives every row's gain before each draft.
+3. Accept the drafts up to the first that some row outside beats, and go on from the exact state.
+
+The first draft is the best row of all, so each pass takes at least one. A draft that rounding refuses costs
+time, never exactness. Of rows that tie up to rounding the lowest is taken.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from hf_gip.core.engine.objectives import Information, Near, Panel, Projection
+from hf_gip.core.engine.rows import pieces
+from hf_gip.core.rows import Rows
+
+PIECE = 4096  # rows whose gains are replayed at once on the CPU: their temporaries stay in the cache
+BLOCK = 64
+KEPT = 1 << 28  # bytes of products kept between verifying and accepting
+
+
+@dataclass(frozen=True, slots=True)
+class Picks:
+    """Rows taken, in order, with the rise of the objective at each, and how often all rows were read."""
+
+    indices: Int64[Tensor, " k"]
+    gains: Float[Tensor, " k"]
+    passes: int = 0
+
+
+def slack(dtype: torch.dtype) -> float:
+    """Share of a gain within which two are equal: equal rows must not be told apart by the last bit."""
+    return 1e-12 if dtype == torch.float64 else 1e-6
+
+
+def first_best(gain: Float[Tensor, " n"]) -> Int64[Tensor, ""]:
+    """Lowest row whose gain is the largest up to rounding."""
+    best = gain.max()
+    return (gain >= best - slack(gain.dtype) * best.abs()).to(torch.uint8).argmax()
+
+
+def greedy(source: Rows, state: Projection | Information, k: int, *, block: int = BLOCK, piece: int = 0) -> Picks:
+    """Up to `k` picks; fewer once no row's gain is above `state.stop`.
+
+    Args:
+        source: The rows.
+        state: The objective before the first pick; used up.
+        k: How many rows to pick.
+        block: Most picks drafted at once.
+        piece: Rows replayed at once; 0 chooses by device.
+
+    Returns:
+        The picks; the same for every block and piece, up to rounding.
+    """
+    n, work, device = source.n, state.scale.dtype, state.scale.device
+    piece = piece or (PIECE if device.type == "cpu" else 1 << 20)
+    block = max(1, min(block, k, KEPT // (2 * n * work.itemsize)))
+    store = torch.empty(2 * block * n, dtype=work, device=device)
+    indices: list[Tensor] = []
+    gains: list[Tensor] = []
+    taken = passes = 0
+    width = block
+    while taken < k:
+        gain = ratio(state.top, state.bottom, state.floor)
+        best = first_best(gain)
+        if not float(gain[best]) > state.stop:
+            break
+        near = shortlist(gain, best, 8 * width)
+        rows = source.rows(near).double() * state.scale[near, None].double()
+        left = state.left(rows)
+        drafts = draft(state, near, best, rows, left, min(width, k - taken))
+        panel = state.panel(near[drafts], rows[drafts], tuple(part[drafts] for part in left))
+        picks = near[drafts][: len(panel.gains)]
+        count, moved = verify(source, state, panel, picks, store, piece)
+        state.commit(panel, count, moved)
+        state.refresh(float(gain[best]))
+        indices.append(picks[:count])
+        state.top[torch.cat(indices)] = -torch.inf
+        gains.append(panel.gains[:count])
+        taken, passes = taken + count, passes + 1
+        width = min(block, max(4, 2 * count))
+    if not indices:
+        return Picks(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64))
+    return Picks(torch.cat(indices).cpu(), torch.cat(gains).cpu(), passes)
+
+
+def ratio(
+    top: Float[Tensor, "*b n"], bottom: Float[Tensor, "*b n"], floor: Float[Tensor, " n"] | None
+) -> Float[Tensor, "*b n"]:
+    """Top / bottom, and −∞ for rows that have nothing of their own left."""
+    gain = top / bottom
+    return gain if floor is None else gain.masked_fill_(bottom <= floor, -torch.inf)
+
+
+def shortlist(gain: Float[Tensor, " n"], best: Int64[Tensor, ""], size: int) -> Int64[Tensor, " p"]:
+    """The rows with the largest gains, `best` among them, in their order."""
+    near = torch.topk(gain, min(size, len(gain)), sorted=True).indices
+    if not bool((near == best).any()):
+        near[-1] = best
+    return near.sort().values
+
+
+def draft(
+    state: Projection | Information,
+    near: Int64[Tensor, " p"],
+    best: Int64[Tensor, ""],
+    rows: Float[Tensor, "p d"],
+    left: tuple[Tensor, ...],
+    width: int,
+) -> Int64[Tensor, " b"]:
+    """Greedy among the rows `near` alone, beginning with `best`: their positions."""
+    p, width = len(near), min(width, len(near))
+    K, G = state.kernels(near, rows, left)
+    space = K.new_empty(2, width, p)
+    here = Near(K, G, state.top[near], state.bottom[near].clamp_(min=torch.finfo(K.dtype).tiny), space[0], space[1])
+    floor = None if state.floor is None else state.floor[near]
+    chosen = torch.empty(width, dtype=torch.int64, device=K.device)
+    for t in range(width):
+        gain = ratio(here.top, here.bottom, floor)
+        j = (first_best(gain) if t else torch.searchsorted(near, best)).view(1)
+        chosen[t : t + 1] = j
+        a, e = state.step(here, j, gain, t)
+        here.a[t], here.e[t] = a[0], e[0]
+        top, bottom = state.moves(a[0], e[0])
+        here.top.sub_(top).index_fill_(0, j, -torch.inf)
+        here.bottom.sub_(bottom).clamp_(min=max(state.ridge, torch.finfo(K.dtype).tiny))
+    return chosen
+
+
+def verify(
+    source: Rows,
+    state: Projection | Information,
+    panel: Panel,
+    picks: Int64[Tensor, " b"],
+    store: Float[Tensor, " s"],
+    piece: int,
+) -> tuple[int, list[tuple[slice, Tensor]]]:
+    """How many drafts no other row beats, at least one, and the products a and e of all rows."""
+    work, b = state.scale.dtype, len(picks)
+    close = slack(work)
+    own = store.new_empty(2 * b, b)
+    state.products(source.rows(picks).to(work), picks, panel, own)
+    asked = replay(state, picks, own).diagonal().clone()
+    asked[0] = torch.inf  # it is the best row by the state itself
+    low, high = asked - close * asked.abs(), asked + close * asked.abs()
+    low[0] = torch.inf
+    count = b
+    refused = (~(asked > state.stop)).nonzero()
+    if len(refused):
+        count = max(1, int(refused[0]))
+    order = picks.tolist()
+    moved: list[tuple[slice, Tensor]] = []
+    for where, rows in pieces(source, piece):
+        size = where.stop - where.start
+        out = store[2 * b * where.start : 2 * b * where.stop].view(2 * b, size)
+        state.products(rows.to(work), where, panel, out)
+        moved.append((where, out))
+        gain = replay(state, where, out)
+        for t, pick in enumerate(order):
+            if where.start <= pick < where.stop:
+                gain[t:, pick - where.start] = -torch.inf
+        over = gain.amax(1) >= low
+        if bool(over[:count].any()):
+            count = settle(gain, over, picks - where.start, low, high, count)
+    return count, moved
+
+
+def replay(
+    state: Projection | Information, where: slice | Int64[Tensor, " c"], products: Float[Tensor, "q c"]
+) -> Float[Tensor, "b c"]:
+    """Gain of each row before each draft."""
+    b = len(products) // 2
+    earlier = torch.ones(b, b, dtype=products.dtype, device=products.device).tril_(-1)
+    top, bottom = state.moves(products[:b], products[b:])
+    top = torch.addmm(state.top[where], earlier, top, alpha=-1)
+    bottom = torch.addmm(state.bottom[where], earlier, bottom, alpha=-1).clamp_(min=state.ridge)
+    return ratio(top, bottom, None if state.floor is None else state.floor[where])
+
+
+def settle(
+    gain: Float[Tensor, "b c"],
+    over: Tensor,
+    picks: Int64[Tensor, " b"],
+    low: Float[Tensor, " b"],
+    high: Float[Tensor, " b"],
+    count: int,
+) -> int:
+    """First draft that a row beats, or that a lower row equals."""
+    for t in over[:count].nonzero().flatten().tolist():
+        better = gain[t] > high[t]
+        lower = gain[t, : max(0, int(picks[t]))] >= low[t]
+        if bool(better.any()) or bool(lower.any()):
+            return t
+    return count

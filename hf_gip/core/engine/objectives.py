@@ -1,0 +1,254 @@
+"""What each objective keeps per row, and how a block of picks moves it.
+
+Both keep two numbers a row, `top` and `bottom`, whose ratio ranks the rows, and move them by products of two numbers a
+pick and row, a = X b and e = X c:
+
+- projection: top = ‖Cᵢ‖², bottom = Dᵢ + ridge; top −= 2·a·e, bottom −= a². C = X Σ_S Q; b = Σ_S xⱼ / √bottomⱼ and
+  c = (Q_S − ½ b βᵀ) β with Q_S = Σ_S Q and β = Q_Sᵀ xⱼ / √bottomⱼ;
+- information: top = vᵢ − uᵢ, bottom = uᵢ + ridge; top −= a² − e², bottom −= e², with b and c the columns of the
+  posteriors without and with the queries.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from hf_gip.core.engine.posterior import Posterior, factor
+from hf_gip.core.engine.rows import pieces
+from hf_gip.core.rows import Rows
+
+FEW = 3  # queries are few when their rank is below d / FEW: then X Σ_S Q is cheaper kept than made again
+LOUD = 1e-2  # ridge from which ‖Cᵢ‖² may be carried without C
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """What a block of drafted picks would do, in float64: pick t as if all before it were accepted."""
+
+    first: Float[Tensor, "b d"]  # b of each pick
+    second: Float[Tensor, "b d"] | None  # c of each pick; None where it follows from C
+    beta: Float[Tensor, "b r"] | None
+    gains: Float[Tensor, " b"]  # rise of the objective
+
+
+def fill(source: Rows, scale: Float[Tensor, " n"], columns: Float[Tensor, "d r"]) -> Float[Tensor, "n r"]:
+    """The product X columns, its rows scaled."""
+    out = scale.new_empty(source.n, columns.shape[1])
+    columns = columns.to(scale.dtype)
+    for where, rows in pieces(source, 8192):
+        torch.mm(rows.to(scale.dtype), columns, out=out[where])
+    return out.mul_(scale[:, None])
+
+
+def energies(source: Rows, scale: Float[Tensor, " n"], columns: Float[Tensor, "d r"] | None) -> Float[Tensor, " n"]:
+    """‖xᵢ‖², or ‖columnsᵀ xᵢ‖², without the n × r product."""
+    out = torch.empty_like(scale)
+    columns = None if columns is None else columns.to(scale.dtype)
+    for where, rows in pieces(source, 8192):
+        if columns is None:
+            out[where] = (rows.double().square().sum(1) * scale[where].double() ** 2).to(scale.dtype)
+        else:
+            out[where] = ((rows.to(scale.dtype) @ columns) * scale[where, None]).square().sum(1)
+    return out
+
+
+class Projection:
+    """tr(Qᵀ Q) − tr(Qᵀ Σ_S Q): row i adds ‖Cᵢ‖² / (Dᵢ + ridge)."""
+
+    def __init__(
+        self,
+        source: Rows,
+        scale: Float[Tensor, " n"],
+        queries: Float[Tensor, "d r"] | None,
+        k: int,
+        ridge: float,
+        correlation: Float[Tensor, "n r"] | None = None,
+    ) -> None:
+        self.source, self.scale, self.ridge = source, scale, ridge
+        work, d = scale.dtype, source.d
+        empty = torch.zeros(0, d, dtype=torch.float64, device=scale.device)
+        self.posterior = Posterior(empty, k, orthonormal=ridge == 0)
+        self.residual = None if queries is None else queries.double().clone()
+        self.C = correlation
+        if self.C is None and queries is not None and (FEW * queries.shape[1] <= d or ridge < LOUD):
+            self.C = fill(source, scale, queries)
+        power = energies(source, scale, None)
+        self.floor = (1e-12 if work == torch.float64 else 1e-5) * power if ridge == 0 else None
+        total = float(queries.square().sum()) if queries is not None else 0.0
+        self.stop = torch.finfo(work).eps * total if ridge == 0 else -1.0
+        self.bottom = power + ridge
+        self.top = self.C.square().sum(1) if self.C is not None else energies(source, scale, self.residual)
+        self.since, self.level = 0, float((self.top / self.bottom).max()) if ridge else 0.0
+
+    def left(self, rows: Float[Tensor, "p d"]) -> tuple[Float[Tensor, "p d"]]:
+        """Rows Σ_S."""
+        return (self.posterior.of(rows),)
+
+    def kernels(
+        self, near: Int64[Tensor, " p"], rows: Float[Tensor, "p d"], left: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, "p p"], Float[Tensor, "p p"]]:
+        """X Σ_S Xᵀ and C Cᵀ of the rows `near`."""
+        work = self.scale.dtype
+        C = self.C[near] if self.C is not None else rows.to(work) @ self.residual.to(work)
+        return left[0].to(work) @ rows.T.to(work), C @ C.T
+
+    def panel(
+        self,
+        picks: Int64[Tensor, " b"],
+        rows: Float[Tensor, "b d"],
+        left: tuple[Tensor, ...],
+    ) -> Panel:
+        """The columns of the drafted picks."""
+        triangle, first = factor(rows, left[0], self.ridge)
+        good = len(first)
+        if self.ridge == 0 and self.residual is not None:
+            beta = first @ self.residual  # a pick in the span of others has no row in L⁻¹
+        else:
+            C = self.C[picks[:good]].double() if self.residual is None else rows[:good] @ self.residual
+            beta = torch.linalg.solve_triangular(triangle, C, upper=False)
+        second = None
+        if self.C is None:
+            second = beta @ self.residual.T - _halved(beta).T @ first
+        return Panel(first, second, beta, beta.square().sum(1))
+
+    def products(
+        self, rows: Float[Tensor, "c d"], where: slice | Int64[Tensor, " c"], panel: Panel, out: Float[Tensor, "q c"]
+    ) -> None:
+        """Products a and, below them, e for rows (c × d, in the working dtype)."""
+        work, b = self.scale.dtype, len(panel.gains)
+        if panel.second is not None:
+            torch.mm(torch.cat([panel.first, panel.second]).to(work), rows.T, out=out).mul_(self.scale[where])
+            return
+        torch.mm(panel.first.to(work), rows.T, out=out[:b]).mul_(self.scale[where])
+        torch.mm(panel.beta.to(work), self.C[where].T, out=out[b:])
+        out[b:].addmm_(_halved(panel.beta).T.to(work), out[:b], alpha=-1)
+
+    def moves(self, a: Float[Tensor, "*b c"], e: Float[Tensor, "*b c"]) -> tuple[Tensor, Tensor]:
+        """By how much each pick lowers top and bottom."""
+        return (a * e).mul_(2), a.square()
+
+    def step(
+        self, near: "Near", j: Int64[Tensor, " 1"], gain: Float[Tensor, " p"], t: int
+    ) -> tuple[Float[Tensor, "1 p"], Float[Tensor, "1 p"]]:
+        """Products a and e of drafting j: column j of both kernels, less what the drafts before took from them."""
+        A, E = near.a[:t], near.e[:t]
+        a_j, e_j = A.index_select(1, j).T, E.index_select(1, j).T
+        root = near.bottom.index_select(0, j).rsqrt()
+        a = torch.addmm(near.K.index_select(0, j), a_j, A, alpha=-1) * root
+        e = torch.addmm(near.G.index_select(0, j), a_j, E, alpha=-1).addmm_(e_j, A, alpha=-1) * root
+        return a, e.sub_(a * (gain.index_select(0, j) / 2))
+
+    def commit(self, panel: Panel, count: int, moved: list[tuple[slice, Tensor]]) -> None:
+        """Take the first `count` picks of the panel for good."""
+        b, work = len(panel.gains), self.scale.dtype
+        beta = panel.beta[:count].to(work)
+        for where, products in moved:
+            a = products[:count]
+            self.bottom[where] -= a.square().sum(0)
+            if self.C is not None:
+                C = self.C[where].addmm_(a.T, beta, alpha=-1)
+                self.top[where] = C.square().sum(1)
+            else:
+                self.top[where] -= (a * products[b : b + count]).sum(0).mul_(2)
+        self.bottom.clamp_(min=self.ridge)
+        self.posterior.absorb(panel.first[:count])
+        if self.residual is not None:
+            self.residual -= panel.first[:count].T @ panel.beta[:count]
+
+    def refresh(self, best: float) -> None:
+        """Without C, make top anew from Q_S before the error of its differences counts."""
+        self.since += 1
+        if self.C is None and (self.since >= 16 or best < 0.5 * self.level):
+            self.top = energies(self.source, self.scale, self.residual)
+            self.since, self.level = 0, best
+
+
+class Information:
+    """I(z_S; y): row i adds ½ log((vᵢ + ridge) / (uᵢ + ridge)), v without and u given the queries."""
+
+    floor: None = None
+    stop = -torch.inf
+
+    def __init__(
+        self, source: Rows, scale: Float[Tensor, " n"], whitened: Float[Tensor, "d r"], k: int, ridge: float
+    ) -> None:
+        self.scale, self.ridge = scale, ridge
+        self.plain = Posterior(whitened.new_zeros(0, source.d), k, orthonormal=False)
+        self.given = Posterior(whitened.T.contiguous(), k, orthonormal=False)
+        self.top = energies(source, scale, whitened)
+        self.bottom = (energies(source, scale, None) - self.top).clamp_(min=0) + ridge
+
+    def left(self, rows: Float[Tensor, "p d"]) -> tuple[Float[Tensor, "p d"], Float[Tensor, "p d"]]:
+        """Rows Σ without and with the queries known."""
+        return self.plain.of(rows), self.given.of(rows)
+
+    def kernels(
+        self, near: Int64[Tensor, " p"], rows: Float[Tensor, "p d"], left: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, "p p"], Float[Tensor, "p p"]]:
+        """X Σ Xᵀ without and with the queries known."""
+        work = self.scale.dtype
+        return left[0].to(work) @ rows.T.to(work), left[1].to(work) @ rows.T.to(work)
+
+    def panel(self, picks: Int64[Tensor, " b"], rows: Float[Tensor, "b d"], left: tuple[Tensor, ...]) -> Panel:
+        """The columns of the drafted picks."""
+        triangle, first = factor(rows, left[0], self.ridge)
+        lower, second = factor(rows, left[1], self.ridge)
+        good = min(len(first), len(second))
+        gains = (triangle.diagonal()[:good] / lower.diagonal()[:good]).log().clamp_(min=0)
+        return Panel(first[:good], second[:good], None, gains)
+
+    def products(
+        self, rows: Float[Tensor, "c d"], where: slice | Int64[Tensor, " c"], panel: Panel, out: Float[Tensor, "q c"]
+    ) -> None:
+        """Products a and, below them, e for rows (c × d, in the working dtype)."""
+        columns = torch.cat([panel.first, panel.second]).to(self.scale.dtype)
+        torch.mm(columns, rows.T, out=out).mul_(self.scale[where])
+
+    def moves(self, a: Float[Tensor, "*b c"], e: Float[Tensor, "*b c"]) -> tuple[Tensor, Tensor]:
+        """By how much each pick lowers top and bottom."""
+        return (a - e).mul_(a + e), e.square()
+
+    def step(
+        self, near: "Near", j: Int64[Tensor, " 1"], gain: Float[Tensor, " p"], t: int
+    ) -> tuple[Float[Tensor, "1 p"], Float[Tensor, "1 p"]]:
+        """Products a and e of drafting j."""
+        A, E = near.a[:t], near.e[:t]
+        bottom = near.bottom.index_select(0, j)
+        above = (near.top.index_select(0, j) + bottom).rsqrt()
+        a = torch.addmm(near.K.index_select(0, j), A.index_select(1, j).T, A, alpha=-1) * above
+        return a, torch.addmm(near.G.index_select(0, j), E.index_select(1, j).T, E, alpha=-1) * bottom.rsqrt()
+
+    def commit(self, panel: Panel, count: int, moved: list[tuple[slice, Tensor]]) -> None:
+        """Take the first `count` picks of the panel for good."""
+        b = len(panel.gains)
+        for where, products in moved:
+            top, bottom = self.moves(products[:count], products[b : b + count])
+            self.top[where] -= top.sum(0)
+            self.bottom[where] -= bottom.sum(0)
+        self.bottom.clamp_(min=self.ridge)
+        self.plain.absorb(panel.first[:count])
+        self.given.absorb(panel.second[:count])
+
+    def refresh(self, best: float) -> None:
+        """Nothing to make anew."""
+
+
+@dataclass(slots=True)
+class Near:
+    """The shortlist while picks are drafted from it."""
+
+    K: Float[Tensor, "p p"]
+    G: Float[Tensor, "p p"]
+    top: Float[Tensor, " p"]
+    bottom: Float[Tensor, " p"]
+    a: Float[Tensor, "b p"]
+    e: Float[Tensor, "b p"]
+
+
+def _halved(beta: Float[Tensor, "b r"]) -> Float[Tensor, "b b"]:
+    """Strict upper triangle of β βᵀ and half its diagonal."""
+    upper = (beta @ beta.T).triu()
+    upper.diagonal().mul_(0.5)
+    return upper

@@ -1,0 +1,57 @@
+"""The small float64 side of the engine: Σ_S = base − BᵀB, and the columns that a block of picks adds to B."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Posterior:
+    """What the picks leave unknown, as a d × d matrix or, while there are few picks, as their rows B."""
+
+    def __init__(self, known: Float[Tensor, "r d"], k: int, *, orthonormal: bool) -> None:
+        self.used, d = known.shape
+        self.sweeps = 2 if orthonormal else 1  # a second sweep keeps the basis orthogonal to rounding
+        self.matrix: Tensor | None = None
+        if not orthonormal and d <= 2 * (self.used + k):
+            self.matrix = torch.eye(d, dtype=torch.float64, device=known.device) - known.T @ known
+        else:
+            self.basis = known.new_zeros(self.used + k, d)
+            self.basis[: self.used] = known
+
+    def of(self, rows: Float[Tensor, "p d"]) -> Float[Tensor, "p d"]:
+        """Rows Σ_S."""
+        if self.matrix is not None:
+            return rows @ self.matrix
+        basis = self.basis[: self.used]
+        for _ in range(self.sweeps):
+            rows = rows - (rows @ basis.T) @ basis
+        return rows
+
+    def absorb(self, columns: Float[Tensor, "b d"]) -> None:
+        """Take the columns of accepted picks into B."""
+        if self.matrix is not None:
+            self.matrix -= columns.T @ columns
+        else:
+            self.basis[self.used : self.used + len(columns)] = columns
+        self.used += len(columns)
+
+
+def factor(
+    rows: Float[Tensor, "b d"], left: Float[Tensor, "b d"], ridge: float
+) -> tuple[Float[Tensor, "b b"], Float[Tensor, "b d"]]:
+    """L and B = L⁻¹ X_J Σ_S with L Lᵀ = X_J Σ_S X_Jᵀ + ridge·I: row t of B is what pick t adds after picks < t.
+
+    Without a ridge L and B come from a QR of Σ_S X_Jᵀ: a Cholesky factor would square its condition. Where rounding
+    leaves no positive matrix, the picks before that are kept.
+    """
+    if ridge == 0:
+        basis, triangle = torch.linalg.qr(left.T)
+        sign = torch.where(triangle.diagonal() < 0, -1.0, 1.0).to(left.dtype)
+        return triangle[:, : len(sign)].T * sign, basis.T * sign[:, None]
+    kernel = left @ rows.T
+    kernel = (kernel + kernel.T) / 2
+    kernel.diagonal().clamp_(min=0).add_(ridge)
+    triangle, failed = torch.linalg.cholesky_ex(kernel)
+    good = int(failed) - 1 if int(failed) else len(rows)
+    triangle = triangle[:good, :good]
+    return triangle, torch.linalg.solve_triangular(triangle, left[:good], upper=False)

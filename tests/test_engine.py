@@ -1,0 +1,115 @@
+"""The block engine against the plain one-pick loops, on hundreds of problems."""
+
+import plain_loops
+import pytest
+import samples
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hf_gip.core.engine.greedy import Picks, greedy
+from hf_gip.core.engine.objectives import Information, Projection
+from hf_gip.core.rows import MemoryRows
+
+KINDS = ["projection", "information"]
+
+
+def problem(
+    n: int, d: int, r: int, seed: int, dtype: torch.dtype, *, copies: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    X = samples.rows(n, d, seed=seed, duplicates=copies, zeros=n // 20)
+    X /= X.square().sum(1).mean().sqrt()
+    scale = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.5
+    return X.to(dtype), scale.to(dtype), samples.queries(r, d, seed=seed + 1).T.contiguous()
+
+
+def whitened(Q: Tensor) -> Tensor:
+    return torch.linalg.qr(Q)[0] * 0.9
+
+
+def solved(kind: str, X: Tensor, scale: Tensor, Q: Tensor, k: int, ridge: float, block: int, piece: int) -> Picks:
+    rows = MemoryRows(X)
+    if kind == "projection":
+        return greedy(rows, Projection(rows, scale, Q, k, ridge), k, block=block, piece=piece)
+    return greedy(rows, Information(rows, scale, whitened(Q), k, ridge), k, block=block, piece=piece)
+
+
+def plainly(kind: str, X: Tensor, scale: Tensor, Q: Tensor, k: int, ridge: float) -> Picks:
+    if kind == "projection":
+        return plain_loops.project(X, scale, Q, k, ridge)
+    return plain_loops.inform(X, scale, whitened(Q), k, ridge)
+
+
+def same(got: Picks, want: Picks, close: float) -> None:
+    """Equal picks up to where the gains vanish beside the first; there rounding decides."""
+    assert len(got.indices) == len(want.indices)
+    assert len(set(got.indices.tolist())) == len(got.indices)
+    clear = int((want.gains > close * want.gains[0]).sum())
+    differ = (got.indices != want.indices).nonzero()
+    if len(differ) and int(differ[0]) < clear:  # a tie broken by the last bit: what is reached must be the same
+        assert float(got.gains.sum()) == pytest.approx(float(want.gains.sum()), rel=2e-3)
+    else:
+        assert float(got.gains.sum()) == pytest.approx(float(want.gains.sum()), rel=1e-3)
+
+
+@settings(max_examples=200, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(
+    st.sampled_from(KINDS),
+    st.integers(2, 120),
+    st.integers(1, 24),
+    st.sampled_from([1e-3, 0.1, 3.0]),
+    st.integers(1, 40),
+    st.integers(1, 300),
+    st.integers(0, 10_000),
+    st.data(),
+)
+def test_the_engine_picks_as_the_plain_loop(
+    kind: str, n: int, d: int, ridge: float, block: int, piece: int, seed: int, data: st.DataObject
+) -> None:
+    k, r = data.draw(st.integers(1, n)), data.draw(st.integers(1, d))
+    for dtype in (torch.float64, torch.float32):
+        X, scale, Q = problem(n, d, r, seed, dtype, copies=data.draw(st.integers(0, n // 3)))
+        want = plainly(kind, X, scale, Q, k, ridge)
+        same(solved(kind, X, scale, Q, k, ridge, block, piece), want, 1e-9 if dtype == torch.float64 else 1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("n", "d", "r", "k"), [(400, 64, 4, 30), (400, 64, 60, 64), (600, 20, 3, 150), (60, 8, 8, 60)]
+)
+def test_in_float64_the_picks_are_the_very_same(kind: str, n: int, d: int, r: int, k: int) -> None:
+    for seed in range(10):
+        X, scale, Q = problem(n, d, r, seed, torch.float64, copies=n // 5)
+        want = plainly(kind, X, scale, Q, k, 0.1)
+        for block, piece in ((1, 1000), (7, 50), (64, 4096)):
+            got = solved(kind, X, scale, Q, k, 0.1, block, piece)
+            assert got.indices.tolist() == want.indices.tolist()
+            assert got.gains.tolist() == pytest.approx(want.gains.tolist(), rel=1e-6, abs=1e-12)
+
+
+def test_without_a_ridge_it_ends_with_the_rank_as_the_plain_loop() -> None:
+    for seed in range(30):
+        dtype = (torch.float64, torch.float32)[seed % 2]
+        X, scale, Q = problem(80, 12, 1 + seed % 12, seed, dtype, copies=20)
+        X[:, 8:] = 0
+        want = plainly("projection", X, scale, Q, 20, 0.0)
+        got = solved("projection", X, scale, Q, 20, 0.0, 1 + seed, 30)
+        assert len(got.indices) == len(want.indices) == 8
+        assert got.indices[:-1].tolist() == want.indices[:-1].tolist()  # any row left completes the span
+        assert float(got.gains.sum()) == pytest.approx(float(want.gains.sum()), rel=1e-5)
+
+
+def test_a_correlation_may_be_given_in_place_of_queries() -> None:
+    X, scale, Q = problem(200, 16, 3, 5, torch.float64)
+    rows = MemoryRows(X)
+    C = (X @ Q) * scale[:, None]
+    told = greedy(rows, Projection(rows, scale, None, 40, 0.1, correlation=C), 40)
+    assert told.indices.equal(plainly("projection", X, scale, Q, 40, 0.1).indices)
+
+
+def test_the_rows_are_read_once_for_many_picks() -> None:
+    X, scale, Q = problem(3000, 48, 6, 1, torch.float32)
+    for kind in KINDS:
+        got = solved(kind, X, scale, Q, 300, 0.1, 64, 4096)
+        assert got.passes < 300 / 8
