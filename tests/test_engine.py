@@ -79,7 +79,7 @@ def test_the_engine_picks_as_the_plain_loop(
     ("n", "d", "r", "k"), [(400, 64, 4, 30), (400, 64, 60, 64), (600, 20, 3, 150), (60, 8, 8, 60)]
 )
 def test_in_float64_the_picks_are_the_very_same(kind: str, n: int, d: int, r: int, k: int) -> None:
-    for seed in range(10):
+    for seed in range(4):
         X, scale, Q = problem(n, d, r, seed, torch.float64, copies=n // 5)
         want = plainly(kind, X, scale, Q, k, 0.1)
         for block, piece in ((1, 1000), (7, 50), (64, 4096)):
@@ -96,7 +96,7 @@ def test_without_a_ridge_it_ends_with_the_rank_as_the_plain_loop() -> None:
         want = plainly("projection", X, scale, Q, 20, 0.0)
         got = solved("projection", X, scale, Q, 20, 0.0, 1 + seed, 30)
         assert len(got.indices) == len(want.indices) == 8
-        assert got.indices[:-1].tolist() == want.indices[:-1].tolist()  # any row left completes the span
+        assert X[got.indices[:-1]].equal(X[want.indices[:-1]])  # rows that differ by a scale tie; all do at the end
         assert float(got.gains.sum()) == pytest.approx(float(want.gains.sum()), rel=1e-5)
 
 

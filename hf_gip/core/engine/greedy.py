@@ -18,8 +18,10 @@ from hf_gip.core.engine.objectives import Information, Near, Panel, Projection
 from hf_gip.core.engine.rows import pieces
 from hf_gip.core.rows import Rows
 
-PIECE = 4096  # rows whose gains are replayed at once on the CPU: their temporaries stay in the cache
+PIECE = 2048  # rows whose gains are replayed at once on the CPU: their temporaries stay in the cache
 BLOCK = 64
+NEAR = 16  # rows on the shortlist per draft
+OTHERS = 32  # rows tried before all others, per draft
 KEPT = 1 << 28  # bytes of products kept between verifying and accepting
 
 
@@ -69,13 +71,15 @@ def greedy(source: Rows, state: Projection | Information, k: int, *, block: int 
         best = first_best(gain)
         if not float(gain[best]) > state.stop:
             break
-        near = shortlist(gain, best, 8 * width)
+        near = shortlist(gain, best, NEAR * width)
         rows = source.rows(near).double() * state.scale[near, None].double()
         left = state.left(rows)
         drafts = draft(state, near, best, rows, left, min(width, k - taken))
         panel = state.panel(near[drafts], rows[drafts], tuple(part[drafts] for part in left))
         picks = near[drafts][: len(panel.gains)]
-        count, moved = verify(source, state, panel, picks, store, piece)
+        gain[near] = -torch.inf
+        others = torch.topk(gain, min(OTHERS * width, n), sorted=False).indices
+        count, moved = verify(source, state, panel, picks, others, store, piece)
         state.commit(panel, count, moved)
         state.refresh(float(gain[best]))
         indices.append(picks[:count])
@@ -136,37 +140,50 @@ def verify(
     state: Projection | Information,
     panel: Panel,
     picks: Int64[Tensor, " b"],
+    others: Int64[Tensor, " o"],
     store: Float[Tensor, " s"],
     piece: int,
 ) -> tuple[int, list[tuple[slice, Tensor]]]:
-    """How many drafts no other row beats, at least one, and the products a and e of all rows."""
+    """How many drafts no other row beats, at least one, and the products a and e of all rows.
+
+    `others` are tried first: drafts that fall there cost no product with all rows.
+    """
     work, b = state.scale.dtype, len(picks)
-    close = slack(work)
     own = store.new_empty(2 * b, b)
     state.products(source.rows(picks).to(work), picks, panel, own)
     asked = replay(state, picks, own).diagonal().clone()
-    asked[0] = torch.inf  # it is the best row by the state itself
-    low, high = asked - close * asked.abs(), asked + close * asked.abs()
-    low[0] = torch.inf
-    count = b
     refused = (~(asked > state.stop)).nonzero()
-    if len(refused):
-        count = max(1, int(refused[0]))
-    order = picks.tolist()
+    count = max(1, int(refused[0])) if len(refused) else b
+    asked[0] = torch.inf  # it is the best row by the state itself
+    out = store.new_empty(2 * count, len(others))
+    state.products(source.rows(others).to(work), others, panel.head(count), out)
+    count = unbeaten(replay(state, others, out), others, picks, asked, count)
     moved: list[tuple[slice, Tensor]] = []
     for where, rows in pieces(source, piece):
         size = where.stop - where.start
-        out = store[2 * b * where.start : 2 * b * where.stop].view(2 * b, size)
-        state.products(rows.to(work), where, panel, out)
+        out = store[2 * b * where.start :][: 2 * count * size].view(2 * count, size)
+        state.products(rows.to(work), where, panel.head(count), out)
         moved.append((where, out))
-        gain = replay(state, where, out)
-        for t, pick in enumerate(order):
-            if where.start <= pick < where.stop:
-                gain[t:, pick - where.start] = -torch.inf
-        over = gain.amax(1) >= low
-        if bool(over[:count].any()):
-            count = settle(gain, over, picks - where.start, low, high, count)
+        numbers = torch.arange(where.start, where.stop, device=picks.device)
+        count = unbeaten(replay(state, where, out), numbers, picks, asked, count)
     return count, moved
+
+
+def unbeaten(
+    gain: Float[Tensor, "b c"],
+    numbers: Int64[Tensor, " c"],
+    picks: Int64[Tensor, " p"],
+    asked: Float[Tensor, " p"],
+    count: int,
+) -> int:
+    """How many of the first `count` drafts no row of `gain` beats; of a tie the lower row wins."""
+    close = slack(gain.dtype) * asked[:count].abs()
+    for t in (gain.amax(1) >= asked[:count] - close).nonzero().flatten().tolist():
+        rival = gain[t].masked_fill(torch.isin(numbers, picks[: t + 1]), -torch.inf)
+        over = (rival > asked[t] + close[t]) | ((rival >= asked[t] - close[t]) & (numbers < picks[t]))
+        if bool(over.any()):
+            return t
+    return count
 
 
 def replay(
@@ -179,20 +196,3 @@ def replay(
     top = torch.addmm(state.top[where], earlier, top, alpha=-1)
     bottom = torch.addmm(state.bottom[where], earlier, bottom, alpha=-1).clamp_(min=state.ridge)
     return ratio(top, bottom, None if state.floor is None else state.floor[where])
-
-
-def settle(
-    gain: Float[Tensor, "b c"],
-    over: Tensor,
-    picks: Int64[Tensor, " b"],
-    low: Float[Tensor, " b"],
-    high: Float[Tensor, " b"],
-    count: int,
-) -> int:
-    """First draft that a row beats, or that a lower row equals."""
-    for t in over[:count].nonzero().flatten().tolist():
-        better = gain[t] > high[t]
-        lower = gain[t, : max(0, int(picks[t]))] >= low[t]
-        if bool(better.any()) or bool(lower.any()):
-            return t
-    return count

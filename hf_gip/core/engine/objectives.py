@@ -28,9 +28,13 @@ class Panel:
     """What a block of drafted picks would do, in float64: pick t as if all before it were accepted."""
 
     first: Float[Tensor, "b d"]  # b of each pick
-    second: Float[Tensor, "b d"] | None  # c of each pick; None where it follows from C
-    beta: Float[Tensor, "b r"] | None
+    second: Float[Tensor, "c d"]  # c of each pick; empty where e follows from C
+    beta: Float[Tensor, "b r"]  # empty for the information
     gains: Float[Tensor, " b"]  # rise of the objective
+
+    def head(self, count: int) -> "Panel":
+        """The first `count` picks."""
+        return Panel(self.first[:count], self.second[:count], self.beta[:count], self.gains[:count])
 
 
 def fill(source: Rows, scale: Float[Tensor, " n"], columns: Float[Tensor, "d r"]) -> Float[Tensor, "n r"]:
@@ -70,16 +74,17 @@ class Projection:
         work, d = scale.dtype, source.d
         empty = torch.zeros(0, d, dtype=torch.float64, device=scale.device)
         self.posterior = Posterior(empty, k, orthonormal=ridge == 0)
-        self.residual = None if queries is None else queries.double().clone()
-        self.C = correlation
-        if self.C is None and queries is not None and (FEW * queries.shape[1] <= d or ridge < LOUD):
-            self.C = fill(source, scale, queries)
+        self.told, self.kept = queries is not None, correlation is not None
+        self.residual = torch.empty(d, 0, dtype=torch.float64) if queries is None else queries.double().clone()
+        self.C = scale.new_empty(source.n, 0) if correlation is None else correlation.to(work, copy=True)
+        if not self.kept and (FEW * self.residual.shape[1] <= d or ridge < LOUD):
+            self.C, self.kept = fill(source, scale, self.residual), True
         power = energies(source, scale, None)
         self.floor = (1e-12 if work == torch.float64 else 1e-5) * power if ridge == 0 else None
-        total = float(queries.square().sum()) if queries is not None else 0.0
+        total = float(self.residual.square().sum())
         self.stop = torch.finfo(work).eps * total if ridge == 0 else -1.0
         self.bottom = power + ridge
-        self.top = self.C.square().sum(1) if self.C is not None else energies(source, scale, self.residual)
+        self.top = self.C.square().sum(1) if self.kept else energies(source, scale, self.residual)
         self.since, self.level = 0, float((self.top / self.bottom).max()) if ridge else 0.0
 
     def left(self, rows: Float[Tensor, "p d"]) -> tuple[Float[Tensor, "p d"]]:
@@ -91,7 +96,7 @@ class Projection:
     ) -> tuple[Float[Tensor, "p p"], Float[Tensor, "p p"]]:
         """X Σ_S Xᵀ and C Cᵀ of the rows `near`."""
         work = self.scale.dtype
-        C = self.C[near] if self.C is not None else rows.to(work) @ self.residual.to(work)
+        C = self.C[near] if self.kept else rows.to(work) @ self.residual.to(work)
         return left[0].to(work) @ rows.T.to(work), C @ C.T
 
     def panel(
@@ -103,14 +108,12 @@ class Projection:
         """The columns of the drafted picks."""
         triangle, first = factor(rows, left[0], self.ridge)
         good = len(first)
-        if self.ridge == 0 and self.residual is not None:
+        if self.ridge == 0 and self.told:
             beta = first @ self.residual  # a pick in the span of others has no row in L⁻¹
         else:
-            C = self.C[picks[:good]].double() if self.residual is None else rows[:good] @ self.residual
+            C = rows[:good] @ self.residual if self.told else self.C[picks[:good]].double()
             beta = torch.linalg.solve_triangular(triangle, C, upper=False)
-        second = None
-        if self.C is None:
-            second = beta @ self.residual.T - _halved(beta).T @ first
+        second = first[:0] if self.kept else beta @ self.residual.T - _halved(beta).T @ first
         return Panel(first, second, beta, beta.square().sum(1))
 
     def products(
@@ -118,7 +121,7 @@ class Projection:
     ) -> None:
         """Products a and, below them, e for rows (c × d, in the working dtype)."""
         work, b = self.scale.dtype, len(panel.gains)
-        if panel.second is not None:
+        if not self.kept:
             torch.mm(torch.cat([panel.first, panel.second]).to(work), rows.T, out=out).mul_(self.scale[where])
             return
         torch.mm(panel.first.to(work), rows.T, out=out[:b]).mul_(self.scale[where])
@@ -142,25 +145,24 @@ class Projection:
 
     def commit(self, panel: Panel, count: int, moved: list[tuple[slice, Tensor]]) -> None:
         """Take the first `count` picks of the panel for good."""
-        b, work = len(panel.gains), self.scale.dtype
-        beta = panel.beta[:count].to(work)
+        beta = panel.beta[:count].to(self.scale.dtype)
         for where, products in moved:
-            a = products[:count]
+            a, e = products[:count], products[len(products) // 2 :][:count]
             self.bottom[where] -= a.square().sum(0)
-            if self.C is not None:
+            if self.kept:
                 C = self.C[where].addmm_(a.T, beta, alpha=-1)
                 self.top[where] = C.square().sum(1)
             else:
-                self.top[where] -= (a * products[b : b + count]).sum(0).mul_(2)
+                self.top[where] -= (a * e).sum(0).mul_(2)
         self.bottom.clamp_(min=self.ridge)
         self.posterior.absorb(panel.first[:count])
-        if self.residual is not None:
+        if self.told:
             self.residual -= panel.first[:count].T @ panel.beta[:count]
 
     def refresh(self, best: float) -> None:
         """Without C, make top anew from Q_S before the error of its differences counts."""
         self.since += 1
-        if self.C is None and (self.since >= 16 or best < 0.5 * self.level):
+        if not self.kept and (self.since >= 32 or best < 0.2 * self.level):
             self.top = energies(self.source, self.scale, self.residual)
             self.since, self.level = 0, best
 
@@ -197,7 +199,7 @@ class Information:
         lower, second = factor(rows, left[1], self.ridge)
         good = min(len(first), len(second))
         gains = (triangle.diagonal()[:good] / lower.diagonal()[:good]).log().clamp_(min=0)
-        return Panel(first[:good], second[:good], None, gains)
+        return Panel(first[:good], second[:good], first[:good, :0], gains)
 
     def products(
         self, rows: Float[Tensor, "c d"], where: slice | Int64[Tensor, " c"], panel: Panel, out: Float[Tensor, "q c"]
@@ -222,9 +224,8 @@ class Information:
 
     def commit(self, panel: Panel, count: int, moved: list[tuple[slice, Tensor]]) -> None:
         """Take the first `count` picks of the panel for good."""
-        b = len(panel.gains)
         for where, products in moved:
-            top, bottom = self.moves(products[:count], products[b : b + count])
+            top, bottom = self.moves(products[:count], products[len(products) // 2 :][:count])
             self.top[where] -= top.sum(0)
             self.bottom[where] -= bottom.sum(0)
         self.bottom.clamp_(min=self.ridge)

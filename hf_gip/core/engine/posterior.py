@@ -38,7 +38,7 @@ class Posterior:
 
 def factor(
     rows: Float[Tensor, "b d"], left: Float[Tensor, "b d"], ridge: float
-) -> tuple[Float[Tensor, "b b"], Float[Tensor, "b d"]]:
+) -> tuple[Float[Tensor, "g g"], Float[Tensor, "g d"]]:
     """L and B = L⁻¹ X_J Σ_S with L Lᵀ = X_J Σ_S X_Jᵀ + ridge·I: row t of B is what pick t adds after picks < t.
 
     Without a ridge L and B come from a QR of Σ_S X_Jᵀ: a Cholesky factor would square its condition. Where rounding
