@@ -1,5 +1,10 @@
 """The block engine against the plain one-pick loops, on hundreds of problems."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 import plain_loops
 import pytest
 import samples
@@ -8,9 +13,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hf_gip import gip
 from hf_gip.core.engine.greedy import Picks, greedy
 from hf_gip.core.engine.objectives import Information, Projection
 from hf_gip.core.rows import MemoryRows
+from hf_gip.features.files import npy_rows
 
 KINDS = ["projection", "information"]
 
@@ -113,3 +120,56 @@ def test_the_rows_are_read_once_for_many_picks() -> None:
     for kind in KINDS:
         got = solved(kind, X, scale, Q, 300, 0.1, 64, 4096)
         assert got.passes < 300 / 8
+
+
+def test_rows_on_disk_give_the_picks_of_rows_in_memory(tmp_path: Path) -> None:
+    X = samples.rows(3000, 24, duplicates=100).to(torch.float16)
+    np.save(tmp_path / "rows.npy", X.numpy())
+    there = npy_rows(tmp_path / "rows.npy")
+    for objective in KINDS:
+        for queries in (samples.queries(4, 24), None):
+            here, read = (gip(each, queries, 200, objective=objective) for each in (X, there))
+            assert read.indices.equal(here.indices)
+            assert read.total == here.total
+    seen: list[tuple[int, int]] = []
+    gip(there, None, 200, progress=lambda picks, passes: seen.append((picks, passes)))
+    assert seen[-1][0] == 200
+    assert [passes for _, passes in seen] == list(range(1, len(seen) + 1))
+
+
+def test_a_prefilter_of_all_rows_changes_nothing_and_a_cut_is_recorded() -> None:
+    X, Q = samples.rows(300, 12), samples.queries(3, 12)
+    for objective in KINDS:
+        plain = gip(X, Q, 20, objective=objective)
+        assert gip(X, Q, 20, objective=objective, prefilter=300).indices.equal(plain.indices)
+        got = gip(X, Q, 20, objective=objective, prefilter=100)
+        cut = got.record["prefilter"]
+        assert cut["kept"] == 100
+        assert cut["last_kept"] >= cut["first_cut"]
+        assert got.objective <= plain.objective * 1.05
+    with pytest.raises(
+        ValueError, match=r"^`prefilter` must lie between `k` \(20\) and the number of rows \(300\), got 7\.$"
+    ):
+        gip(X, Q, 20, prefilter=7)
+
+
+@dataclass(frozen=True)
+class Short(MemoryRows):
+    """Rows on a device that has too little memory once."""
+
+    failures: list[int]
+
+    def chunks(self) -> Iterator[tuple[int, Tensor]]:
+        if self.failures and self.failures.pop():
+            raise torch.OutOfMemoryError("out of memory")
+        yield from super().chunks()
+
+
+def test_a_device_short_of_memory_goes_on_in_smaller_pieces() -> None:
+    X, scale, Q = problem(400, 12, 3, 2, torch.float64)
+    rows = Short(X, [])
+    state = Projection(rows, scale, Q, 20, 0.1)
+    rows.failures.append(1)
+    with pytest.warns(UserWarning, match="short of memory: going on with 2,048 rows at a time"):
+        got = greedy(rows, state, 20, piece=4096)
+    assert got.indices.equal(plainly("projection", X, scale, Q, 20, 0.1).indices)

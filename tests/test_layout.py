@@ -11,6 +11,7 @@ CORE_MAY_IMPORT = {
     "torch",
     "jaxtyping",
     *("collections", "contextlib", "dataclasses", "functools", "itertools", "math", "os", "pathlib", "time", "typing"),
+    "warnings",
 }
 ALLOWED_BESIDES = {("selection.py", "hf_gip.pictures"), ("selection.py", "matplotlib.figure")}  # `Selection.plot`
 

@@ -1,25 +1,27 @@
 """Greedy Information Projection: choose rows whose span answers the queries."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hf_gip.core.checks import check_k, check_matrix
-from hf_gip.core.engine.greedy import greedy
+from hf_gip.core.engine.greedy import greedy, ratio
 from hf_gip.core.engine.loop import match
 from hf_gip.core.engine.objectives import Information, Projection
-from hf_gip.core.rows import MemoryRows
+from hf_gip.core.rows import MemoryRows, Rows
 from hf_gip.core.selection import Selection
+from hf_gip.core.setting import Setting, gram, prepare
 
 FULL = 0.999  # share of the queries' energy from which the picks' span counts as full
 
 
 def gip(
-    features: Float[Tensor, "n d"],
+    features: Float[Tensor, "n d"] | Rows,
     queries: Float[Tensor, "m d"] | None,
     k: int,
     *,
@@ -27,6 +29,8 @@ def gip(
     noise: float = 0.1,
     precision: Float[Tensor, " n"] | None = None,
     pursuit: Literal["orthogonal", "matching"] = "orthogonal",
+    prefilter: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Selection:
     r"""Choose `k` rows that hold most of what the queries ask for.
 
@@ -44,8 +48,13 @@ def gip(
     matters, so the queries are first compressed to their rank r ≤ min(m, d). Never an n × n matrix. Sums run in
     float32 (float64 for float64 features); for `noise` below 1e-4 use float64.
 
+    The engine drafts a block of picks on a shortlist and verifies it on all rows in one pass, so that the rows are
+    read once for some 10 to 60 picks; the picks are those of one pass per pick. Memory beside the features: some ten
+    numbers per row, at most 256 MiB of products, and n·r numbers when 3r ≤ d (or `noise` is below 0.01).
+
     Args:
-        features: One row per example, (n, d).
+        features: One row per example, (n, d): a tensor, or rows that stay elsewhere, such as
+            `hf_gip.features.files.npy_rows(path)`, which are read in order once per block.
         queries: What the chosen rows should be able to express, (m, d); None means the features themselves.
         k: How many rows to choose.
         objective: What is maximised.
@@ -53,6 +62,9 @@ def gip(
         precision: How far each row is to be trusted, wᵢ ≥ 0, (n,): its noise is σ²/wᵢ². None means 1 for all.
         pursuit: `"orthogonal"` revises the whole projection at each pick; `"matching"` is plain matching pursuit: a
             pick takes its own share ‖Rxᵢ‖² / ‖xᵢ‖² of the residual R and stays as it is (no noise, no precision).
+        prefilter: An approximation for huge pools, in rows: only this many rows with the largest first gains are
+            candidates. `record["prefilter"]` holds the first gain of the last row kept and of the first row cut.
+        progress: Called after each pass with the number of picks and of passes so far.
 
     Returns:
         The picks in order; `total` is tr(Q Qᵀ), or for the information that of the whole pool where it costs no more
@@ -64,19 +76,26 @@ def gip(
         ValueError: If a shape, a value or a name is wrong, or the features or the queries are all zero.
     """
     check_names(objective, pursuit, noise, precision)
-    check_matrix("features", features)
-    check_k(k, len(features))
-    setting = _prepare(features, queries, noise, precision)
-    source = MemoryRows(features)
-    if pursuit == "matching":
-        picks = match(features, setting.scale, setting.queries, k)
-    elif objective == "projection":
-        picks = greedy(source, Projection(source, setting.scale, setting.queries, k, float(noise)), k)
+    source = _rows(features, pursuit)
+    check_k(k, source.n)
+    if prefilter is not None and not k <= prefilter <= source.n:
+        raise ValueError(
+            f"`prefilter` must lie between `k` ({k}) and the number of rows ({source.n}), got {prefilter}."
+        )
+    setting = prepare(source, queries, noise, precision)
+    work = _Work(source, setting.scale, setting.queries, k, float(noise), objective)
+    kept, cut = None, None
+    if prefilter is not None:
+        kept, cut = _strongest(work, prefilter)
+        work = replace(work, source=MemoryRows(source.rows(kept)), scale=setting.scale[kept])
+    if isinstance(features, Tensor) and pursuit == "matching":
+        inside = features if kept is None else features[kept]
+        picks = match(inside, work.scale, setting.queries, k)
     else:
-        state = Information(source, setting.scale, _whiten(setting.queries, noise), k, float(noise))
-        picks = greedy(source, state, k)
+        picks = greedy(work.source, work.state(), k, progress=progress)
+    indices = picks.indices if kept is None else kept.cpu()[picks.indices]
     gains = picks.gains * (setting.query_energy if objective == "projection" else 1.0)
-    chosen = features[picks.indices.to(features.device)].double() / math.sqrt(setting.row_energy)
+    chosen = source.rows(indices).double() / math.sqrt(setting.row_energy)
     full_at = _span_full_at(chosen, setting.queries)
     record = {
         "method": "gip",
@@ -94,63 +113,49 @@ def gip(
         "span_full_at": full_at,
         "notes": _notes(k, len(gains), full_at),
     }
-    total = _total(features, setting, k, objective, noise, queries is None)
-    return Selection(picks.indices, gains, total=total, record=record)
+    if cut is not None:
+        record["prefilter"] = cut
+    total = _total(source, setting, k, objective, noise, queries is None)
+    return Selection(indices, gains, total=total, record=record)
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
-    """The problem in its own units: rows of mean energy one (before precision), queries of mean energy one."""
+class _Work:
+    """What the engine is to solve."""
 
-    scale: Float[Tensor, " n"]  # wᵢ / √mean‖x‖²: row i enters as scale[i] · features[i]
-    queries: Float[Tensor, "d r"]  # columns, orthogonal, float64
-    row_energy: float  # mean ‖xᵢ‖²
-    query_energy: float  # mean ‖qⱼ‖²
+    source: Rows
+    scale: Float[Tensor, " n"]
+    queries: Float[Tensor, "d r"]
+    k: int
+    noise: float
+    objective: str
 
-
-def _prepare(
-    features: Float[Tensor, "n d"],
-    queries: Float[Tensor, "m d"] | None,
-    noise: float,
-    precision: Float[Tensor, " n"] | None,
-) -> _Setting:
-    work = torch.float64 if features.dtype == torch.float64 else torch.float32
-    row_energy = _mean_energy("features", features)
-    if queries is None:
-        query_energy = row_energy
-        columns = _compress(features.to(work) / math.sqrt(row_energy))
-    else:
-        check_matrix("queries", queries, features.shape[1])
-        query_energy = _mean_energy("queries", queries)
-        columns = _compress(queries.double() / math.sqrt(query_energy)).to(features.device)
-    weight = torch.ones(len(features), dtype=torch.float64, device=features.device)
-    if precision is not None:
-        if precision.shape != (len(features),):
-            raise ValueError(
-                f"`precision` must hold one weight per row ({len(features)}), got shape {tuple(precision.shape)}."
-            )
-        weight = precision.double().to(features.device)
-    return _Setting((weight / math.sqrt(row_energy)).to(work), columns, row_energy, query_energy)
+    def state(self) -> Projection | Information:
+        if self.objective == "projection":
+            return Projection(self.source, self.scale, self.queries, self.k, self.noise)
+        return Information(self.source, self.scale, _whiten(self.queries, self.noise), self.k, self.noise)
 
 
-def _mean_energy(name: str, matrix: Float[Tensor, "n d"]) -> float:
-    energy = float(torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64).square().mean())
-    if energy == 0:
-        raise ValueError(f"`{name}` must hold at least one row that is not zero, got {len(matrix)} zero row(s).")
-    return energy
+def _rows(features: Float[Tensor, "n d"] | Rows, pursuit: str) -> Rows:
+    if isinstance(features, Rows) and not isinstance(features, Tensor):
+        if pursuit == "matching":
+            raise ValueError('`features` must be a tensor for `pursuit="matching"`, got rows elsewhere: load them.')
+        return features
+    check_matrix("features", features)
+    return MemoryRows(features)
 
 
-def _compress(queries: Float[Tensor, "m d"]) -> Float[Tensor, "d r"]:
-    """Orthogonal columns with the same Gram matrix on the feature side, Q'Q'ᵀ = QᵀQ; r = rank."""
-    m, d = queries.shape
-    if m < d:
-        energies, rotation = torch.linalg.eigh((queries @ queries.T).double())
-        columns = queries.T.double() @ rotation
-    else:
-        energies, rotation = torch.linalg.eigh((queries.T @ queries).double())
-        columns = rotation * energies.clamp(min=0).sqrt()
-    kept = energies > energies[-1] * (1e-13 if queries.dtype == torch.float64 else 1e-8)
-    return columns[:, kept]
+def _strongest(work: _Work, size: int) -> tuple[Int64[Tensor, " p"], dict[str, float | int | None]]:
+    """The rows with the largest first gains, in their order, and what was cut."""
+    state = work.state()
+    first = ratio(state.top, state.bottom, state.floor)
+    gains, order = first.sort(descending=True, stable=True)
+    cut = {
+        "kept": size,
+        "last_kept": float(gains[size - 1]),
+        "first_cut": float(gains[size]) if size < len(gains) else None,
+    }
+    return order[:size].sort().values, cut
 
 
 def _whiten(queries: Float[Tensor, "d r"], noise: float) -> Float[Tensor, "d r"]:
@@ -178,18 +183,15 @@ def _span_full_at(chosen: Float[Tensor, "k d"], queries: Float[Tensor, "d r"]) -
     return None
 
 
-def _total(
-    features: Float[Tensor, "n d"], setting: _Setting, k: int, objective: str, noise: float, own: bool
-) -> float | None:
+def _total(source: Rows, setting: Setting, k: int, objective: str, noise: float, own: bool) -> float | None:
     if objective == "projection":
         return setting.query_energy * float(setting.queries.square().sum())
-    d = features.shape[1]
-    if k < d and not own:
+    if k < source.d and not own:
         return None
-    rows = features.to(setting.scale.dtype) * setting.scale[:, None]
-    known = (rows.T @ rows).double() / noise + torch.eye(d, dtype=torch.float64, device=features.device)
+    known = gram(source, setting.scale, setting.scale.dtype) / noise
+    known.diagonal().add_(1.0)
     left = setting.queries.T @ torch.linalg.solve(known, setting.queries)
-    unit = torch.eye(len(left), dtype=torch.float64, device=features.device)
+    unit = torch.eye(len(left), dtype=torch.float64, device=left.device)
     prior = torch.linalg.slogdet(setting.queries.T @ setting.queries / noise + unit)[1]
     return 0.5 * float(prior - torch.linalg.slogdet(left / noise + unit)[1])
 

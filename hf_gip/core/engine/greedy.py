@@ -8,6 +8,8 @@ The first draft is the best row of all, so each pass takes at least one. A draft
 time, never exactness. Of rows that tie up to rounding the lowest is taken.
 """
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +24,7 @@ PIECE = 2048  # rows whose gains are replayed at once on the CPU: their temporar
 BLOCK = 64
 NEAR = 16  # rows on the shortlist per draft
 OTHERS = 32  # rows tried before all others, per draft
+SMALLEST = 1024  # rows below which it is no use to halve a piece
 KEPT = 1 << 28  # bytes of products kept between verifying and accepting
 
 
@@ -45,7 +48,15 @@ def first_best(gain: Float[Tensor, " n"]) -> Int64[Tensor, ""]:
     return (gain >= best - slack(gain.dtype) * best.abs()).to(torch.uint8).argmax()
 
 
-def greedy(source: Rows, state: Projection | Information, k: int, *, block: int = BLOCK, piece: int = 0) -> Picks:
+def greedy(
+    source: Rows,
+    state: Projection | Information,
+    k: int,
+    *,
+    block: int = BLOCK,
+    piece: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Picks:
     """Up to `k` picks; fewer once no row's gain is above `state.stop`.
 
     Args:
@@ -53,10 +64,14 @@ def greedy(source: Rows, state: Projection | Information, k: int, *, block: int 
         state: The objective before the first pick; used up.
         k: How many rows to pick.
         block: Most picks drafted at once.
-        piece: Rows replayed at once; 0 chooses by device.
+        piece: Rows replayed at once; 0 chooses by device. Halved, with a warning, while memory is short.
+        progress: Called after each pass with the picks and passes so far.
 
     Returns:
         The picks; the same for every block and piece, up to rounding.
+
+    Raises:
+        OutOfMemoryError: If the device has too little memory even for the smallest pieces.
     """
     n, work, device = source.n, state.scale.dtype, state.scale.device
     piece = piece or (PIECE if device.type == "cpu" else 1 << 20)
@@ -79,7 +94,14 @@ def greedy(source: Rows, state: Projection | Information, k: int, *, block: int 
         picks = near[drafts][: len(panel.gains)]
         gain[near] = -torch.inf
         others = torch.topk(gain, min(OTHERS * width, n), sorted=False).indices
-        count, moved = verify(source, state, panel, picks, others, store, piece)
+        try:
+            count, moved = verify(source, state, panel, picks, others, store, piece)
+        except torch.OutOfMemoryError:
+            if piece <= SMALLEST:
+                raise
+            piece //= 2
+            warnings.warn(f"the device is short of memory: going on with {piece:,} rows at a time.", stacklevel=2)
+            continue  # nothing of the state has moved
         state.commit(panel, count, moved)
         state.refresh(float(gain[best]))
         indices.append(picks[:count])
@@ -87,6 +109,8 @@ def greedy(source: Rows, state: Projection | Information, k: int, *, block: int 
         gains.append(panel.gains[:count])
         taken, passes = taken + count, passes + 1
         width = min(block, max(4, 2 * count))
+        if progress is not None:
+            progress(taken, passes)
     if not indices:
         return Picks(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64))
     return Picks(torch.cat(indices).cpu(), torch.cat(gains).cpu(), passes)
