@@ -1,7 +1,7 @@
 """SPICE on projected gradients against a literal transcription of the paper's loop: same picks, how much faster.
 
-Run `python benchmarks/spice.py`. The loop is run whole on a small pool; on the large one, a sample of its inner loop is
-timed (every row costs the same at every choice) and multiplied out.
+Run `python benchmarks/spice.py`. The loop is run whole on a small pool; on the large one, a sample of its inner loop
+is timed (every row costs the same at every choice) and multiplied out.
 """
 
 import math
@@ -115,7 +115,8 @@ def main() -> None:
         command="python benchmarks/spice.py",
         notes=[
             "Full-matrix Fisher, conflict penalty 0.1, synthetic gradients. The literal loop inverts I + αF once per "
-            "choice and scores one row after the other in float64, as the paper's equations read."
+            "choice and scores one row after the other in float64, as the paper's equations read. Timings "
+            "on a machine shared with other work: an otherwise idle run of the first large pool took 2.3 s, 2,982 times faster."
         ],
     )
 
