@@ -10,7 +10,7 @@ from transformers.trainer_callback import ExportableState
 
 from hf_gip.core.selection import Selection
 
-from .checks import check_attached, check_options, check_trainer, warn_of_repeats
+from .checks import check_attached, check_options, check_texts, check_trainer, warn_of_repeats
 from .choose import Recipe, Select
 from .host import prepare_target
 from .pool import read_pool
@@ -19,6 +19,7 @@ from .report import report_epoch, report_round
 from .reselect import Reselector, make_view
 from .rotation import Rotation
 from .rounds import Round, expand, squeeze
+from .texts import TextVectors
 
 
 class GIPSelectionCallback(TrainerCallback, ExportableState):
@@ -36,16 +37,18 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
     trainer.train()
     ```
 
-    Each selection is written to `output_dir/gip/selection_epoch_00000.parquet`, …, with `output_dir/gip/manifest.json`
-    beside it. It costs a forward pass over the candidates in batches of `per_device_eval_batch_size`
+    Each selection is written to `output_dir/gip/selection_epoch_00000.parquet`, …, listed with its hash in
+    `output_dir/gip/run.json`: `hf-gip verify OUTPUT_DIR` checks them.
+    It costs a forward pass over the candidates in batches of `per_device_eval_batch_size`
     (`"hidden_gradient"`: and back through the head), the greedy picks, and memory for the (n, d) float32 features on
     the main process; `gip/…` scalars say what each took.
 
     Args:
         trainer: The trainer this callback is added to. Its training set becomes the pool.
         k: Rows in an epoch; with `packing=True`, packs in an epoch.
-        features: What the model says of a row: the mean last hidden state of its labelled tokens (`"hidden"`), or the
-            gradient of its loss by them (`"hidden_gradient"`).
+        features: What the model says of a row: the mean last hidden state of its labelled tokens (`"hidden"`), the
+            gradient of its loss by them (`"hidden_gradient"`), or its text (`"text"`, read once, without the model).
+        encoder: For `"text"`: as in `hf_gip.embed`.
         target: Rows or texts that show what is wanted, read by the same model. None covers the pool itself.
         scores: Numeric columns of the pool, or `"loss"` for the model's own loss on a row: larger is trusted more.
         objective: GIP's objective.
@@ -70,7 +73,8 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         trainer: Trainer | None = None,
         k: int = 0,
         *,
-        features: Literal["hidden", "hidden_gradient"] = "hidden",
+        features: Literal["hidden", "hidden_gradient", "text"] = "hidden",
+        encoder: Any = "lexical",
         target: Dataset | Sequence[str] | None = None,
         scores: Sequence[str] = (),
         objective: Literal["projection", "information"] = "projection",
@@ -93,8 +97,11 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
             return
         check_trainer(trainer)
         self.pool = read_pool(trainer, pool, id_column)
+        check_texts(features, self.pool.rows.column_names, trainer.processing_class)
         check_options(scores, self.pool.rows.column_names, select, every_n_epochs, start_epoch)
-        recipe = Recipe(features, prepare_target(trainer, target), tuple(scores), objective, noise, select)
+        recipe = Recipe(
+            features, prepare_target(trainer, target), tuple(scores), objective, noise, select, TextVectors(encoder)
+        )
         view = make_view(trainer, self.pool, k)
         warn_of_repeats(trainer, k)
         rotation = Rotation(len(self.pool), reuse, pool_size, trainer.args.seed)
@@ -153,7 +160,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         earlier = self.round
         self.round = self.reselector.again(epoch, step) if self._due(epoch) else self.reselector.first(epoch, step)
         if self.trainer.is_world_process_zero():
-            write_round(self.trainer, self.pool, self.round)
+            write_round(self.trainer, self.pool, self.reselector.recipe, self.round)
         report_round(self.trainer, self.round, earlier)
 
     def _restore(self, stored: Any) -> None:

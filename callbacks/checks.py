@@ -99,6 +99,19 @@ def check_options(
         raise ValueError(f'`scores` must be numeric columns of the pool or "loss", got {missing}: it has {columns}.')
 
 
+def check_texts(features: str, columns: Sequence[str], tokenizer: object) -> None:
+    """Raise unless texts can be decoded where they are asked for.
+
+    Raises:
+        ValueError: If rows have no tokens or there is no tokenizer.
+    """
+    if features == "text" and ("input_ids" not in columns or not hasattr(tokenizer, "batch_decode")):
+        raise ValueError(
+            f'`features="text"` needs `input_ids` and a tokenizer to decode them, got columns {list(columns)} and '
+            f"{type(tokenizer).__name__}: pass `processing_class=` to the trainer."
+        )
+
+
 def check_target(target: object) -> None:
     """Raise unless `target` is rows or texts.
 

@@ -17,6 +17,7 @@ from hf_gip.core.selection import Selection
 from .features import RowVectors, read_rows
 from .pool import Pool, token_counts
 from .ranks import on_main
+from .texts import TextVectors
 
 Select = Callable[[Tensor, Tensor | None, int], Selection]
 LOSS = "loss"  # the score that is the model's own
@@ -33,29 +34,49 @@ class Recipe:
         objective: GIP's objective.
         noise: GIP's ridge; None takes it from the budget and the width.
         select: Takes GIP's place: (features, queries, k) → `Selection`.
+        texts: The texts' vectors, for `"text"`.
     """
 
-    features: Literal["hidden", "hidden_gradient"]
+    features: Literal["hidden", "hidden_gradient", "text"]
     target: Dataset | None
     scores: tuple[str, ...]
     objective: Literal["projection", "information"]
     noise: float | None
     select: Select | None
+    texts: TextVectors
 
     def read(self, trainer: Trainer, pool: Pool, rows: Tensor) -> "Evidence":
         """Ask the model about `rows` of the pool and about the target. Every process takes part."""
         began = time.perf_counter()
         chosen = pool.rows.select(rows.tolist())
-        found = read_rows(
-            trainer, chosen, pool.lengths[rows], self.features, losses=LOSS in self.scores, name="the pool"
-        )
-        queries = None
-        if self.target is not None:
-            queries = read_rows(trainer, self.target, token_counts(self.target), self.features, name="the target")
+        if self.features == "text":
+            found, queries = self._read_texts(trainer, pool, chosen, rows)
+        else:
+            found = read_rows(
+                trainer, chosen, pool.lengths[rows], self.features, losses=LOSS in self.scores, name="the pool"
+            )
+            queries = None
+            if self.target is not None:
+                queries = read_rows(trainer, self.target, token_counts(self.target), self.features, name="the target")
         if found is not None:
             found, queries = self._alike(found, queries)
         precision = self._precision(chosen, found) if found is not None and self.scores else None
         return Evidence(self, trainer, rows, found, queries, precision, time.perf_counter() - began)
+
+    def _read_texts(
+        self, trainer: Trainer, pool: Pool, chosen: Dataset, rows: Tensor
+    ) -> tuple[RowVectors | None, RowVectors | None]:
+        """The texts' vectors on the main process; the model is asked for losses only."""
+        losses = None
+        if LOSS in self.scores:
+            asked = read_rows(trainer, chosen, pool.lengths[rows], "hidden", losses=True, name="the pool")
+            losses = None if asked is None else asked.losses
+        if not trainer.accelerator.is_main_process:
+            return None, None
+        found = RowVectors(self.texts.of(trainer, pool.rows)[rows], losses)
+        if self.target is None:
+            return found, None
+        return found, RowVectors(self.texts.of(trainer, self.target).clone(), None)
 
     def _alike(self, found: RowVectors, queries: RowVectors | None) -> tuple[RowVectors, RowVectors | None]:
         """Rows of length one; hidden states first lose what all rows of the pool share, their largest part."""

@@ -241,7 +241,7 @@ def _as_found(trainer: Trainer) -> Iterator[None]:
     """Evaluation mode inside; every module's own mode and every random state as before outside."""
     model = wrapped_model(trainer)
     modes = [(module, module.training) for module in model.modules()]
-    restore = _random_states()
+    restore = random_states()
     model.eval()
     try:
         yield
@@ -251,7 +251,8 @@ def _as_found(trainer: Trainer) -> Iterator[None]:
         restore()
 
 
-def _random_states() -> Callable[[], None]:
+def random_states() -> Callable[[], None]:
+    """A call that puts every global random state back to what it is now."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     device = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 

@@ -9,6 +9,7 @@ from datasets.exceptions import DatasetsError
 from hf_gip.manifest.check_files import check_card, check_files, check_manifest, check_rows, check_selection
 from hf_gip.manifest.check_source import check_source
 from hf_gip.manifest.report import Check, Report
+from hf_gip.manifest.run import RUN, verify_run
 from hf_gip.manifest.schema import read_manifest
 
 
@@ -20,7 +21,7 @@ def verify(folder: str | os.PathLike[str], *, source: "Dataset | str | os.PathLi
     chose these rows, is what `reproduce` is for.
 
     Args:
-        folder: A folder written by `save_subset`.
+        folder: A folder written by `save_subset`, or the output folder of a run that re-selected.
         source: The pool: a dataset, or the file or folder it was read from.
 
     Returns:
@@ -32,6 +33,8 @@ def verify(folder: str | os.PathLike[str], *, source: "Dataset | str | os.PathLi
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {str(folder)!r}: give one written by `hf_gip.save_subset`.")
+    if (root / RUN).is_file():
+        return verify_run(root)
     if source is None or isinstance(source, Dataset):
         return verify_folder(root, source=source)
     try:

@@ -1,0 +1,108 @@
+"""`gip/run.json`: the selections of a training run, each with the hash of its file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hf_gip.manifest.hashing import file_sha256
+from hf_gip.manifest.report import Check, Report, verdict
+
+RUN = "gip/run.json"
+MAX_BYTES = 16 << 20
+PATTERN = r"^selection_epoch_[0-9]{5,9}\.parquet$"
+
+
+class RunRound(BaseModel):
+    """One selection: the first epoch trained on it, the optimizer step it was made at, its file and what made it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epoch: Annotated[int, Field(ge=0)]
+    step: Annotated[int, Field(ge=0)]
+    file: Annotated[str, Field(pattern=PATTERN)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    rows: Annotated[int, Field(ge=0)]
+    captured: float | None = None
+    record: dict[str, Any] = Field(default_factory=dict)
+
+
+class Run(BaseModel):
+    """The selections of a run, by epoch, and the pool's size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Annotated[int, Field(ge=1, le=1)] = 1
+    model: str
+    pool_rows: Annotated[int, Field(ge=1)]
+    parameters: dict[str, Any]
+    rounds: tuple[RunRound, ...] = ()
+
+
+def add_round(folder: Path, run: Run, made: Mapping[str, Any]) -> None:
+    """List a round whose file is written in `folder/gip`; what an earlier run listed from its epoch on is dropped."""
+    made = {**made, "sha256": file_sha256(folder / "gip" / made["file"])}
+    new = RunRound.model_validate(made)
+    path = folder / RUN
+    earlier = read_run(folder).rounds if path.exists() and new.epoch else ()
+    kept = tuple(old for old in earlier if old.epoch < new.epoch)
+    text = run.model_copy(update={"rounds": (*kept, new)}).model_dump_json(indent=2)
+    aside = path.with_suffix(".json.part")
+    aside.write_text(text + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def read_run(folder: Path) -> Run:
+    """An untrusted record of a run.
+
+    Raises:
+        ValueError: If it is too long or says something else.
+    """
+    path = folder / RUN
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"the record {RUN!r} is longer than {MAX_BYTES} bytes.")
+    try:
+        return Run.model_validate(json.loads(path.read_bytes()))
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise ValueError(f"the record {RUN!r} cannot be read: {str(error).splitlines()[0]}.") from None
+
+
+def verify_run(folder: Path) -> Report:
+    """Check that every selection of a run is there, unchanged, and names different rows of the pool."""
+    try:
+        run = read_run(folder)
+    except (OSError, ValueError) as error:
+        return Report(str(folder), (Check("run", "failed", str(error)),))
+    epochs = [made.epoch for made in run.rounds]
+    order = [] if epochs and epochs == sorted(set(epochs)) else [f"epochs {epochs} do not rise"]
+    problems = [problem for made in run.rounds for problem in _problems(folder / "gip" / made.file, made, run)]
+    return Report(
+        str(folder),
+        (
+            verdict("run", order, f"{len(epochs)} selection(s) of {run.model}."),
+            verdict("selections", problems, f"{len(epochs)} file(s) as recorded."),
+            Check("source rows", "skipped", "a run records positions and names of rows, not their hashes."),
+        ),
+    )
+
+
+def _problems(path: Path, made: RunRound, run: Run) -> list[str]:
+    try:
+        if file_sha256(path) != made.sha256:
+            return [f"{made.file} has changed"]
+        table = pq.read_table(path, columns=["index", "epoch"])
+    except (OSError, pa.ArrowException, ValueError) as error:
+        return [f"{made.file} cannot be read ({type(error).__name__})"]
+    indices = table["index"].to_pylist()
+    wrong = []
+    if len(indices) != made.rows or len(set(indices)) != len(indices):
+        wrong.append(f"{made.file} holds {len(set(indices))} different row(s), recorded {made.rows}")
+    if any(index is None or index < 0 for index in indices):
+        wrong.append(f"{made.file} names a row that no pool has")
+    if set(table["epoch"].to_pylist()) - {made.epoch}:
+        wrong.append(f"{made.file} is not of epoch {made.epoch}")
+    return wrong if made.rows <= run.pool_rows else [*wrong, f"{made.file} has more rows than the pool"]

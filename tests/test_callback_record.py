@@ -1,0 +1,97 @@
+"""What a run leaves behind, and selecting by texts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, disable_progress_bars
+from hf_gip.callbacks import GIPSelectionCallback
+from hf_gip.callbacks.checks import check_texts
+from hf_gip.callbacks.texts import TextVectors
+from training import exactly, make_trainer, word_rows
+
+import hf_gip
+from hf_gip import Selection
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    disable_progress_bars()
+    folder = tmp_path_factory.mktemp("run")
+    trainer = make_trainer(folder, word_rows(40))
+    trainer.add_callback(GIPSelectionCallback(trainer, 8))
+    trainer.train()
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    for file in (finished / "gip").iterdir():
+        (tmp_path / "gip").mkdir(exist_ok=True)
+        (tmp_path / "gip" / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def test_a_run_verifies(run: Path) -> None:
+    report = hf_gip.verify(run)
+    assert report.ok, str(report)
+    rounds = json.loads((run / "gip" / "run.json").read_text())["rounds"]
+    assert [made["epoch"] for made in rounds] == [0, 1, 2]
+    assert [made["step"] for made in rounds] == [0, 4, 8]
+
+
+def test_a_changed_selection_fails(run: Path) -> None:
+    file = run / "gip" / "selection_epoch_00001.parquet"
+    file.write_bytes((run / "gip" / "selection_epoch_00002.parquet").read_bytes())
+    assert [check.name for check in hf_gip.verify(run).failed] == ["selections"]
+
+
+def test_a_missing_selection_fails(run: Path) -> None:
+    (run / "gip" / "selection_epoch_00002.parquet").unlink()
+    assert not hf_gip.verify(run)
+
+
+@pytest.mark.parametrize("file", ["../selection_epoch_00001.parquet", "/etc/passwd"])
+def test_a_record_cannot_point_elsewhere(run: Path, file: str) -> None:
+    path = run / "gip" / "run.json"
+    record = json.loads(path.read_text())
+    record["rounds"][1]["file"] = file
+    path.write_text(json.dumps(record))
+    assert [check.name for check in hf_gip.verify(run).failed] == ["run"]
+
+
+def test_texts_choose_the_rows_that_say_what_the_target_says(tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"text": [f"r{i} w{i} w{i} w{i}" for i in range(20)]})
+    trainer = make_trainer(tmp_path, rows, num_train_epochs=1)
+    seen: list[tuple[int, ...]] = []
+
+    def select(features: torch.Tensor, queries: torch.Tensor | None, k: int) -> Selection:
+        assert queries is not None
+        seen.append(tuple(features.shape))
+        best = (features @ queries.T).sum(dim=1).topk(k)
+        return Selection(best.indices, best.values.double())
+
+    target = ["w3 w3 w3", "w11 w11 w11"]
+    trainer.add_callback(GIPSelectionCallback(trainer, 2, features="text", target=target, select=select))
+    trainer.train()
+    assert trainer.rows_seen(0) == [3, 11]
+    assert len(seen) == 1
+
+
+def test_texts_without_a_tokenizer_are_refused() -> None:
+    message = (
+        "`features=\"text\"` needs `input_ids` and a tokenizer to decode them, got columns ['x'] and NoneType: pass "
+        "`processing_class=` to the trainer."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        check_texts("text", ["x"], None)
+
+
+def test_texts_are_read_once_and_consume_no_random_numbers(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, word_rows(12))
+    vectors = TextVectors("lexical")
+    before = torch.get_rng_state()
+    first = vectors.of(trainer, trainer.train_dataset)
+    assert torch.equal(before, torch.get_rng_state())
+    assert vectors.of(trainer, trainer.train_dataset) is first
