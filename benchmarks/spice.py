@@ -115,8 +115,8 @@ def main() -> None:
         command="python benchmarks/spice.py",
         notes=[
             "Full-matrix Fisher, conflict penalty 0.1, synthetic gradients. The literal loop inverts I + αF once per "
-            "choice and scores one row after the other in float64, as the paper's equations read. Timings "
-            "on a machine shared with other work: an otherwise idle run of the first large pool took 2.3 s, 2,982 times faster."
+            "choice and scores one row after the other in float64, as the paper's equations read. Measured on a "
+            "machine shared with other work: hf_gip_seconds of the first large pool was 2.3 to 10 between runs.",
         ],
     )
 
