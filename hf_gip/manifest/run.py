@@ -1,5 +1,6 @@
 """`gip/run.json`: the selections of a training run, each with the hash of its file."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ class RunRound(BaseModel):
 
 
 class Run(BaseModel):
-    """The selections of a run, by epoch, and the pool's size."""
+    """The selections of a run, by epoch, and the pool's size; `digest` covers all of it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,6 +42,12 @@ class Run(BaseModel):
     pool_rows: Annotated[int, Field(ge=1)]
     parameters: dict[str, Any]
     rounds: tuple[RunRound, ...] = ()
+    digest: str = ""
+
+    def content_digest(self) -> str:
+        """SHA-256 of everything but `digest`."""
+        content = self.model_dump(mode="json", exclude={"digest"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def add_round(folder: Path, run: Run, made: Mapping[str, Any]) -> None:
@@ -50,7 +57,8 @@ def add_round(folder: Path, run: Run, made: Mapping[str, Any]) -> None:
     path = folder / RUN
     earlier = read_run(folder).rounds if path.exists() and new.epoch else ()
     kept = tuple(old for old in earlier if old.epoch < new.epoch)
-    text = run.model_copy(update={"rounds": (*kept, new)}).model_dump_json(indent=2)
+    run = run.model_copy(update={"rounds": (*kept, new)})
+    text = run.model_copy(update={"digest": run.content_digest()}).model_dump_json(indent=2)
     aside = path.with_suffix(".json.part")
     aside.write_text(text + "\n", encoding="utf-8")
     aside.replace(path)
@@ -79,6 +87,8 @@ def verify_run(folder: Path) -> Report:
         return Report(str(folder), (Check("run", "failed", str(error)),))
     epochs = [made.epoch for made in run.rounds]
     order = [] if epochs and epochs == sorted(set(epochs)) else [f"epochs {epochs} do not rise"]
+    if run.content_digest() != run.digest:
+        order.append(f"{RUN} was changed: its content does not fit its `digest`")
     problems = [problem for made in run.rounds for problem in _problems(folder / "gip" / made.file, made, run)]
     return Report(
         str(folder),

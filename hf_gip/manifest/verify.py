@@ -10,7 +10,7 @@ from hf_gip.manifest.check_files import check_card, check_files, check_manifest,
 from hf_gip.manifest.check_source import check_source
 from hf_gip.manifest.report import Check, Report
 from hf_gip.manifest.run import RUN, verify_run
-from hf_gip.manifest.schema import read_manifest
+from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
 
 
 def verify(folder: str | os.PathLike[str], *, source: "Dataset | str | os.PathLike[str] | None" = None) -> Report:
@@ -33,7 +33,7 @@ def verify(folder: str | os.PathLike[str], *, source: "Dataset | str | os.PathLi
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {str(folder)!r}: give one written by `hf_gip.save_subset`.")
-    if (root / RUN).is_file():
+    if (root / RUN).is_file() and not (root / MANIFEST_PATH).exists():  # beside a subset it would shield the subset
         return verify_run(root)
     if source is None or isinstance(source, Dataset):
         return verify_folder(root, source=source)
