@@ -22,6 +22,11 @@ os.environ.update(
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True)  # what CI runs is the same every time; elsewhere the search goes on
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles_spice import conflict, log_det
 
@@ -11,6 +11,7 @@ from hf_gip.core.diagnostics import curvature, greedy_guarantee, random_sets, se
 from hf_gip.core.spice import spice
 
 
+@example(seed=2048, k=4, d=1, alpha=0.1)  # the mean of the earlier rows nearly vanishes
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10_000), k=st.integers(1, 12), d=st.integers(1, 15), alpha=st.sampled_from([0.1, 1.0, 20.0])

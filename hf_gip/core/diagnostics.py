@@ -28,7 +28,8 @@ def set_quality(gradients: Float[Tensor, "k d"], alpha: float) -> SetQuality:
     rows = gradients.double()
     earlier = rows.cumsum(dim=0) - rows
     norms, totals = torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(earlier, dim=1)
-    conflict = conflict_of((rows * earlier).sum(dim=1)[1:], norms[1:], totals[1:], 1).sum()
+    before = torch.arange(1, len(rows), device=rows.device)
+    conflict = conflict_of((rows * earlier).sum(dim=1)[1:], norms[1:], totals[1:], before).sum()
     small = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
     eye = torch.eye(len(small), dtype=torch.float64, device=small.device)
     return SetQuality(float(torch.logdet(eye + alpha * small)), float(conflict))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hf_gip.core.fisher import Fisher, Information, information
@@ -34,10 +34,10 @@ class Picks:
 
 
 def conflict_of(
-    alignment: Float[Tensor, "*m"], norm: Float[Tensor, "*m"], total_norm: Tensor, chosen: int
+    alignment: Float[Tensor, "*m"], norm: Float[Tensor, "*m"], total_norm: Tensor, chosen: int | Int64[Tensor, "*m"]
 ) -> Float[Tensor, "*m"]:
-    """max(0, −cos(g, ḡ_S)), from alignment = g·Σ_S g; zero while nothing is chosen."""
-    return (-alignment / (norm * total_norm + TINY * max(chosen, 1))).clamp_min_(0)
+    """max(0, −cos(g, ḡ_S)), from alignment = g·Σ_S g and |S| rows `chosen`; zero while nothing is chosen."""
+    return (-alignment / (norm * total_norm + TINY * chosen).clamp_min(1e-300)).clamp_min_(0)
 
 
 class LazyGreedy:
