@@ -23,7 +23,7 @@ def explain_command(
     from hf_gip.cli.output import console, plain
     from hf_gip.dataset.evidence import recorded_evidence
     from hf_gip.dataset.open import open_dataset
-    from hf_gip.manifest.reproduce import recorded_options
+    from hf_gip.manifest.again_gip import recorded_options
     from hf_gip.manifest.save import read_picks
     from hf_gip.manifest.schema import read_manifest
 

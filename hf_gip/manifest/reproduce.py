@@ -1,8 +1,7 @@
 """Select again from the source with the recorded parameters, and say where the results differ."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any, Literal
 import datasets
 from datasets import Dataset
 
+from hf_gip.manifest.again_gip import gip_again
 from hf_gip.manifest.check_source import check_source
 from hf_gip.manifest.schema import SELECTION_PATH, Manifest, read_manifest
 from hf_gip.manifest.selection_file import read_selection
 
-HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
+SELECT_AGAIN = {"gip": gip_again}  # method: selects again as the manifest says, in a file of its own
 SAME_OBJECTIVE = 1e-4  # relative: what float32 on another machine may cost
 
 
@@ -113,17 +113,16 @@ def reproduce_from(
     [whole, *_] = check_source(manifest, None, source)
     if whole.outcome == "failed":
         raise ValueError(f"`source` must be the recorded one: {whole.sentence}")
-    if manifest.method != "gip":
-        raise ValueError(f"`reproduce` selects again by gip, got a subset chosen by {manifest.method!r}.")
-    import hf_gip
-
+    select_again = SELECT_AGAIN.get(manifest.method)
+    if select_again is None:
+        raise ValueError(
+            f"`reproduce` selects again by {', '.join(SELECT_AGAIN)}, got a subset chosen by {manifest.method!r}."
+        )
     try:
-        options = recorded_options(manifest, given)
-    except (KeyError, TypeError, AttributeError) as error:  # valid by the schema, yet not by gip
+        with _no_cached_selection():
+            selection = select_again(manifest, source, given, device=device)
+    except (KeyError, TypeError, AttributeError) as error:  # valid by the schema, yet not by the method
         raise ValueError(f"the manifest does not say how to select again: {error!r} is missing or wrong.") from None
-    with _no_cached_selection():
-        subset = hf_gip.gip_select(source, manifest.k, **options, device=device)
-    selection = getattr(subset, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
     return compare_picks(indices, selection.indices.tolist(), manifest.objective, selection.objective)
 
 
@@ -137,60 +136,6 @@ def compare_picks(published: list[int], again: list[int], objective: float, reac
         verdict = "same picks" if first is None and len(published) == len(again) else "same objective"
     common = len(set(published) & set(again))
     return Reproduction(verdict, len(published), common, first, objective, reached)
-
-
-def recorded_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `gip_select`, from the manifest where it holds them; defaults as they were resolved then.
-
-    Args:
-        manifest: What was recorded.
-        given: What a manifest cannot hold, by argument: `target`, `features`, `encoder`, `exclude`.
-    """
-    recipe, scores, excluded = manifest.recipe, manifest.recipe.get("scores"), manifest.recipe.get("excluded")
-    return {
-        "objective": manifest.parameters["objective"],
-        "noise": manifest.parameters["noise"],
-        "scores": scores and scores["columns"],
-        "quality": scores and scores["quality"],
-        "whiten": recipe["queries"].get("whitened", False),
-        "id_column": manifest.source.id_column,
-        "target": _vectors("target", recipe["queries"], given.get("target")),
-        "exclude": excluded and _vectors("exclude", excluded, given.get("exclude")),
-        "exclude_above": excluded["above"] if excluded else 0.9,
-        **_features(recipe["features"], given),
-    }
-
-
-def _vectors(name: str, recipe: dict[str, Any], given: Any) -> Any:
-    if recipe["kind"] == "pool":
-        return None
-    return recipe["texts"] if recipe["kind"] == "texts" else _again(name, given, f"a {recipe['kind']}")
-
-
-def _features(features: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    if features["kind"] == "column":
-        return {"features": features["column"]}
-    if features["kind"] == "matrix":
-        return {"features": _again("features", given.get("features"), "a matrix")}
-    if features["encoder"] == "lexical":
-        encoder = "lexical"
-    elif "revision" in features and HUB_ID.fullmatch(features["encoder"]):  # never a path out of a manifest
-        encoder = f"{features['encoder']}@{features['revision']}"
-    else:
-        encoder = _again("encoder", given.get("encoder"), repr(features["encoder"]))
-    texts = {"template": features["template"]} if features["template"] else {"columns": features["columns"]}
-    return {**texts, "encoder": encoder}
-
-
-def _again(name: str, value: Any, what: str) -> Any:
-    """A value that the manifest only names.
-
-    Raises:
-        ValueError: If it was not given again.
-    """
-    if value is None:
-        raise ValueError(f"`{name}` must be given again: the manifest names {what} and does not hold it.")
-    return value
 
 
 @contextmanager

@@ -1,0 +1,86 @@
+"""GIP selected again, as a manifest says."""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+
+from hf_gip.manifest.schema import Manifest
+
+if TYPE_CHECKING:
+    from hf_gip.core.selection import Selection
+
+HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
+
+
+def gip_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *, device: str | None) -> "Selection":
+    """Call `gip_select` with the recorded arguments.
+
+    Args:
+        manifest: What was recorded.
+        source: The pool.
+        given: What a manifest cannot hold, by argument.
+        device: Torch device.
+
+    Returns:
+        The selection made now.
+    """
+    from hf_gip.dataset.gip_select import gip_select
+
+    subset = gip_select(source, manifest.k, **recorded_options(manifest, given), device=device)
+    return getattr(subset, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
+
+
+def recorded_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `gip_select`, from the manifest where it holds them; defaults as they were resolved then.
+
+    Args:
+        manifest: What was recorded.
+        given: What a manifest cannot hold, by argument: `target`, `features`, `encoder`, `exclude`.
+    """
+    recipe, scores, excluded = manifest.recipe, manifest.recipe.get("scores"), manifest.recipe.get("excluded")
+    return {
+        "objective": manifest.parameters["objective"],
+        "noise": manifest.parameters["noise"],
+        "scores": scores and scores["columns"],
+        "quality": scores and scores["quality"],
+        "whiten": recipe["queries"].get("whitened", False),
+        "id_column": manifest.source.id_column,
+        "target": _vectors("target", recipe["queries"], given.get("target")),
+        "exclude": excluded and _vectors("exclude", excluded, given.get("exclude")),
+        "exclude_above": excluded["above"] if excluded else 0.9,
+        **_features(recipe["features"], given),
+    }
+
+
+def _vectors(name: str, recipe: dict[str, Any], given: Any) -> Any:
+    if recipe["kind"] == "pool":
+        return None
+    return recipe["texts"] if recipe["kind"] == "texts" else _again(name, given, f"a {recipe['kind']}")
+
+
+def _features(features: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    if features["kind"] == "column":
+        return {"features": features["column"]}
+    if features["kind"] == "matrix":
+        return {"features": _again("features", given.get("features"), "a matrix")}
+    if features["encoder"] == "lexical":
+        encoder = "lexical"
+    elif "revision" in features and HUB_ID.fullmatch(features["encoder"]):  # never a path out of a manifest
+        encoder = f"{features['encoder']}@{features['revision']}"
+    else:
+        encoder = _again("encoder", given.get("encoder"), repr(features["encoder"]))
+    texts = {"template": features["template"]} if features["template"] else {"columns": features["columns"]}
+    return {**texts, "encoder": encoder}
+
+
+def _again(name: str, value: Any, what: str) -> Any:
+    """A value that the manifest only names.
+
+    Raises:
+        ValueError: If it was not given again.
+    """
+    if value is None:
+        raise ValueError(f"`{name}` must be given again: the manifest names {what} and does not hold it.")
+    return value
