@@ -18,6 +18,9 @@ def select_command(
     k: Annotated[int, typer.Option("--k", help="How many rows to choose.")],
     out: Annotated[Path, typer.Option("--out", help="A new or empty folder for the result.")],
     scores: Annotated[str | None, typer.Option(help="Numeric columns, larger is better: a,b.")] = None,
+    scores_as: Annotated[
+        Literal["precision", "queries"], typer.Option(help="How far rows are trusted, or what is wanted.")
+    ] = "precision",
     target: Annotated[str | None, typer.Option(help="What the rows should serve: a dataset, a file, or .npy.")] = None,
     target_split: Annotated[str, typer.Option(help="Split of the target.")] = "train",
     target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
@@ -60,6 +63,7 @@ def select_command(
     terminal.print(Text(f"Read {shape} from {Path(source).name!r}{_since(started)}."))
     options: dict[str, Any] = {
         "scores": names(scores),
+        "scores_as": scores_as,
         "target": None if target is None else open_target(target, split=target_split, config=target_config),
         "features": vectors(features) if features is not None and features.endswith(".npy") else features,
         "columns": names(columns),

@@ -80,7 +80,7 @@ def explain(
     """
     check_matrix("features", features)
     parameters = selection.record.get("parameters", {})
-    if selection.record.get("method") != "gip" or parameters.get("pursuit") == "matching":
+    if selection.record.get("method") != "gip" or parameters.get("pursuit") != "orthogonal":
         found = [selection.record.get("method"), parameters.get("pursuit")]
         raise ValueError(f"`selection` must come from `gip` with the orthogonal pursuit, got {found}.")
     if isinstance(row, bool) or not 0 <= row < len(features):

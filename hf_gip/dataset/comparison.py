@@ -117,6 +117,7 @@ def compare(
     rows = {name: _positions(name, subset, len(pool)) for name, subset in subsets.items()}
     options: dict[str, Any] = {
         "scores": scores,
+        "scores_as": "precision",
         "target": target,
         "features": features,
         "columns": columns,

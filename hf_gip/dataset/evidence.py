@@ -51,4 +51,5 @@ class GipEvidence:
 def recorded_evidence(pool: Dataset, options: Mapping[str, Any]) -> GipEvidence:
     """The evidence of a recorded call: its arguments again, on its pool."""
     defaults = {"columns": None, "template": None, "encoder": None, "features": None, "diversity": None}
+
     return GipEvidence(gather_signals(pool, {**defaults, **options, "device": check_device(None)}))

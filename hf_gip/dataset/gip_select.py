@@ -29,6 +29,7 @@ def gip_select(
     k: int | Mapping[str, int],
     *,
     scores: Sequence[str] | None = None,
+    scores_as: Literal["precision", "queries"] = "precision",
     target: "Dataset | Sequence[str] | Vectors | None" = None,
     features: "str | Vectors | None" = None,
     columns: Sequence[str] | None = None,
@@ -58,6 +59,8 @@ def gip_select(
         dataset: The pool. Of a `DatasetDict` each split named in `k` is replaced by its subset, the others stay.
         k: How many rows; for a `DatasetDict` a mapping from split to rows, or a number for its `train` split.
         scores: Numeric columns, larger is better: quality judgments or metadata. Missing values are allowed.
+        scores_as: `"precision"`, or `"queries"` for the paper's dual form, in which the scores stand in place of a
+            target; it does not see signs and prefers well-judged rows less (`docs/concepts.md`).
         target: What the rows should serve: a dataset, texts, or ready vectors, (m, d).
         features: Ready vectors: the name of a column of them, or a matrix with one row per example, (n, d).
         columns: Text columns to embed, instead of the detected layout.
@@ -86,6 +89,7 @@ def gip_select(
     """
     options: dict[str, Any] = {
         "scores": scores,
+        "scores_as": scores_as,
         "target": target,
         "features": features,
         "columns": columns,
@@ -117,7 +121,6 @@ def gip_select(
 
 
 def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Selection":
-    from hf_gip.core.gip import gip
     from hf_gip.core.queries import default_noise
 
     features = signals.features()
@@ -133,17 +136,10 @@ def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Se
     noise = options["noise"]
     if noise is None:
         knob = 0.5 if options["diversity"] is None else options["diversity"]
-        noise = default_noise(k, matrix.shape[1], towards_target=queries is not None, diversity=knob)
+        towards = queries is not None or options["scores_as"] == "queries"
+        noise = default_noise(k, matrix.shape[1], towards_target=towards, diversity=knob)
         noise *= 1.0 if precision is None else float(precision.square().mean())
-    device = options["device"]
-    selection = gip(
-        matrix.to(device),
-        None if queries is None else queries.matrix.to(device),
-        k,
-        objective=options["objective"],
-        noise=noise,
-        precision=None if precision is None else precision.to(device),
-    )
+    selection = _solve(matrix, queries, precision, signals, kept, k, noise)
     if kept is not None:
         selection = replace(selection, indices=kept[selection.indices])
     record = {
@@ -161,6 +157,33 @@ def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Se
         },
     }
     return replace(selection, record=record)
+
+
+def _solve(
+    matrix: "Tensor",
+    queries: Any,
+    precision: "Tensor | None",
+    signals: "Signals",
+    kept: "Tensor | None",
+    k: int,
+    noise: float,
+) -> "Selection":
+    from hf_gip.core.dual import gip_dual
+    from hf_gip.core.gip import gip
+
+    options = signals.options
+    device = options["device"]
+    if signals.scores is not None and options["scores_as"] == "queries":
+        scores = signals.scores if kept is None else signals.scores[kept]
+        return gip_dual(matrix.to(device), scores.to(device), k, noise=noise)
+    return gip(
+        matrix.to(device),
+        None if queries is None else queries.matrix.to(device),
+        k,
+        objective=options["objective"],
+        noise=noise,
+        precision=None if precision is None else precision.to(device),
+    )
 
 
 def _keep(n: int, excluded: list[int], k: int) -> "Tensor":

@@ -64,7 +64,7 @@ class Signals:
 
     def precision(self) -> Tensor | None:
         """How far each row is trusted, (n,) in (0, 1], or None without scores."""
-        if self.scores is None:
+        if self.scores is None or self.options["scores_as"] == "queries":
             return None
         return precision_from_scores(self.scores, quality=_quality(self.options))
 
@@ -110,6 +110,7 @@ def gather_signals(dataset: Dataset, options: dict[str, Any]) -> Signals:
         ValueError: If an argument does not fit the data or another argument.
     """
     _check_combinations(options)
+    _check_scores_as(options)
     if not 0 < options["exclude_above"] <= 1:
         raise ValueError(f"`exclude_above` must be a cosine in (0, 1], got {options['exclude_above']!r}.")
     plain = ("objective", "noise", "diversity", "whiten", "exclude_above")
@@ -121,7 +122,12 @@ def gather_signals(dataset: Dataset, options: dict[str, Any]) -> Signals:
     if options["scores"] is not None:
         scores, missing = read_scores(dataset, options["scores"])
         quality = _quality(options)
-        recipe = {"columns": list(options["scores"]), "missing": missing, "as": "precision", "quality": quality}
+        recipe = {
+            "columns": list(options["scores"]),
+            "missing": missing,
+            "as": options["scores_as"],
+            "quality": quality,
+        }
         recipe["unscored_rows"] = int(scores.isnan().all(dim=1).sum())
         precision_from_scores(scores[:1].nan_to_num(), quality=quality)  # refuses a bad `quality`
     return Signals(dataset, options, request | {"scores": recipe}, scores, recipe)
@@ -158,6 +164,27 @@ def _check_combinations(options: dict[str, Any]) -> None:
         for name in ("columns", "template"):
             if options[name] is not None:
                 raise ValueError(f"`{name}` chooses texts to embed and has no use beside `features`: leave one out.")
+
+
+def _check_scores_as(options: dict[str, Any]) -> None:
+    """Scores in place of a target stand alone.
+
+    Raises:
+        ValueError: If the name is unknown, there are no scores, or another option says what is wanted as well.
+    """
+    if options["scores_as"] == "precision":
+        return
+    if options["scores_as"] != "queries":
+        raise ValueError(f'`scores_as` must be "precision" or "queries", got {options["scores_as"]!r}.')
+    if options["scores"] is None:
+        raise ValueError('`scores_as="queries"` needs scores, got no `scores`: name the score columns too.')
+    wanted = {"target": options["target"] is not None, "quality": options["quality"] is not None}
+    wanted["objective"] = options["objective"] != "projection"
+    if given := [name for name, found in wanted.items() if found]:
+        raise ValueError(
+            f'`{given[0]}` has no meaning beside `scores_as="queries"`, where the scores are what is wanted: leave '
+            "one of them out."
+        )
 
 
 def _quality(options: dict[str, Any]) -> float:
