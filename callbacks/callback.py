@@ -10,7 +10,7 @@ from transformers.trainer_callback import ExportableState
 
 from hf_gip.core.selection import Selection
 
-from .checks import check_attached, check_options, check_texts, check_trainer, warn_of_repeats
+from .checks import check_attached, check_features, check_options, check_texts, check_trainer, warn_of_repeats
 from .choose import Recipe, Select
 from .host import prepare_target
 from .pool import read_pool
@@ -40,14 +40,16 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
     Each selection is written to `output_dir/gip/selection_epoch_00000.parquet`, …, listed with its hash in
     `output_dir/gip/run.json`: `hf-gip verify OUTPUT_DIR` checks them.
     It costs a forward pass over the candidates in batches of `per_device_eval_batch_size`
-    (`"hidden_gradient"`: and back through the head), the greedy picks, and memory for the (n, d) float32 features on
-    the main process; `gip/…` scalars say what each took.
+    (gradients: and back through the head, for `"lora_gradient"` through the model), the greedy picks, and memory for
+    the (n, d) float32 features on the main process; `gip/…` scalars say what each took.
 
     Args:
         trainer: The trainer this callback is added to. Its training set becomes the pool.
         k: Rows in an epoch; with `packing=True`, packs in an epoch.
         features: What the model says of a row: the mean last hidden state of its labelled tokens (`"hidden"`), the
-            gradient of its loss by them (`"hidden_gradient"`), or its text (`"text"`, read once, without the model).
+            gradient of its loss by them (`"hidden_gradient"`), by the LoRA weights (`"lora_gradient"`) or the output
+            layer's (`"last_layer_gradient"`), both projected to 1,024 numbers; or its text (`"text"`, read once,
+            without the model).
         encoder: For `"text"`: as in `hf_gip.embed`.
         target: Rows or texts that show what is wanted, read by the same model. None covers the pool itself.
         scores: Numeric columns of the pool, or `"loss"` for the model's own loss on a row: larger is trusted more.
@@ -73,7 +75,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         trainer: Trainer | None = None,
         k: int = 0,
         *,
-        features: Literal["hidden", "hidden_gradient", "text"] = "hidden",
+        features: Literal["hidden", "hidden_gradient", "lora_gradient", "last_layer_gradient", "text"] = "hidden",
         encoder: Any = "lexical",
         target: Dataset | Sequence[str] | None = None,
         scores: Sequence[str] = (),
@@ -96,6 +98,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         if trainer is None:  # how `restore_callback_states_from_checkpoint` rebuilds it; refused when training begins
             return
         check_trainer(trainer)
+        check_features(features, objective, trainer)
         self.pool = read_pool(trainer, pool, id_column)
         check_texts(features, self.pool.rows.column_names, trainer.processing_class)
         check_options(scores, self.pool.rows.column_names, select, every_n_epochs, start_epoch)

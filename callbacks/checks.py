@@ -4,12 +4,17 @@ import logging
 from collections.abc import Sequence
 
 from datasets import Dataset
+from torch import nn
 from transformers import Trainer, TrainerCallback
+
+from hf_gip.features.layers import lora_layers
 
 from .view import PackedView, SelectionView
 
 logger = logging.getLogger(__name__)
 
+FEATURES = ("hidden", "hidden_gradient", "lora_gradient", "last_layer_gradient", "text")
+OBJECTIVES = ("projection", "information")
 LENGTHWISE = ("group_by_length", "batch_rebalance")
 
 
@@ -97,6 +102,32 @@ def check_options(
     missing = [name for name in scores if name != "loss" and name not in columns]
     if missing:
         raise ValueError(f'`scores` must be numeric columns of the pool or "loss", got {missing}: it has {columns}.')
+
+
+def check_features(features: str, objective: str, trainer: Trainer) -> None:
+    """Raise unless the model of `trainer` can be asked for `features`.
+
+    Raises:
+        ValueError: If they are unknown, or the model has no weights of that kind, or not all of them in one place.
+    """
+    for name, value, known in (("features", features, FEATURES), ("objective", objective, OBJECTIVES)):
+        if value not in known:
+            raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}.")
+    if features not in ("lora_gradient", "last_layer_gradient"):
+        return
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError(
+            f'`features="{features}"` needs whole weights on every process, got a sharded model: use '
+            '`features="hidden_gradient"`, or DDP.'
+        )
+    model = trainer.model
+    if features == "lora_gradient":
+        if not isinstance(model, nn.Module) or not any(hasattr(module, "lora_A") for module in model.modules()):
+            raise ValueError(
+                '`features="lora_gradient"` needs a model with LoRA adapters, got one without: give the trainer a '
+                '`peft_config=`, or use `features="last_layer_gradient"`.'
+            )
+        lora_layers(model)
 
 
 def check_texts(features: str, columns: Sequence[str], tokenizer: object) -> None:

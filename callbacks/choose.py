@@ -16,6 +16,7 @@ from hf_gip.core.selection import Selection
 
 from .features import RowVectors, read_rows
 from .pool import Pool, token_counts
+from .probe import Family
 from .ranks import on_main
 from .texts import TextVectors
 
@@ -37,7 +38,7 @@ class Recipe:
         texts: The texts' vectors, for `"text"`.
     """
 
-    features: Literal["hidden", "hidden_gradient", "text"]
+    features: Family | Literal["text"]
     target: Dataset | None
     scores: tuple[str, ...]
     objective: Literal["projection", "information"]

@@ -6,12 +6,11 @@ row before the next one starts.
 """
 
 import dataclasses
-import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,16 +18,15 @@ from accelerate.utils import send_to_device
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from datasets.utils import tqdm
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from trl.trainer.sft_trainer import SFTTrainer
 
-from .host import bare_model, packing_of, served_columns, wrapped_model
+from .host import packing_of, served_columns, wrapped_model
+from .probe import Family, Probe
 
 FLUSH = 32  # batches whose vectors wait on the device, so that copying does not stall it
-
-Family = Literal["hidden", "hidden_gradient"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +49,11 @@ def read_rows(
 
     `hidden` is the mean of the last hidden states over the labelled tokens, (H,). `hidden_gradient` is the gradient
     of the row's mean loss by those states, summed over its tokens, (H,): Wᵀ(p − y) averaged, the backward pass ending
-    at the head. One pass over the backbone either way; memory beside the model: one batch and the (n, H) result.
+    at the head; `last_layer_gradient` the one by the head's weight, which needs the logits. One pass over the backbone
+    for each of them. `lora_gradient` is the gradient by all active LoRA weights, exact, and costs a whole backward.
+    Gradients of weights are projected to (1024,) by signs that depend on the run's seed alone.
+
+    Memory beside the model: one batch (for `lora_gradient` with its graph) and the (n, d) result.
 
     Nothing is left behind: modes, gradients and random states are as they were, cached device memory is given back.
 
@@ -68,7 +70,7 @@ def read_rows(
     """
     batches = _batches(lengths, trainer.args.per_device_eval_batch_size, trainer.accelerator.num_processes)
     found = _Collected(len(rows), trainer.accelerator.is_main_process)
-    with _as_found(trainer), _Probe(trainer, family, losses) as probe, torch.no_grad():
+    with _as_found(trainer), Probe(trainer, family, losses) as probe, torch.no_grad():
         for index, batch in enumerate(_load(trainer, rows, batches, name)):
             everyone: Any = trainer.accelerator.gather(probe(batch))
             found.add(batches[index], everyone)
@@ -82,14 +84,13 @@ def read_rows(
 def _batches(lengths: Tensor, size: int, ranks: int) -> list[list[int]]:
     """Rows of like length together, longest first, (steps, ranks × size): every rank gets as many as every other.
 
-    Short of a full step, rows are repeated: their second result overwrites the first with the same.
+    Short of a full step the shortest row is repeated: its later results overwrite the first with the same.
     """
     order = torch.argsort(lengths, descending=True, stable=True).tolist()
     step = size * ranks
     if len(order) < step:  # few rows: no need to repeat more than evens out the ranks
         step = ranks * -(-len(order) // ranks)
-    missing = -len(order) % step
-    order += (order[-step:] * step)[:missing]
+    order += order[-1:] * (-len(order) % step)
     return [order[start : start + step] for start in range(0, len(order), step)]
 
 
@@ -153,87 +154,6 @@ class _Collected:
     def table(self) -> Tensor | None:
         self.flush()
         return self.values
-
-
-class _Probe:
-    """Runs a batch and returns (rows, d) of the family, with the loss as a last column where asked for.
-
-    All of it happens in hooks inside the wrapped forward, where FSDP and ZeRO have the weights together and before DDP
-    looks at the output: the backbone runs without a graph, the head with one, and both are done when the forward is.
-    """
-
-    def __init__(self, trainer: Trainer, family: Family, losses: bool) -> None:
-        self.trainer, self.model = trainer, wrapped_model(trainer)
-        self.fused = isinstance(trainer, SFTTrainer)
-        self.gradient, self.losses = family == "hidden_gradient", losses
-        self.labels: Tensor | None = None
-        self.mask = self.states = self.loss = torch.empty(0)
-        self.hooks: list[Any] = []
-
-    def __enter__(self) -> "_Probe":
-        core = bare_model(self.trainer)
-        self.slim = "logits_to_keep" in inspect.signature(type(core).forward).parameters
-        self.hooks = [
-            core.base_model.register_forward_hook(self._after_backbone),
-            core.register_forward_hook(self._after_head, prepend=True),
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def __call__(self, batch: dict[str, Any]) -> Tensor:
-        labels = batch.pop("labels", None)
-        tokenwise = isinstance(labels, Tensor) and labels.shape == batch["input_ids"].shape
-        self.labels = labels if tokenwise else None
-        self.mask = labels != -100 if tokenwise else batch["attention_mask"].bool()
-        if not (self.gradient or self.losses):  # as little of the head as the model allows
-            batch |= {"logits_to_keep": 1} if self.slim else {}
-        elif self.fused:  # tiles of the head, never the logits
-            batch |= {"fused_lm_head": True, "labels": labels}
-        with self.trainer.compute_loss_context_manager():
-            self.model(**batch, use_cache=False)
-        return torch.cat([self.states, self.loss[:, None]], dim=1) if self.losses else self.states
-
-    def _after_backbone(self, module: nn.Module, args: Any, output: Any) -> Any:
-        states = output.last_hidden_state
-        if self.gradient:
-            torch.set_grad_enabled(True)
-            output["last_hidden_state"] = self.states = states.detach().requires_grad_()
-            return output
-        inside = self.mask.to(states.device)
-        total = states.masked_fill(~inside[..., None], 0).sum(dim=1, dtype=torch.float32)
-        self.states = total / inside.sum(dim=1, keepdim=True).clamp(min=1)
-        return None
-
-    def _after_head(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not (self.gradient or self.losses):
-            return
-        loss = self._loss(output)
-        if self.gradient:
-            (slope,) = torch.autograd.grad(loss.sum(), self.states)
-            torch.set_grad_enabled(False)
-            self.states = slope.sum(dim=1, dtype=torch.float32)
-        self.loss = loss.detach()
-
-    def _loss(self, output: Any) -> Tensor:
-        """Mean loss over each row's labelled tokens, (rows,).
-
-        Raises:
-            ValueError: If the model's labels are not one per token.
-        """
-        if self.fused:
-            return -output.log_probs.sum(dim=1).float() / output.label_mask.sum(dim=1).clamp(min=1)
-        if self.labels is None:
-            raise ValueError(
-                '`features` must be "hidden" and `scores` without "loss" for a model whose labels are not one per '
-                "token: only a language model's loss is read."
-            )
-        target = self.labels[:, 1:]
-        logits = output.logits[:, :-1].float().transpose(1, 2)
-        loss = nn.functional.cross_entropy(logits, target, ignore_index=-100, reduction="none").sum(dim=1)
-        return loss / (target != -100).sum(dim=1).clamp(min=1)
 
 
 @contextmanager

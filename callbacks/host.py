@@ -34,9 +34,14 @@ def wrapped_model(trainer: Trainer) -> nn.Module:
     return cast(nn.Module, trainer.model_wrapped)
 
 
+def unwrapped_model(trainer: Trainer) -> nn.Module:
+    """The model without the wrappers of DDP and FSDP, adapters on."""
+    return trainer.accelerator.unwrap_model(wrapped_model(trainer))
+
+
 def bare_model(trainer: Trainer) -> Any:
     """The model without the wrappers of DDP, FSDP and PEFT."""
-    model: Any = trainer.accelerator.unwrap_model(wrapped_model(trainer))
+    model: Any = unwrapped_model(trainer)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

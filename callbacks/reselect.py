@@ -99,7 +99,9 @@ class Reselector:
             record = {"method": "random", "parameters": {"seed": self.rotation.seed}}
             return Selection(self.rotation.shuffled(), gains, record=record)
         rows, known = self.pool.find(self.warmup.indices)
-        return replace(self.warmup, indices=rows, gains=self.warmup.gains[known])
+        weights = None if self.warmup.weights is None else self.warmup.weights[known]
+        curves = {name: curve[known] for name, curve in self.warmup.curves.items()}
+        return replace(self.warmup, indices=rows, gains=self.warmup.gains[known], weights=weights, curves=curves)
 
     def _rank(self, rows: Tensor) -> tuple[Selection, Tensor | None, float]:
         """Order `rows` until enough fit the view: the selection, the places of those that do, seconds of reading."""

@@ -168,6 +168,24 @@ def test_the_warm_up_is_served_before_the_first_selection(rows: Dataset, tmp_pat
     assert recorded(trainer, 0)["gain"] == list(range(8, 0, -1))
 
 
+def test_weights_stay_with_their_rows(tmp_path: Path) -> None:
+    texts = word_rows(ROWS)["text"][:]
+    pairs = Dataset.from_dict({"prompt": [t.split(" ")[0] + " w1" * (i % 4 * 5) for i, t in enumerate(texts)],
+                               "completion": [" w2 w3"] * ROWS})  # fmt: skip
+
+    def weigh(features: torch.Tensor, queries: torch.Tensor | None, k: int) -> Selection:
+        order = torch.arange(len(features) - 1, len(features) - 1 - k, -1)
+        return Selection(order, torch.ones(k).double(), weights=1 + order.double())
+
+    ten = torch.arange(1, 11)
+    warmup = Selection(ten, torch.ones(10).double(), weights=ten.double())
+    trainer = run(tmp_path, pairs, k=7, callback={"start_epoch": 1, "warmup": warmup, "select": weigh}, max_length=14)
+    before, after = recorded(trainer, 0), recorded(trainer, 1)
+    assert before["index"] == before["weight"] == [1, 2, 4, 5, 6, 8, 9], "rows 3 and 7 were dropped as too long"
+    assert after["index"] == [38, 37, 36, 34, 33, 32, 30]
+    assert after["weight"] == [30, 29, 28, 27, 26, 25, 24]
+
+
 def test_a_target_and_scores_reach_the_selector(rows: Dataset, tmp_path: Path) -> None:
     given: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -300,21 +318,3 @@ def test_features_and_losses_agree_with_the_definition(trainer: NotingTrainer) -
     torch.testing.assert_close(hidden.losses, losses, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(slopes.losses, losses, rtol=1e-4, atol=1e-6)
     assert alone.losses is None
-
-
-@pytest.mark.parametrize("family", ["hidden", "hidden_gradient"])
-def test_a_pass_leaves_no_trace(family: Any, trainer: NotingTrainer) -> None:
-    model = trainer.model.train()
-    model.model.layers[0].eval()  # a part that is frozen on purpose
-    modes = [module.training for module in model.modules()]
-    loss = model(torch.tensor([[5, 6]]), labels=torch.tensor([[5, 6]])).loss
-    loss.backward()
-    gradients = [parameter.grad.clone() for parameter in model.parameters()]
-    state = torch.get_rng_state()
-    read_rows(trainer, trainer.train_dataset, token_counts(trainer.train_dataset), family)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
-    assert torch.is_grad_enabled()
-    assert not model.model._forward_hooks
-    assert not model._forward_hooks

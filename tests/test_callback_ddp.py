@@ -64,7 +64,7 @@ def test_two_processes_train_on_disjoint_shares_of_one_selection(tmp_path: Path)
     saving = {"save_strategy": "steps", "save_steps": 1}
     cases = [
         with_options(ROWS, **WORKERS[2]) | {"callback": {"features": "hidden_gradient", "scores": ["loss"]}},
-        with_options(PACKS, **WORKERS[0]) | {"lora": True},
+        with_options(PACKS, **WORKERS[0]) | {"lora": True, "callback": {"features": "lora_gradient"}},
         with_options(ROWS, **saving) | {"folder": "resumed"},
         with_options(ROWS, **saving) | {"folder": "resumed", "resume": "checkpoint-3"},
     ]

@@ -188,14 +188,18 @@ class GradientReader:
         """Gradients of the layers' weights."""
         with watched(self.layers) as passed:
             loss, scale = self.loss(batch)
+        return self.collected(passed, loss, scale, len(batch.rows))
+
+    def collected(self, passed: Sequence[Passed], loss: Tensor, scale: float, rows: int) -> Float[Tensor, "b d"]:
+        """Gradients of `loss`, the sum of the `rows` examples' own losses times `scale`, by the layers watched."""
         outputs = [output for record in passed for output in record.outputs]
         flowed = iter(torch.autograd.grad(loss, outputs, allow_unused=True))
-        out = torch.zeros(len(batch.rows), self.width, device=loss.device)
+        out = torch.zeros(rows, self.width, device=loss.device)
         start = 0
         for number, (layer, record) in enumerate(zip(self.layers, passed, strict=True)):
             arrived = [next(flowed) for _ in record.outputs]
-            for rows, block in self.weight_gradient(layer, record, arrived, scale):
-                self.add(out, start, number, rows, block)
+            for offset, block in self.weight_gradient(layer, record, arrived, scale):
+                self.add(out, start, number, offset, block)
             start += self.size(layer)
         return out
 

@@ -1,0 +1,144 @@
+"""What a batch's forward pass tells of each of its rows, caught by hooks inside the wrapped model."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from trl.trainer.sft_trainer import SFTTrainer
+
+from hf_gip.features.gradients import HALF_SCALE, GradientReader, GradientRecipe
+from hf_gip.features.layers import Passed, watched
+
+from .host import bare_model, unwrapped_model, wrapped_model
+
+Family = Literal["hidden", "hidden_gradient", "lora_gradient", "last_layer_gradient"]
+
+DIMS = 1_024  # of a projected gradient
+SIDE = 64  # to which the output layer's (vocabulary, width) is narrowed first, side by side
+WEIGHTS = {"lora_gradient": ("lora", None), "last_layer_gradient": ("last_layer", SIDE)}
+
+
+def projection(family: str, seed: int) -> GradientRecipe | None:
+    """How the gradients of a family are projected; None for those that are as wide as the model."""
+    if family not in WEIGHTS:
+        return None
+    parameters, side = WEIGHTS[family]
+    return GradientRecipe(parameters, DIMS, side, seed=seed)
+
+
+class Probe:
+    """Runs a batch and returns (rows, d) of the family, with the loss as a last column where asked for.
+
+    All of it happens in hooks inside the wrapped forward, where FSDP and ZeRO have the weights together and before DDP
+    looks at the output: what needs no graph runs without one, and the backward pass is done when the forward is.
+    """
+
+    def __init__(self, trainer: Trainer, family: Family, losses: bool) -> None:
+        self.trainer, self.model = trainer, wrapped_model(trainer)
+        self.family, self.losses = family, losses
+        self.fused = isinstance(trainer, SFTTrainer) and family != "last_layer_gradient"  # whose module must be called
+        self.reader: GradientReader | None = None
+        self.passed: list[Passed] = []
+        self.labels: Tensor | None = None
+        self.mask = self.states = self.loss = torch.empty(0)
+        self.hooks = ExitStack()
+
+    def __enter__(self) -> "Probe":
+        core = bare_model(self.trainer)
+        self.slim = "logits_to_keep" in inspect.signature(type(core).forward).parameters
+        recipe = projection(self.family, self.trainer.args.seed)
+        if recipe is not None:
+            self.reader = GradientReader(unwrapped_model(self.trainer), recipe)
+        for handle in (
+            core.register_forward_pre_hook(self._before_backbone),
+            core.base_model.register_forward_hook(self._after_backbone),
+            core.register_forward_hook(self._after_head, prepend=True),
+        ):
+            self.hooks.callback(handle.remove)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hooks.close()
+
+    def __call__(self, batch: dict[str, Any]) -> Tensor:
+        """Run a collated batch, labels included."""
+        labels = batch.pop("labels", None)
+        tokenwise = isinstance(labels, Tensor) and labels.shape == batch["input_ids"].shape
+        self.labels = labels if tokenwise else None
+        self.mask = labels != -100 if tokenwise else batch["attention_mask"].bool()
+        if self.family == "hidden" and not self.losses:  # as little of the head as the model allows
+            batch |= {"logits_to_keep": 1} if self.slim else {}
+        elif self.fused:  # tiles of the head, never the logits
+            batch |= {"fused_lm_head": True, "labels": labels}
+        with self.trainer.compute_loss_context_manager(), self._watching():
+            self.model(**batch, use_cache=False)
+        found = torch.cat([self.states, self.loss[:, None]], dim=1) if self.losses else self.states
+        self.states = self.loss = torch.empty(0)
+        return found
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Note what passes through the layers whose gradients are asked for; nothing of it outlives the batch."""
+        if self.reader is None:
+            yield
+            return
+        with watched(self.reader.layers) as self.passed:
+            yield
+        self.passed = []
+
+    def _before_backbone(self, module: nn.Module, args: Any) -> None:
+        if self.family == "lora_gradient":
+            torch.set_grad_enabled(True)
+
+    def _after_backbone(self, module: nn.Module, args: Any, output: Any) -> Any:
+        states = output.last_hidden_state
+        if self.family == "lora_gradient":
+            return None
+        if self.family != "hidden":  # the backward pass ends here
+            torch.set_grad_enabled(True)
+            output["last_hidden_state"] = self.states = states.detach().requires_grad_()
+            return output
+        inside = self.mask.to(states.device)
+        total = states.masked_fill(~inside[..., None], 0).sum(dim=1, dtype=torch.float32)
+        self.states = total / inside.sum(dim=1, keepdim=True).clamp(min=1)
+        return None
+
+    def _after_head(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.family == "hidden" and not self.losses:
+            return
+        loss = self._loss(output)
+        if self.family != "hidden":
+            self.states = self._slope(loss)
+            torch.set_grad_enabled(False)
+        self.loss = loss.detach()
+
+    def _slope(self, loss: Tensor) -> Tensor:
+        """Each row's gradient of its own loss, (rows, d)."""
+        if self.reader is None:
+            (slope,) = torch.autograd.grad(loss.sum(), self.states)
+            return slope.sum(dim=1, dtype=torch.float32)
+        half = any(output.dtype == torch.float16 for record in self.passed for output in record.outputs)
+        scale = HALF_SCALE if half else 1.0
+        return self.reader.collected(self.passed, loss.sum() * scale, scale, len(loss))
+
+    def _loss(self, output: Any) -> Tensor:
+        """Mean loss over each row's labelled tokens, (rows,).
+
+        Raises:
+            ValueError: If the model's labels are not one per token.
+        """
+        if self.fused:
+            return -output.log_probs.sum(dim=1).float() / output.label_mask.sum(dim=1).clamp(min=1)
+        if self.labels is None:
+            raise ValueError(
+                '`features` must be "hidden" and `scores` without "loss" for a model whose labels are not one per '
+                "token: only a language model's loss is read."
+            )
+        target = self.labels[:, 1:]
+        logits = output.logits[:, :-1].float().transpose(1, 2)
+        loss = nn.functional.cross_entropy(logits, target, ignore_index=-100, reduction="none").sum(dim=1)
+        return loss / (target != -100).sum(dim=1).clamp(min=1)
