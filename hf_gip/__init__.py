@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from hf_gip.features.adam import adam_moments
     from hf_gip.features.embed import embed
     from hf_gip.features.gradients import gradient_features
-    from hf_gip.manifest.reproduce import reproduce
+    from hf_gip.hub.load import load_subset, reproduce, verify
+    from hf_gip.hub.push import push_to_hub
     from hf_gip.manifest.save import save_subset
-    from hf_gip.manifest.verify import verify
 
 __version__ = version("hf-gip")
 
@@ -43,13 +43,15 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "gradient_features": "hf_gip.features.gradients",
     "gtp": "hf_gip.core.gtp",
     "less": "hf_gip.core.less",
+    "load_subset": "hf_gip.hub.load",
+    "push_to_hub": "hf_gip.hub.push",
     "rate": "hf_gip.dataset.rate",
     "rds": "hf_gip.core.rds",
-    "reproduce": "hf_gip.manifest.reproduce",
+    "reproduce": "hf_gip.hub.load",
     "save_subset": "hf_gip.manifest.save",
     "spice": "hf_gip.core.spice",
     "spice_select": "hf_gip.dataset.spice_select",
-    "verify": "hf_gip.manifest.verify",
+    "verify": "hf_gip.hub.load",
     "write_report": "hf_gip.dataset.report",
 }
 
@@ -66,6 +68,8 @@ __all__ = [
     "gradient_features",
     "gtp",
     "less",
+    "load_subset",
+    "push_to_hub",
     "rate",
     "rds",
     "reproduce",

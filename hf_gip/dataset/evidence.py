@@ -13,6 +13,8 @@ from hf_gip.core.explain import Explanation, explain
 from hf_gip.core.selection import Selection
 from hf_gip.dataset.signals import Signals, check_device, gather_signals
 
+AT_HAND = 1e11  # products per figure: some seconds on two cores
+
 
 @dataclass(frozen=True, slots=True)
 class GipEvidence:
@@ -36,6 +38,17 @@ class GipEvidence:
         asked = torch.ones(len(matrix), dtype=torch.bool)  # what covered itself is the pool without the excluded rows
         asked[[copy for copy, _, _ in excluded["pairs"]]] = False
         return replace(explain(selection, row, matrix, matrix[asked], precision=precision), served=())
+
+    def beside_random(self, selection: Selection) -> str | None:
+        """A Markdown table: the picks' figures beside those of random rows; None where that takes minutes."""
+        from hf_gip.dataset.comparison import compare
+
+        features = self.signals.features().matrix
+        if features.shape[0] * features.shape[1] * len(selection) > AT_HAND:
+            return None
+        names = ("scores", "target", "features", "columns", "template", "encoder", "device")
+        options = {name: self.signals.options[name] for name in names}
+        return str(compare({"chosen": selection}, self.signals.dataset, **options))
 
     def report(self, selection: Selection, path: str | PathLike[str]) -> Path:
         """Write the page about `selection`."""

@@ -12,7 +12,12 @@ READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "cs
 
 
 def open_dataset(
-    source: str, *, split: str = "train", config: str | None = None, revision: str | None = None
+    source: str,
+    *,
+    split: str = "train",
+    config: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
 ) -> Dataset:
     """Load one split of a dataset as data: no code of the source is run.
 
@@ -22,6 +27,7 @@ def open_dataset(
         split: The split of a Hub dataset or of a saved `DatasetDict`.
         config: The configuration of a Hub dataset.
         revision: The revision of a Hub dataset.
+        token: The token for the Hub, instead of the stored one.
 
     Returns:
         The rows.
@@ -37,7 +43,9 @@ def open_dataset(
         return _file(path)
     if not _looks_like_hub_id(source):
         raise FileNotFoundError(f"no file or folder {source!r}: check the path, or give a Hub id such as 'user/name'.")
-    return datasets.load_dataset(source, config, split=split, revision=revision)
+    return datasets.load_dataset(
+        source, config, split=split, revision=revision, **({} if token is None else {"token": token})
+    )
 
 
 def _file(path: Path) -> Dataset:

@@ -1,7 +1,7 @@
 """Is a saved folder what its manifest says: files, card, selection and rows."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hf_gip.manifest.card import card_configs
+from hf_gip.manifest.card import PICTURE_PATH, card_configs
 from hf_gip.manifest.hashing import BATCH_ROWS, digest_of, file_sha256, hash_table, values
 from hf_gip.manifest.report import SHOWN, Check, verdict
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, SELECTION_PATH, Manifest
 from hf_gip.manifest.selection_file import read_selection
+from hf_gip.manifest.slots import Slot
 
-UNLISTED = {CARD_PATH, MANIFEST_PATH, ".gitattributes"}  # belong here without a hash: the card may be edited
-TOOLS = (".cache", ".git")  # folders that download tools leave
+UNLISTED = {CARD_PATH, MANIFEST_PATH, PICTURE_PATH, ".gitattributes"}  # without a hash: the card may be edited
 CARD_BYTES = 1 << 20
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError)
 
@@ -32,36 +32,63 @@ def check_manifest(folder: Path, manifest: Manifest) -> Check:
     return verdict("manifest", problems, f"format {manifest.format}, {manifest.k:,} rows by {manifest.method}")
 
 
-def check_files(folder: Path, manifest: Manifest) -> Check:
-    """Every listed file is there with its hash, and no other."""
+def check_files(folder: Path, manifest: Manifest, present: Mapping[str, int], *, shared: bool = False) -> Check:
+    """Every listed file is there with its hash, and no other.
+
+    Args:
+        folder: Where the files are; one whose size is wrong is not read.
+        manifest: What should be there.
+        present: Every file that is there, with its size in bytes.
+        shared: Whether other files than the selection's and this split's may be there, as in a repository.
+
+    Returns:
+        The check.
+    """
     problems = []
     for path, entry in sorted(manifest.files.items()):
-        found = folder / path
-        if not found.is_file():
+        if path not in present:
             problems.append(f"{path} is missing")
-        elif found.stat().st_size != entry.size or file_sha256(found) != entry.sha256:
+        elif present[path] != entry.size or _sha256(folder / path) != entry.sha256:
             problems.append(f"{path} was changed: its SHA-256 is not the manifest's")
-    present = {p.relative_to(folder) for p in folder.rglob("*") if not p.is_dir() or p.is_symlink()}
-    names = {path.as_posix() for path in present if path.parts[0] not in TOOLS}
-    problems += [f"{path} is not listed in the manifest" for path in sorted(names - set(manifest.files) - UNLISTED)]
-    return verdict("files", problems, f"{len(manifest.files)} files as listed, no others")
+    others = sorted(set(present) - set(manifest.files) - UNLISTED)
+    ours = [path for path in others if not shared or path.startswith(("gip/", f"data/{manifest.split}-"))]
+    problems += [f"{path} is not listed in the manifest" for path in ours]
+    beside = [path for path in others if path not in ours]
+    tail = f"not covered: {', '.join(beside[:SHOWN])}" if beside else "no others"
+    return verdict("files", problems, f"{len(manifest.files)} files as listed, {tail}")
 
 
-def check_card(folder: Path, manifest: Manifest) -> Check:
+def check_card(folder: Path, slots: Sequence[Slot], *, shared: bool = False) -> Check:
     """The card leads `load_dataset` to the listed files; its text is free."""
-    path = folder / CARD_PATH
     try:
-        configs = _configs(path)
+        configs = _configs(folder / CARD_PATH)
     except (OSError, ValueError) as error:
         return Check("card", "failed", f"{CARD_PATH} cannot be read: {error}.")
-    problems = []
-    for expected in card_configs(manifest):
-        found = [config for config in configs if config.get("config_name") == expected["config_name"]]
-        if found != [expected]:
-            problems.append(f"configuration {expected['config_name']!r} does not point to the files of the manifest")
-    if [c for c in configs if c.get("default")] not in ([], [c for c in card_configs(manifest) if c.get("default")]):
+    wanted = card_configs(slots)
+    problems = [
+        f"configuration {expected['config_name']!r} does not point to the files of the manifest"
+        for expected in wanted
+        if not _leads(expected, configs, shared)
+    ]
+    defaults = [config for config in configs if config.get("default")]
+    if not shared and defaults not in ([], wanted[:1]):
         problems.append("another configuration is the default")
-    return verdict("card", problems, "its configurations point to these files; its text is not covered")
+    mine = {config["config_name"] for config in wanted}
+    foreign = [config.get("config_name") for config in defaults if config.get("config_name") not in mine]
+    tail = "".join(f"; {name!r} is the default and not covered" for name in foreign)
+    return verdict("card", problems, f"its configurations point to these files; its text is not covered{tail}")
+
+
+def _leads(expected: dict[str, Any], configs: list[dict[str, Any]], shared: bool) -> bool:
+    """Whether the card has this configuration once, and with these files; elsewhere it may hold other splits too."""
+    found = [config for config in configs if config.get("config_name", "default") == expected["config_name"]]
+    if not shared:
+        return found == [expected]
+    if len(found) != 1 or "data_dir" in found[0] or not isinstance(found[0].get("data_files"), list):
+        return False
+    splits = {entry["split"] for entry in expected["data_files"]}
+    entries = [entry for entry in found[0]["data_files"] if isinstance(entry, dict)]
+    return [entry for entry in entries if entry.get("split") in splits] == expected["data_files"]
 
 
 def check_selection(folder: Path, manifest: Manifest) -> tuple[Check, pa.Table | None]:
@@ -140,6 +167,13 @@ def _shard_hashes(folder: Path, path: str, manifest: Manifest) -> Iterator[str]:
             yield from hash_table(table, manifest.columns)
 
 
+def _sha256(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError:
+        return ""
+
+
 def _configs(path: Path) -> list[dict[str, Any]]:
     """The configurations in a card's front matter.
 
@@ -149,7 +183,10 @@ def _configs(path: Path) -> list[dict[str, Any]]:
     import yaml
 
     with path.open("rb") as file:
-        text = file.read(CARD_BYTES).decode()
+        data = file.read(CARD_BYTES + 1)
+    if len(data) > CARD_BYTES:
+        raise ValueError(f"it is longer than {CARD_BYTES} bytes")
+    text = data.decode()
     parts = text.split("---\n", 2)
     if len(parts) < 3 or parts[0]:
         raise ValueError("it has no YAML front matter")

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
-from hf_gip.manifest.card import card_text
+from hf_gip.manifest.card import SELECTION_CONFIG, card_text
 from hf_gip.manifest.hashing import digest_of, file_sha256, hash_table, iter_tables, values
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, PLAIN_NAME, SELECTION_PATH, FileEntry, Manifest
 from hf_gip.manifest.selection_file import selection_table, write_selection
@@ -56,7 +56,7 @@ def write_layout(
     target = Path(folder)
     check_empty(target)
     check_subset(subset)
-    _check_names(config_name, split)
+    check_names(config_name, split)
     shard_bytes = _bytes(max_shard_size)
     with _aside(target) as aside:
         written = _write_rows(subset, aside if include_rows else None, split, shard_bytes)
@@ -105,14 +105,25 @@ def check_subset(subset: Any) -> None:
         )
 
 
-def _check_names(config_name: str, split: str) -> None:
+def check_names(config_name: str, split: str) -> None:
+    """Raise unless both can be file names that `datasets` reads.
+
+    Raises:
+        ValueError: If not.
+    """
     for name, value in (("config_name", config_name), ("split", split)):
         if not re.fullmatch(PLAIN_NAME, value):
             raise ValueError(
                 f"`{name}` must be letters, digits, '_', and single '.' or '-' between them, got {value!r}."
             )
-    if config_name == "selection":
-        raise ValueError("`config_name` must not be 'selection', under which the picks are found: choose another.")
+    if "-" in split:
+        raise ValueError(
+            f"`split` must be letters, digits, '_' and single '.', which `datasets` reads, got {split!r}."
+        )
+    if config_name.startswith(SELECTION_CONFIG):
+        raise ValueError(
+            f"`config_name` must not be {config_name!r}, under which the picks are found: choose another."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,8 @@
 """Select again from the source with the recorded parameters, and say where the results differ."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import datasets
@@ -12,8 +10,7 @@ from datasets import Dataset
 
 from hf_gip.manifest.again_gip import gip_again
 from hf_gip.manifest.check_source import check_source
-from hf_gip.manifest.schema import SELECTION_PATH, Manifest, read_manifest
-from hf_gip.manifest.selection_file import read_selection
+from hf_gip.manifest.schema import Manifest
 
 SELECT_AGAIN = {"gip": gip_again}  # method: selects again as the manifest says, in a file of its own
 SAME_OBJECTIVE = 1e-4  # relative: what float32 on another machine may cost
@@ -54,52 +51,6 @@ class Reproduction:
             f"{self.verdict}: {self.common:,} of {self.k:,} rows in common{where}; objective {self.again:.8g}, "
             f"published {self.published:.8g} ({self.again / self.published - 1 if self.published else 0:+.1e})"
         )
-
-
-def reproduce(
-    folder: str | os.PathLike[str],
-    *,
-    source: "Dataset | str | os.PathLike[str]",
-    target: Any = None,
-    features: Any = None,
-    encoder: Any = None,
-    exclude: Any = None,
-    device: str | None = None,
-) -> Reproduction:
-    """Select again from the source of a saved subset, with its recorded parameters.
-
-    Cached selections are not used; embeddings in the cache are. What the manifest cannot hold is given again: a target
-    or exclusion that was a dataset or a matrix, features that were a matrix, an encoder that was an object or a
-    local folder.
-
-    Args:
-        folder: A folder written by `save_subset`.
-        source: The pool: a dataset, or the file or folder it was read from.
-        target: The target, where the manifest only names its kind.
-        features: The vectors, where the manifest only names their kind.
-        encoder: The encoder, where it was no Hub id and not `"lexical"`.
-        exclude: What to stay away from, where the manifest only names its kind.
-        device: Torch device; a GPU where there is one unless told.
-
-    Returns:
-        What was the same and what was not, with figures; true where the objective was reached again.
-
-    Raises:
-        FileNotFoundError: If the folder holds no manifest, or the source is not there.
-        ValueError: If the source is not the recorded one, or something must be given again.
-    """
-    root = Path(folder)
-    manifest = read_manifest(root)
-    if not isinstance(source, Dataset):
-        from hf_gip.dataset.open import open_dataset
-
-        kept = manifest.source
-        source = open_dataset(
-            os.fspath(source), split=kept.split or "train", config=kept.config, revision=kept.revision
-        )
-    indices = read_selection(root / SELECTION_PATH)["index"].to_pylist()
-    given = {"target": target, "features": features, "encoder": encoder, "exclude": exclude}
-    return reproduce_from(manifest, indices, source, given, device=device)
 
 
 def reproduce_from(

@@ -1,74 +1,92 @@
-"""Check a saved subset without trusting whoever saved it."""
+"""Check saved subsets without trusting whoever saved them."""
 
-import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from datasets import Dataset
-from datasets.exceptions import DatasetsError
 
 from hf_gip.manifest.check_files import check_card, check_files, check_manifest, check_rows, check_selection
 from hf_gip.manifest.check_source import check_source
 from hf_gip.manifest.report import Check, Report
-from hf_gip.manifest.run import RUN, verify_run
-from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
+from hf_gip.manifest.schema import Manifest, read_manifest
+from hf_gip.manifest.slots import Slot, files_in, slot_roots
+
+Opener = Callable[[Manifest], Dataset]
 
 
-def verify(folder: str | os.PathLike[str], *, source: "Dataset | str | os.PathLike[str] | None" = None) -> Report:
-    """Check a saved subset: its files, its card, its selection, its rows, and the source they came from.
-
-    Nothing is believed because the manifest says it: files are hashed, rows are hashed again, and with `source` the
-    rows at the chosen positions are compared with the pool itself. What no hash can show, whether the method really
-    chose these rows, is what `reproduce` is for.
+def verify_folder(
+    folder: Path,
+    *,
+    source: Opener | None = None,
+    present: Mapping[str, int] | None = None,
+    subject: str | None = None,
+) -> Report:
+    """The checks of every subset in a folder.
 
     Args:
-        folder: A folder written by `save_subset`, or the output folder of a run that re-selected.
-        source: The pool: a dataset, or the file or folder it was read from.
+        folder: Where the files are.
+        source: Opens the pool that a manifest names; None leaves the source alone.
+        present: Every file of the repository that `folder` was fetched from, with its size; None for a folder by
+            itself, where nothing else may stand.
+        subject: What the report calls the place.
 
     Returns:
-        The report; true where nothing failed. `print` it for a table.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
+        The report.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"no folder {str(folder)!r}: give one written by `hf_gip.save_subset`.")
-    if (root / RUN).is_file() and not (root / MANIFEST_PATH).exists():  # beside a subset it would shield the subset
-        return verify_run(root)
-    if source is None or isinstance(source, Dataset):
-        return verify_folder(root, source=source)
+    shared, present = present is not None, files_in(folder) if present is None else present
+    checks: list[Check] = []
     try:
-        opened = _open(root, os.fspath(source))
-    except (OSError, ValueError, DatasetsError) as error:
-        report = verify_folder(root)
-        checks = (check for check in report.checks if not check.name.startswith("source"))
-        return Report(report.subject, (*checks, Check("source", "failed", f"the source cannot be read: {error}")))
-    return verify_folder(root, source=opened)
+        roots = slot_roots(present) or [""]
+    except ValueError as error:
+        return Report(subject or str(folder), (Check("manifest", "failed", str(error)),))
+    slots = []
+    for root in roots:
+        try:
+            slots.append(Slot(root, read_manifest(folder / root)))
+        except (OSError, ValueError) as error:
+            checks.append(_named(Check("manifest", "failed", str(error)), root))
+    if double := [slot.name for slot in slots if sum(other.name == slot.name for other in slots) > 1]:
+        checks.append(Check("manifest", "failed", f"two manifests are of {double[0]!r}."))
+    card = check_card(folder, slots, shared=shared) if slots else None
+    for slot in slots:
+        inside = _inside(present, slot.root, roots)
+        found = _slot_checks(folder / slot.root, slot.manifest, inside, source, shared)
+        checks += [_named(check, slot.root) for check in found]
+        if slot is slots[0] and card is not None:
+            checks.insert(len(checks) - len(found) + 2, card)
+    return Report(subject or str(folder), tuple(checks))
 
 
-def _open(root: Path, source: str) -> Dataset:
-    """The pool by name: the split and, from the Hub, the configuration and commit that the manifest names."""
-    from hf_gip.dataset.open import open_dataset
+def _slot_checks(
+    folder: Path, manifest: Manifest, present: Mapping[str, int], source: Opener | None, shared: bool
+) -> list[Check]:
+    from datasets.exceptions import DatasetsError
 
-    recorded = read_manifest(root).source
-    return open_dataset(source, split=recorded.split or "train", config=recorded.config, revision=recorded.revision)
-
-
-def verify_folder(folder: Path, *, source: Dataset | None = None) -> Report:
-    """The checks of a local folder, against `source` where it is given."""
-    try:
-        manifest = read_manifest(folder)
-    except (OSError, ValueError) as error:
-        return Report(str(folder), (Check("manifest", "failed", str(error)),))
     selection, picks = check_selection(folder, manifest)
-    return Report(
-        str(folder),
-        (
-            check_manifest(folder, manifest),
-            check_files(folder, manifest),
-            check_card(folder, manifest),
-            selection,
-            check_rows(folder, manifest, picks),
-            *check_source(manifest, picks, source),
-        ),
-    )
+    checks = [
+        check_manifest(folder, manifest),
+        check_files(folder, manifest, present, shared=shared),
+        selection,
+        check_rows(folder, manifest, picks),
+    ]
+    try:
+        pool = None if source is None else source(manifest)
+    except (OSError, ValueError, DatasetsError) as error:
+        sentence = " ".join(str(error).split())
+        return [*checks, Check("source", "failed", f"the source cannot be read: {sentence}")]
+    return [*checks, *check_source(manifest, picks, pool)]
+
+
+def _inside(present: Mapping[str, int], root: str, roots: list[str]) -> dict[str, int]:
+    """The files under `root` that belong to no subset further in."""
+    deeper = tuple(other for other in roots if other != root and other.startswith(root))
+    return {
+        path.removeprefix(root): size
+        for path, size in present.items()
+        if path.startswith(root) and not (deeper and path.startswith(deeper))
+    }
+
+
+def _named(check: Check, root: str) -> Check:
+    where = root.rstrip("/")
+    return Check(f"{check.name} of {where}", check.outcome, check.sentence) if where else check

@@ -1,0 +1,156 @@
+"""Publish a subset: rows, selection, manifest and card in one commit."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from hf_gip.hub.commit import Draft, publish
+from hf_gip.hub.fetch import Token
+from hf_gip.hub.retry import persist
+from hf_gip.hub.source import Origin, origin_of
+from hf_gip.manifest.card import PICTURE_PATH
+from hf_gip.manifest.layout import SHARD_BYTES, check_names, check_subset, write_layout
+
+
+def push_to_hub(
+    subset: Dataset | DatasetDict,
+    repo_id: str,
+    *,
+    include_rows: bool = True,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    config_name: str = "default",
+    split: str | None = None,
+    commit_message: str | None = None,
+    max_shard_size: int | str = SHARD_BYTES,
+    token: Token = None,
+) -> CommitInfo:
+    """Publish a selected subset on the Hub, with proof of how it was chosen, in one commit.
+
+    The repository then holds Parquet that `load_dataset` and the viewer read, `gip/selection.parquet` (position, gain
+    and hash of each row), `gip/manifest.json` and a card. The words and foreign metadata of a card that is there stay,
+    as do other files and subsets; shards of an earlier push of the same configuration and split go in the same commit.
+    What has not changed makes no commit. Rows are streamed through a temporary folder: memory does not grow with the
+    subset.
+
+    Args:
+        subset: The result of `gip_select` and its siblings; of a `DatasetDict` every split must be one.
+        repo_id: The dataset repository, such as `"me/alpaca-gip-1k"`; made where it does not exist.
+        include_rows: False publishes positions and hashes only, for sources that must not be passed on; `load_subset`
+            then takes the rows from the source.
+        private: Of a new repository. By default private where the source is private or gated, else as the account
+            has it.
+        revision: The branch; made where it does not exist.
+        create_pr: Open a pull request instead of committing to the branch.
+        config_name: Configuration under which `load_dataset` finds the rows.
+        split: Split under which it finds them; the subset's own unless told.
+        commit_message: The commit's message.
+        max_shard_size: Size of a Parquet file before compression, in bytes or such as `"500MB"`.
+        token: The token for the Hub, instead of the stored one; it is never written anywhere.
+
+    Returns:
+        The commit; the branch's head where nothing had changed.
+
+    Raises:
+        TypeError: If `subset` is no dataset.
+        ValueError: If `subset` carries no selection, a name does not do, or rows of a closed source would become
+            public.
+        HfHubHTTPError: If the Hub refuses, in one sentence.
+        ConnectionError: If the connection fails again and again.
+    """
+    named = _named(subset, split)
+    for name, rows in named.items():
+        check_subset(rows)
+        check_names(config_name, name)
+    api = HfApi(token=token)
+    origins = {name: origin_of(_selection(rows).record, token) for name, rows in named.items()}
+    closed = next((origin.closed for origin in origins.values() if origin.closed), None)
+    what = f"publish to {repo_id!r}"
+    persist(lambda: _ensure(api, repo_id, private, closed if include_rows else None, bool(closed)), what)
+    if revision is not None and not create_pr:
+        persist(lambda: _ensure_branch(api, repo_id, revision), what)
+    message = commit_message or f"Publish {sum(map(len, named.values())):,} rows chosen by hf-gip"
+    with tempfile.TemporaryDirectory(prefix="hf-gip-push-") as scratch:
+        options: dict[str, Any] = {"include_rows": include_rows, "max_shard_size": max_shard_size}
+        drafts = [
+            _draft(rows, Path(scratch) / name, {**options, "config_name": config_name, "split": name}, origins[name])
+            for name, rows in named.items()
+        ]
+        return publish(api, repo_id, drafts, message, revision=revision, create_pr=create_pr)
+
+
+def _named(subset: Any, split: str | None) -> dict[str, Dataset]:
+    """The datasets to publish by split, `train` first: it becomes the repository's first subset.
+
+    Raises:
+        ValueError: If a mapping is to go under one split, is empty, or mixes rows of different columns.
+    """
+    if not isinstance(subset, DatasetDict):
+        own = str(getattr(subset, "split", None) or "train")
+        return {split or (own if own.replace(".", "_").isidentifier() else "train"): subset}
+    if split is not None:
+        raise ValueError(f"`split` must be left out for a DatasetDict with splits {list(subset)}, got {split!r}.")
+    if bare := [name for name, rows in subset.items() if getattr(rows, "selection", None) is None]:
+        raise ValueError(
+            f"`subset` must carry a `.selection` in every split, got none in {bare[0]!r}: publish the selected splits "
+            "only, as a DatasetDict of them."
+        )
+    if len({str(rows.features) for rows in subset.values()}) != 1:
+        raise ValueError("`subset` must have the same columns in every split: publish the splits one by one.")
+    return {name: subset[name] for name in sorted(subset, key=lambda name: name != "train")}
+
+
+def _ensure(api: HfApi, repo_id: str, private: bool | None, closed: str | None, hidden: bool) -> None:
+    """Make the repository where there is none; refuse to put rows of a `closed` source into a public one.
+
+    Raises:
+        ValueError: If it is there, public, and `private` was left open.
+    """
+    try:
+        info = api.dataset_info(repo_id)
+    except RepositoryNotFoundError:
+        visible = True if private is None and hidden else private
+        api.create_repo(repo_id, repo_type="dataset", private=visible)  # 409, somebody else did: looked at again
+        return
+    if closed is not None and not info.private and private is None:
+        raise ValueError(
+            f"the source {closed!r} is private, gated or not to be seen, and {repo_id!r} is public: pass "
+            "`include_rows=False` to publish positions and hashes only, or `private=False` if rows may be passed on."
+        )
+
+
+def _ensure_branch(api: HfApi, repo_id: str, revision: str) -> None:
+    if revision != "main" and not revision.startswith("refs/"):
+        api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
+
+
+def _draft(rows: Dataset, folder: Path, options: Mapping[str, Any], origin: Origin) -> Draft:
+    """One subset as it will be published, in a folder."""
+    manifest = write_layout(rows, folder, **options)
+    selection = _selection(rows)
+    return Draft(folder, manifest, origin, _draw(selection, folder / PICTURE_PATH), lambda: _beside_random(selection))
+
+
+def _draw(selection: Any, path: Path) -> bool:
+    """Draw the gains where matplotlib is there."""
+    try:
+        figure = selection.plot()
+    except ImportError:
+        return False
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    return True
+
+
+def _beside_random(selection: Any) -> str | None:
+    compare = getattr(selection.evidence, "beside_random", None)
+    return None if compare is None else compare(selection)
+
+
+def _selection(rows: Dataset) -> Any:
+    return getattr(rows, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
