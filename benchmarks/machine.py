@@ -43,8 +43,9 @@ def write_results(
     command: str,
     packages: Sequence[str] = ("torch",),
     notes: Sequence[str] = (),
+    body: str | None = None,
 ) -> None:
-    """Write `results/NAME.json` and the same as a Markdown table, `results/NAME.md`."""
+    """Write `results/NAME.json` and the same as a Markdown table, `NAME.md`; `body` takes the table's place."""
     RESULTS.mkdir(exist_ok=True)
     content = {
         "command": command,
@@ -64,12 +65,19 @@ def write_results(
         "",
         ", ".join(f"{key} {value}" for key, value in content["versions"].items()),
         "",
-        "| " + " | ".join(columns) + " |",
-        "|" + " --- |" * len(columns),
-        *("| " + " | ".join(cell(row.get(column)) for column in columns) + " |" for row in rows),
+        *(table(rows, columns) if body is None else [body]),
         *(f"\n{note}" for note in notes),
     ]
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [
+        "| " + " | ".join(columns) + " |",
+        "|" + " --- |" * len(columns),
+        *("| " + " | ".join(cell(row.get(column)) for column in columns) + " |" for row in rows),
+    ]
 
 
 def cell(value: Any) -> str:

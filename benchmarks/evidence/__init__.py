@@ -1,0 +1,1 @@
+"""The experiment behind `docs/evidence.md`; run by `benchmarks/quality.py`."""

@@ -1,0 +1,113 @@
+"""Every method as a function of a pool, a budget and a seed; the budget is the number of rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_gip import gip, gtp, less, rds, spice
+from hf_gip.core.queries import default_noise, precision_from_scores
+
+from .baselines import facility_location, k_centre
+from .pools import Pool
+from .signals import Signals
+
+SEEDED = ("random",)  # drawn several times per pool
+WINDOW = 120  # SPICE's own
+
+
+def choose(method: str, pool: Pool, signals: Signals, k: int, seed: int) -> Tensor:
+    """The rows of `pool` that a method chooses, as positions in it.
+
+    Raises:
+        KeyError: If there is no such method.
+    """
+    plain: dict[str, Callable[[], Tensor]] = {
+        "random": lambda: torch.randperm(len(pool.members), generator=torch.Generator().manual_seed(seed))[:k],
+        "longest": lambda: largest(pool.lengths.double(), k),
+        "top-k score": lambda: largest(precision_from_scores(pool.scores), k),
+        "nearest to the mean query": lambda: largest(pool.vectors @ pool.queries.vectors.mean(0), k),
+        "RDS+": lambda: rds(pool.vectors, pool.queries.vectors, k).indices,
+        "facility location": lambda: facility_location(pool.vectors, k),
+        "k-centre": lambda: k_centre(pool.vectors, k, seed),
+        "greedy DPP": lambda: spice(pool.vectors, k, alpha=10.0, conflict_penalty=0.0).indices,
+    }
+    if method in plain:
+        return plain[method]()
+    return (by_projection if method.startswith("GIP") else by_gradients)(method, pool, signals, k)
+
+
+GIP_OPTIONS: dict[str, dict[str, Any]] = {
+    "GIP cover": {},
+    "GIP cover, information": {"objective": "information"},
+    "GIP scores": {"scores": True},
+    "GIP target": {"target": True},
+    "GIP target, information": {"target": True, "objective": "information"},
+    "GIP target, matching": {"target": True, "pursuit": "matching"},
+    "GIP target + scores": {"target": True, "scores": True},
+}
+
+
+def by_projection(method: str, pool: Pool, signals: Signals, k: int) -> Tensor:
+    """GIP as `gip_select` calls it, or on gradients in place of texts."""
+    if method == "GIP target, gradients":
+        rows, queries = unit(signals.gradients[0][pool.members]), unit(signals.queries[pool.task][0])
+        noise = default_noise(k, rows.shape[1], towards_target=True)
+        return gip(rows, queries, k, noise=noise).indices
+    return gip_with(pool, k, **GIP_OPTIONS[method])
+
+
+def gip_with(
+    pool: Pool,
+    k: int,
+    *,
+    target: bool = False,
+    scores: bool = False,
+    quality: float = 1.0,
+    noise: float | None = None,
+    **options: Any,
+) -> Tensor:
+    """GIP on sentence vectors with the defaults of `gip_select`, unless told otherwise."""
+    if noise is None:
+        noise = default_noise(k, pool.vectors.shape[1], towards_target=target)
+    precision = precision_from_scores(pool.scores, quality=quality) if scores else None
+    if precision is not None:
+        noise *= float(precision.square().mean())
+    queries = pool.queries.vectors if target else None
+    return gip(pool.vectors, queries, k, noise=noise, precision=precision, **options).indices
+
+
+def by_gradients(method: str, pool: Pool, signals: Signals, k: int) -> Tensor:
+    """Methods that look at the small model's gradients; SPICE's proxy stays as it is.
+
+    Raises:
+        KeyError: If there is no such method.
+    """
+    rows = [each[pool.members] for each in signals.gradients]
+    queries = list(signals.queries[pool.task])
+    scale = float(rows[0].square().sum(dim=1).mean())
+    plain: dict[str, Callable[[], Tensor]] = {
+        "LESS": lambda: less(rows, queries, k).indices,
+        "SPICE windows": lambda: spice(rows[0], k, alpha=1 / scale, window=WINDOW).indices,
+        "SPICE global": lambda: spice(rows[0], k, alpha=1 / scale).indices,
+        "GTP target": lambda: gtp(rows, [each.mean(0) for each in queries], k).indices,
+        "GTP full data": lambda: gtp(rows, None, k).indices,
+    }
+    return plain[method]()
+
+
+def largest(values: Tensor, k: int) -> Tensor:
+    """The `k` largest, of equals the first."""
+    return torch.sort(values, descending=True, stable=True).indices[:k]
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows of length one."""
+    return torch.nn.functional.normalize(rows)
+
+
+UNTARGETED = ("longest", "top-k score", "facility location", "k-centre", "greedy DPP")
+TARGETED = ("nearest to the mean query", "RDS+", "LESS")
+OURS = (*GIP_OPTIONS, "GIP target, gradients", "SPICE windows", "SPICE global", "GTP target", "GTP full data")
+METHODS = ("random", *UNTARGETED, *TARGETED, *OURS)

@@ -1,0 +1,112 @@
+"""What the quality benchmark counts with: its baselines against plain loops, its intervals against scipy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ttest_rel
+
+from benchmarks.evidence.baselines import facility_location, k_centre
+from benchmarks.evidence.measures import measure
+from benchmarks.evidence.pools import Pool
+from benchmarks.evidence.probe import RIDGES, ridge
+from benchmarks.evidence.sensitivity import dual, nats_of
+from benchmarks.evidence.tables import pivot, summarise
+from hf_gip import gip
+
+
+def unit_rows(n: int, d: int, seed: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_lazy_facility_location_reaches_what_the_plain_greedy_reaches(seed: int) -> None:
+    rows = unit_rows(60, 8, seed)
+    near = (rows @ rows.T).clamp(min=0).double()
+
+    def value(picks: list[int]) -> float:
+        return float(near[:, picks].amax(dim=1).sum())
+
+    plain: list[int] = []
+    for _ in range(12):
+        plain.append(max((row for row in range(60) if row not in plain), key=lambda row: value([*plain, row])))
+    lazy = facility_location(rows, 12).tolist()
+    assert len(set(lazy)) == 12
+    assert value(lazy) == pytest.approx(value(plain), rel=1e-5)
+
+
+def test_k_centre_takes_the_row_farthest_from_all_chosen() -> None:
+    rows = unit_rows(50, 6, 3)
+    picks = k_centre(rows, 10, seed=1).tolist()
+    for step in range(1, 10):
+        nearest = (rows @ rows[picks[:step]].T).amax(dim=1)
+        nearest[picks[:step]] = 2
+        assert float(nearest[picks[step]]) == pytest.approx(float(nearest.min()))
+
+
+def test_a_paired_difference_is_that_of_a_paired_t_test() -> None:
+    random = np.random.default_rng(0)
+    units = []
+    for seed in range(8):
+        level = random.normal()
+        units += [{"pool": "p", "method": "random", "seed": seed, "draw": d, "loss": level + d} for d in (0, 1)]
+        units.append({"pool": "p", "method": "ours", "seed": seed, "draw": 0, "loss": level - random.uniform(0, 1)})
+    lines = {line["method"]: line for line in summarise(units, ("pool",))}
+    base = np.array([[u["loss"] for u in units if u["method"] == "random" and u["seed"] == s] for s in range(8)])
+    ours = np.array([u["loss"] for u in units if u["method"] == "ours"])
+    low, high = ttest_rel(ours, base.mean(axis=1)).confidence_interval()
+    found = lines["ours"]
+    assert found["difference"] == pytest.approx((low + high) / 2)
+    assert found["difference_half_width"] == pytest.approx((high - low) / 2)
+    assert "difference" not in lines["random"]
+    assert pivot(list(lines.values())).count("\n") == 3
+
+
+def test_the_dual_form_is_the_projection_where_the_scores_come_from_queries() -> None:
+    rows, queries = unit_rows(80, 10, 5).double(), unit_rows(4, 10, 6).double()
+    ours = gip(rows, queries, 15, noise=0.2).indices
+    assert torch.equal(dual(rows, rows @ queries.T, 15, 0.2), ours)
+
+
+def test_nats_are_the_gains_of_the_information_objective() -> None:
+    rows, queries = unit_rows(60, 8, 7).double(), unit_rows(5, 8, 8).double()
+    picked = gip(rows, queries, 10, noise=0.3, objective="information")
+    assert nats_of(rows, queries, picked.indices, 0.3) == pytest.approx(picked.objective, rel=1e-6)
+
+
+def test_the_probe_takes_the_ridge_with_the_least_leave_one_out_error() -> None:
+    from sklearn.linear_model import Ridge
+
+    x, noise = unit_rows(40, 5, 9).double(), unit_rows(40, 1, 10).double()
+    y, test = x @ unit_rows(5, 1, 11).double().T.reshape(5, 1) + noise, unit_rows(7, 5, 12).double()
+
+    def left_out(penalty: float) -> float:
+        errors = []
+        for row in range(40):
+            kept = [i for i in range(40) if i != row]
+            fit = Ridge(alpha=penalty).fit(x[kept].numpy(), y[kept].numpy())
+            errors.append(float(np.square(fit.predict(x[row : row + 1].numpy()) - y[row].numpy()).sum()))
+        return float(np.mean(errors))
+
+    best = min(RIDGES, key=left_out)
+    expected = Ridge(alpha=best).fit(x.numpy(), y.numpy()).predict(test.numpy())
+    assert ridge(x, y, test).numpy().reshape(expected.shape) == pytest.approx(expected, abs=1e-6)
+
+
+def test_junk_is_shuffled_rows_and_every_copy_but_the_first() -> None:
+    from types import SimpleNamespace
+
+    vectors = unit_rows(6, 4, 13)
+    pool = Pool(
+        kind="noisy",
+        seed=0,
+        members=torch.tensor([10, 10, 10, 11, 12, 13]),
+        vectors=vectors,
+        lengths=torch.arange(6),
+        scores=torch.zeros(6, 1),
+        queries=SimpleNamespace(),  # type: ignore[arg-type]
+        task="alpaca",
+        source=torch.tensor([0, 0, 0, 0, 2, 2]),
+    )
+    bank = SimpleNamespace(judges={"alpaca": SimpleNamespace(vectors=vectors)}, scores=torch.zeros(14, 3))
+    found = measure(bank, pool, torch.tensor([0, 1, 2, 4]))  # type: ignore[arg-type]
+    assert (found["shuffled"], found["repeated"], found["junk"]) == (0.25, 0.5, 0.75)
