@@ -45,7 +45,7 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return found.select(range(min(len(found), int(cut[:-1])))) if cut else found
 
     monkeypatch.setattr("datasets.load_dataset", load)
-    monkeypatch.setattr("hf_gip.dataset.signals.DEFAULT_ENCODER", "lexical")  # the real one takes minutes
+    monkeypatch.setattr("hf_gip.dataset.requests.DEFAULT_ENCODER", "lexical")  # the real one takes minutes
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
 

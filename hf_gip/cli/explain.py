@@ -36,6 +36,7 @@ def explain_command(
         "features": None if features is None else vectors(features),
         "encoder": encoder,
         "exclude": None,
+        "include": selection.indices.tolist(),
     }
     found = recorded_evidence(pool, recorded_options(manifest, given)).explain(selection, row)
     console().print(Text(str(found)))

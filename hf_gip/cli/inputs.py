@@ -1,17 +1,51 @@
 """What options name: datasets, vectors, lists."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from datasets import Dataset
 
 if TYPE_CHECKING:
     import numpy as np
 
+Number = TypeVar("Number", int, float)
+
 
 def names(listed: str | None) -> list[str] | None:
     """`"a,b"` as a list."""
     return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def weighed(listed: str | None) -> list[str] | dict[str, float] | None:
+    """`"a,b"` as a list, `"a=2,b"` as weights (1 where none is given).
+
+    Raises:
+        ValueError: If a weight is no number.
+    """
+    found = names(listed)
+    if found is None or not any("=" in name for name in found):
+        return found
+    return {name: _number(weight or "1", float) for name, _, weight in (entry.partition("=") for entry in found)}
+
+
+def quotas(listed: str | None) -> int | dict[str, int] | None:
+    """`"50"` as one number for all groups, `"forum=50,wiki=20"` as one by group.
+
+    Raises:
+        ValueError: If a quota is no whole number.
+    """
+    found = names(listed)
+    if found is None or (len(found) == 1 and "=" not in found[0]):
+        return None if found is None else _number(found[0], int)
+    return {name: _number(count, int) for name, _, count in (entry.rpartition("=") for entry in found)}
+
+
+def _number(text: str, kind: Callable[[str], Number]) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"weights and quotas must be numbers such as 50 or forum=50,wiki=20, got {text!r}.") from None
 
 
 def vectors(path: str) -> "np.ndarray":

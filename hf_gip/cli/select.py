@@ -17,7 +17,7 @@ def select_command(
     ],
     k: Annotated[int, typer.Option("--k", help="How many rows to choose.")],
     out: Annotated[Path, typer.Option("--out", help="A new or empty folder for the result.")],
-    scores: Annotated[str | None, typer.Option(help="Numeric columns, larger is better: a,b.")] = None,
+    scores: Annotated[str | None, typer.Option(help="Numeric columns, larger is better: a,b or a=2,b=1.")] = None,
     scores_as: Annotated[
         Literal["precision", "queries"], typer.Option(help="How far rows are trusted, or what is wanted.")
     ] = "precision",
@@ -36,6 +36,17 @@ def select_command(
     noise: Annotated[float | None, typer.Option(help="Ridge in units of the rows' mean energy.")] = None,
     diversity: Annotated[float | None, typer.Option(help="0 (most relevant) to 1 (most spread).")] = None,
     quality: Annotated[float | None, typer.Option(help="Weight of the scores: 0 ignores them, 1 by default.")] = None,
+    target_weight: Annotated[float | None, typer.Option(help="Share of the target against the pool, up to 1.")] = None,
+    cover: Annotated[str | None, typer.Option(help="Categorical columns to cover: source or source=2,lang=1.")] = None,
+    group_column: Annotated[str | None, typer.Option(help="A column of groups for the quotas.")] = None,
+    max_per_group: Annotated[str | None, typer.Option(help="Most rows a group: 50, or forum=50,wiki=20.")] = None,
+    min_per_group: Annotated[str | None, typer.Option(help="Fewest rows a group, likewise.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="Most tokens of all rows; --k is then a ceiling.")] = None,
+    token_column: Annotated[str | None, typer.Option(help="A column of token counts.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Stay away from this: a dataset, a file, or .npy.")] = None,
+    exclude_split: Annotated[str, typer.Option(help="Split of what to stay away from.")] = "test",
+    exclude_config: Annotated[str | None, typer.Option(help="Its configuration.")] = None,
+    exclude_above: Annotated[float, typer.Option(help="How close is too close, as a cosine.")] = 0.9,
     id_column: Annotated[str | None, typer.Option(help="A column that names the rows.")] = None,
     split: Annotated[str, typer.Option(help="Split of the source.")] = "train",
     config: Annotated[str | None, typer.Option(help="Configuration of the source.")] = None,
@@ -48,7 +59,7 @@ def select_command(
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
     from rich.text import Text
 
-    from hf_gip.cli.inputs import names, open_target, vectors
+    from hf_gip.cli.inputs import names, open_target, quotas, vectors, weighed
     from hf_gip.cli.output import console, size
     from hf_gip.dataset.gip_select import gip_select
     from hf_gip.dataset.open import open_dataset
@@ -62,7 +73,7 @@ def select_command(
     shape = f"{_plural(len(pool), 'row')} of {_plural(len(pool.column_names), 'column')}"
     terminal.print(Text(f"Read {shape} from {Path(source).name!r}{_since(started)}."))
     options: dict[str, Any] = {
-        "scores": names(scores),
+        "scores": weighed(scores),
         "scores_as": scores_as,
         "target": None if target is None else open_target(target, split=target_split, config=target_config),
         "features": vectors(features) if features is not None and features.endswith(".npy") else features,
@@ -73,6 +84,15 @@ def select_command(
         "noise": noise,
         "diversity": diversity,
         "quality": quality,
+        "target_weight": target_weight,
+        "cover": weighed(cover),
+        "group_column": group_column,
+        "max_per_group": quotas(max_per_group),
+        "min_per_group": quotas(min_per_group),
+        "budget_tokens": budget_tokens,
+        "token_column": token_column,
+        "exclude": None if exclude is None else open_target(exclude, split=exclude_split, config=exclude_config),
+        "exclude_above": exclude_above,
         "id_column": id_column,
         "device": device,
     }

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hf_gip.core.checks import check_matrix
+from hf_gip.core.queries import square_root
 from hf_gip.core.selection import Selection
 
+Name = TypeVar("Name", int, str, int | str)
 SHOWN = 5  # queries and rows named in an explanation
 
 
@@ -26,6 +29,7 @@ class Explanation:
         served: The queries it served most, (query, share of its gain), largest first; empty where the pool itself
             was the query.
         covered_by: The picks that took most of its gain away, (row, what it lost to them), largest first.
+        barred: Why it was not allowed, where a limit and not its gain kept it out.
     """
 
     row: int
@@ -33,8 +37,9 @@ class Explanation:
     gain: float
     first_gain: float
     novelty: float
-    served: tuple[tuple[int, float], ...]
+    served: tuple[tuple[int | str, float], ...]
     covered_by: tuple[tuple[int, float], ...]
+    barred: str = ""
 
     def __str__(self) -> str:
         """The explanation in plain words."""
@@ -45,10 +50,16 @@ class Explanation:
             words = [f"Row {self.row:,} was left out: after the last pick it would add {self.gain:.4g}"]
             words.append(f"(as the first pick {self.first_gain:.4g}; {self.novelty:.0%} of it is not in the picks).")
         if self.served:
-            words.append("It serves " + ", ".join(f"query {q} ({share:.0%})" for q, share in self.served) + ".")
+            words.append("It serves " + ", ".join(f"{_called(q)} ({share:.0%})" for q, share in self.served) + ".")
         if self.covered_by:
             words.append("Covered by " + ", ".join(f"row {r:,} (−{lost:.3g})" for r, lost in self.covered_by) + ".")
+        if self.barred:
+            words.append(self.barred)
         return " ".join(words)
+
+
+def _called(query: int | str) -> str:
+    return query if isinstance(query, str) else f"query {query}"
 
 
 def explain(
@@ -58,6 +69,7 @@ def explain(
     queries: Float[Tensor, "m d"] | None = None,
     *,
     precision: Float[Tensor, " n"] | None = None,
+    names: Sequence[int | str | None] | None = None,
 ) -> Explanation:
     """Say what `row` added to a selection by `gip`, or which picks made it redundant.
 
@@ -71,6 +83,7 @@ def explain(
         features: The features handed to `gip`, (n, d).
         queries: The queries handed to `gip`, (m, d), or None for the pool itself.
         precision: The precision handed to `gip`, (n,).
+        names: What each query is called, its number unless told; a query called None is not named.
 
     Returns:
         The explanation.
@@ -90,7 +103,7 @@ def explain(
     weight = torch.ones(len(features), dtype=torch.float64) if precision is None else precision.double().cpu()
     chosen = _rows(features, picks) * weight[picks][:, None]
     x = _rows(features, [row])[0] * weight[row]
-    asked = _square_root(features) if queries is None else queries.detach().double().cpu()
+    asked = square_root(features).cpu() if queries is None else queries.detach().double().cpu()
     course = _course(chosen, x, asked, float(parameters["sigma2"]), float(parameters["tau2"]), parameters["objective"])
     at = len(picks) if rank is None else rank - 1
     lost = course.gains[:at] - course.gains[1 : at + 1]
@@ -101,7 +114,7 @@ def explain(
         gain=float(course.gains[at]),
         first_gain=float(course.gains[0]),
         novelty=float(course.variance[at] / course.variance[0].clamp(min=1e-300)),
-        served=_largest(served, list(range(len(asked)))),
+        served=_largest(served, names if names is not None else range(len(served))),
         covered_by=_largest(lost, picks[:at]),
     )
 
@@ -173,25 +186,12 @@ def _conditioned(
     return variance.clamp(min=0), a, beta
 
 
-def _square_root(features: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:
-    """Few rows with the features' own XᵀX: what the pool asks of itself."""
-    rows = features.detach().cpu()
-    energies, directions = torch.linalg.eigh((rows.T @ rows if rows.dtype == torch.float64 else _gram(rows)).double())
-    return (directions * energies.clamp(min=0).sqrt()).T
-
-
-def _gram(rows: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
-    total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-    for chunk in rows.split(65_536):
-        total += (chunk.float().T @ chunk.float()).double()
-    return total
-
-
 def _rows(features: Float[Tensor, "n d"], rows: Sequence[int]) -> Float[Tensor, "k d"]:
     return features[torch.as_tensor(rows, device=features.device)].detach().double().cpu()
 
 
-def _largest(values: Float[Tensor, " m"], names: Sequence[int]) -> tuple[tuple[int, float], ...]:
-    best = values.topk(min(SHOWN, len(values)))
+def _largest(values: Float[Tensor, " m"], names: Sequence[Name | None]) -> tuple[tuple[Name, float], ...]:
+    best = values.sort(descending=True, stable=True)
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return tuple((names[i], value) for i, value in pairs if value > 0)
+    called = [(names[i], value) for i, value in pairs if value > 0]
+    return tuple([(name, value) for name, value in called if name is not None][:SHOWN])

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from hf_gip.core.checks import check_k, check_matrix
 from hf_gip.core.engine.greedy import greedy, ratio
+from hf_gip.core.engine.ledger import Ledger
 from hf_gip.core.engine.loop import match
 from hf_gip.core.engine.objectives import Information, Projection
+from hf_gip.core.limits import Limits
 from hf_gip.core.rows import MemoryRows, Rows
 from hf_gip.core.selection import Selection
 from hf_gip.core.setting import Setting, gram, prepare
@@ -30,6 +32,7 @@ def gip(
     precision: Float[Tensor, " n"] | None = None,
     pursuit: Literal["orthogonal", "matching"] = "orthogonal",
     prefilter: int | None = None,
+    limits: Limits | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Selection:
     r"""Choose `k` rows that hold most of what the queries ask for.
@@ -64,12 +67,14 @@ def gip(
             pick takes its own share ‖Rxᵢ‖² / ‖xᵢ‖² of the residual R and stays as it is (no noise, no precision).
         prefilter: An approximation for huge pools, in rows: only this many rows with the largest first gains are
             candidates. `record["prefilter"]` holds the first gain of the last row kept and of the first row cut.
+        limits: Rows given from the start, quotas per group, a budget of tokens (`hf_gip.core.limits.Limits`); each
+            pick is the best row that is still allowed. A budget, and each given row, costs one pass per pick.
         progress: Called after each pass with the number of picks and of passes so far.
 
     Returns:
-        The picks in order; `total` is tr(Q Qᵀ), or for the information that of the whole pool where it costs no more
-        than the picks (k ≥ d, or no queries). Fewer than `k` with `noise=0` only, once nothing is left to gain;
-        `record["notes"]` then says so.
+        The picks in order, given rows first; `total` is tr(Q Qᵀ), or for the information that of the whole pool
+        where it costs no more than the picks (k ≥ d, or no queries). Fewer than `k` with `noise=0`, once nothing is
+        left to gain, and where a budget is spent; `record["notes"]` then says so.
 
     Raises:
         TypeError: If a matrix is no floating-point tensor.
@@ -82,6 +87,8 @@ def gip(
         raise ValueError(
             f"`prefilter` must lie between `k` ({k}) and the number of rows ({source.n}), got {prefilter}."
         )
+    if limits is not None:
+        _check_limits(limits, source.n, k, noise, prefilter is None and pursuit == "orthogonal")
     setting = prepare(source, queries, noise, precision)
     work = _Work(source, setting.scale, setting.queries, k, float(noise), objective)
     kept, cut = None, None
@@ -92,7 +99,10 @@ def gip(
         inside = features if kept is None else features[kept]
         picks = match(inside, work.scale, setting.queries, k)
     else:
-        picks = greedy(work.source, work.state(), k, progress=progress)
+        state = work.state()
+        told = {"log": objective == "information"}
+        ledger = None if limits is None else Ledger(limits, source.n, k, setting.scale.device, **told)
+        picks = greedy(work.source, state, k, ledger=ledger, progress=progress)
     indices = picks.indices if kept is None else kept.cpu()[picks.indices]
     gains = picks.gains * (setting.query_energy if objective == "projection" else 1.0)
     chosen = source.rows(indices).double() / math.sqrt(setting.row_energy)
@@ -111,7 +121,7 @@ def gip(
             "dtype": str(setting.scale.dtype).removeprefix("torch."),
         },
         "span_full_at": full_at,
-        "notes": _notes(k, len(gains), full_at),
+        "notes": _notes(k, len(gains), full_at, budget=None if limits is None else limits.budget),
     }
     if cut is not None:
         record["prefilter"] = cut
@@ -220,9 +230,20 @@ def check_names(objective: str, pursuit: str, noise: float, precision: Float[Ten
         raise ValueError("`precision` must be finite, at least 0 and not all 0: rescale the weights to (0, 1].")
 
 
-def _notes(k: int, taken: int, full_at: int | None) -> list[str]:
+def _check_limits(limits: Limits, n: int, k: int, noise: float, plain: bool) -> None:
+    if not plain or noise == 0:
+        raise ValueError(
+            "`limits` needs the orthogonal pursuit, noise above 0 and no `prefilter`, which could leave out what a "
+            "quota asks for: leave one of them out."
+        )
+    limits.check(n, k)
+
+
+def _notes(k: int, taken: int, full_at: int | None, *, budget: int | None) -> list[str]:
     notes = []
-    if taken < k:
+    if taken < k and budget is not None:
+        notes.append(f"{taken:,} rows of at most {k:,}: no other row fits what is left of {budget:,} tokens.")
+    elif taken < k:
         notes.append(
             f"{taken:,} of {k:,} picks hold all that this pool can tell about the queries without noise; "
             "none was added."

@@ -1,7 +1,10 @@
-"""What the queries and the noise are made of: scores → precision, budget → ridge."""
+"""What the queries and the noise are made of: scores → precision, budget → ridge, categories → coordinates."""
+
+import math
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 PURE_SPAN = 1e-3  # the least ridge: below it float32 features no longer tell the last gains from rounding
@@ -25,27 +28,37 @@ def default_noise(k: int, d: int, *, towards_target: bool, diversity: float = 0.
     return min(TOP_K, max(PURE_SPAN, rule * (1.0 - diversity) / diversity))
 
 
-def precision_from_scores(scores: Float[Tensor, "n s"], *, quality: float = 1.0) -> Float[Tensor, " n"]:
+def precision_from_scores(
+    scores: Float[Tensor, "n s"], *, quality: float = 1.0, weights: Sequence[float] | None = None
+) -> Float[Tensor, " n"]:
     r"""Scores of one or several judges → how far each row is trusted, w in (0, 1].
 
     Each column becomes its mid-rank share, (rank − ½)/count over the rows it rates (ties share a rank), so judges
-    with other scales weigh alike; a row's share is the mean over the judges that rated it, and w = share^`quality`.
+    with other scales weigh alike; a row's share is the weighted mean over the judges that rated it, and
+    w = share^`quality`.
     Row i then has the noise σ²/wᵢ². Rows without any score get the median share.
 
     Args:
         scores: One column per judge, larger is better, NaN where a judge gave none, (n, s).
         quality: Exponent: 0 ignores the scores, large values end at top-k by score.
+        weights: How much each judge counts, above 0, (s,); alike unless told.
 
     Returns:
         The weights, (n,), float64.
 
     Raises:
-        ValueError: If `quality` is negative.
+        ValueError: If `quality` is negative, or a weight is not above 0.
     """
     if quality < 0:
         raise ValueError(f"`quality` must be 0 (ignore the scores) or larger, got {quality}.")
     shares = torch.stack([_mid_rank_shares(column) for column in scores.double().unbind(dim=1)], dim=1)
-    share = shares.nanmean(dim=1)
+    if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise ValueError(
+            f"`weights` must be finite and above 0, got {list(weights)}: leave out judges that count nothing."
+        )
+    weight = torch.ones(shares.shape[1]) if weights is None else torch.tensor(weights)
+    counted = weight.to(shares) * ~shares.isnan()
+    share = (shares.nan_to_num() * counted).sum(1) / counted.sum(1)  # 0/0, NaN, where no judge rated the row
     share = torch.where(share.isnan(), share.nanmedian(), share)
     return share.pow(quality)
 
@@ -66,3 +79,60 @@ def whiten(queries: Float[Tensor, "m d"]) -> Float[Tensor, "r d"]:
     _, strengths, directions = torch.linalg.svd(queries.double(), full_matrices=False)
     kept = strengths > strengths[0] * 1e-6
     return directions[kept].to(queries.dtype)
+
+
+def square_root(features: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:
+    """Few rows with the features' own XᵀX, float64: what the pool asks of itself."""
+    rows = features.detach()
+    total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+    for chunk in rows.split(65_536):
+        chunk = chunk if chunk.dtype == torch.float64 else chunk.float()
+        total += (chunk.T @ chunk).double()
+    energies, directions = torch.linalg.eigh(total)
+    return (directions * energies.clamp(min=0).sqrt()).T
+
+
+def mixed(target: Float[Tensor, "m d"], features: Float[Tensor, "n d"], weight: float) -> Float[Tensor, "q d"]:
+    """The target's queries and below them the pool's own: `weight` of the energy is the target's."""
+    own = square_root(features).to(target)
+    energies = (target.double().square().sum(), own.double().square().sum())
+    own = own * math.sqrt((1 - weight) / weight * float(energies[0] / energies[1]))
+    return torch.cat([target, own])
+
+
+def with_categories(
+    features: Float[Tensor, "n d"],
+    queries: Float[Tensor, "m d"],
+    codes: Sequence[Int64[Tensor, " n"]],
+    weights: Sequence[float],
+    *,
+    energy: float,
+) -> tuple[Float[Tensor, "n w"], Float[Tensor, "q w"]]:
+    """Features and queries with one coordinate more for each value of each categorical column.
+
+    A column of weight w gives each row w times `energy` on the coordinate of its value (none where the
+    value is missing), and asks for every value alike, with w times the queries' energy in all.
+
+    Args:
+        features: One row per example, (n, d).
+        queries: What is asked of the features, (m, d).
+        codes: For each column the number of each row's value, from 0, −1 where missing, (n,).
+        weights: The weight of each column, above 0.
+        energy: Mean ‖x‖² of the rows that may be chosen.
+
+    Returns:
+        The features, (n, d + values), and the queries, (m + values, d + values); values in the order of `codes`.
+    """
+    asked = float(queries.double().square().sum())
+    sizes = [int(code.max()) + 1 for code in codes]
+    n, d, width = *features.shape, sum(sizes)
+    wide = torch.cat([features, features.new_zeros(n, width)], dim=1)
+    below = queries.new_zeros(width, d + width)
+    start = d
+    for code, weight, size in zip(codes, weights, sizes, strict=True):
+        rows = (code >= 0).nonzero().flatten()
+        wide[rows.to(wide.device), (start + code[rows]).to(wide.device)] = math.sqrt(weight * energy)
+        values = torch.arange(start, start + size)
+        below[values - d, values] = math.sqrt(weight * asked / size)
+        start += size
+    return wide, torch.cat([torch.cat([queries, queries.new_zeros(len(queries), width)], dim=1), below])

@@ -67,13 +67,19 @@ class Selection:
         """The first `j` picks: what the same call with k = j chooses, since greedy picks are nested.
 
         Raises:
-            ValueError: If `j` is not between 1 and the number of picks, or the picks were weighed together (GTP).
+            ValueError: If `j` is not between 1 and the number of picks, the picks were weighed together (GTP), or
+                some were kept for groups that must have their rows.
         """
         if isinstance(j, bool) or not 1 <= j <= len(self):
             raise ValueError(f"`j` must be between 1 and the number of picks ({len(self)}), got {j!r}.")
         if self.weights is not None:
             raise ValueError(
                 "`at` needs picks made one after another, got weights fitted jointly: select again with k=j."
+            )
+        if self.record.get("limits", {}).get("min_per_group") is not None:
+            raise ValueError(
+                "`at` needs picks that are the same for every k, got `min_per_group`, which keeps some for the end: "
+                "select again with k=j."
             )
         curves = {name: curve[:j] for name, curve in self.curves.items()}
         return replace(self, indices=self.indices[:j], gains=self.gains[:j], curves=curves)

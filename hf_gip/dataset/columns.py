@@ -78,6 +78,54 @@ def _score_column(dataset: Dataset, name: str) -> np.ndarray:
     return values
 
 
+def read_categories(dataset: Dataset, name: str, *, argument: str) -> tuple["Tensor", list[Any]]:
+    """A column of few values as the number of each row's value, (n,), −1 where missing, and the values, sorted.
+
+    Raises:
+        ValueError: If the column is unknown, of another kind, or empty.
+    """
+    import torch
+
+    if name not in dataset.column_names:
+        raise ValueError(f"`{argument}` must name a column of the dataset {dataset.column_names}, got {name!r}.")
+    column = pa.chunked_array(list(_arrow_batches(dataset, name)))
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_words(kind)):
+        raise ValueError(
+            f"`{argument}` column {name!r} must hold strings, whole numbers or booleans, got type {kind}."
+        )
+    values = pc.call_function("unique", [pc.call_function("drop_null", [column])])
+    values = values.take(pc.call_function("sort_indices", [values.cast(pa.int8()) if kind == pa.bool_() else values]))
+    if not len(values):
+        raise ValueError(
+            f"`{argument}` column {name!r} must hold values, got {len(column)} missing ones: leave it out."
+        )
+    codes = pc.fill_null(pc.call_function("index_in", [column], pc.SetLookupOptions(values)), -1)
+    return torch.from_numpy(codes.to_numpy().astype(np.int64)), values.to_pylist()
+
+
+def read_tokens(dataset: Dataset, name: str) -> "Tensor":
+    """A column of token counts, whole numbers of at least 1, (n,).
+
+    Raises:
+        ValueError: If the column is unknown or holds something else.
+    """
+    import torch
+
+    if name not in dataset.column_names:
+        raise ValueError(f"`token_column` must name a column of the dataset {dataset.column_names}, got {name!r}.")
+    column = pa.chunked_array(list(_arrow_batches(dataset, name)))
+    least = pc.call_function("min", [column]).as_py() if pa.types.is_integer(column.type) else None
+    if least is None or column.null_count or least < 1:
+        found = f"{column.null_count} missing" if column.null_count else f"type {column.type}, least value {least}"
+        raise ValueError(f"`token_column` {name!r} must hold whole numbers of at least 1, got {found}.")
+    return torch.from_numpy(column.to_numpy().astype(np.int64))
+
+
+def _is_words(kind: Any) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
 def _arrow_batches(dataset: Dataset, name: str) -> Iterator[Any]:
     for batch in dataset.select_columns([name]).with_format("arrow").iter(batch_size=BATCH_ROWS):
         yield batch.column(0).combine_chunks()  # pyright: ignore[reportAttributeAccessIssue]

@@ -117,19 +117,12 @@ def compare(
     rows = {name: _positions(name, subset, len(pool)) for name, subset in subsets.items()}
     options: dict[str, Any] = {
         "scores": scores,
-        "scores_as": "precision",
         "target": target,
         "features": features,
         "columns": columns,
         "template": template,
         "encoder": encoder,
-        "objective": "projection",
         "noise": noise,
-        "diversity": None,
-        "quality": None,
-        "whiten": False,
-        "exclude": None,
-        "exclude_above": 1.0,
         "device": check_device(device),
     }
     judge = _Judge.of(pool, options)

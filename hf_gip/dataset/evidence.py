@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from hf_gip.core.explain import Explanation, explain
 from hf_gip.core.selection import Selection
-from hf_gip.dataset.signals import Signals, check_device, gather_signals
+from hf_gip.dataset.signals import Problem, Signals, check_device, gather_signals
 
 AT_HAND = 1e11  # products per figure: some seconds on two cores
 
@@ -28,16 +28,31 @@ class GipEvidence:
 
     def explain(self, selection: Selection, row: int) -> Explanation:
         """Explain `row` of the pool."""
-        features = self.signals.features()
-        queries = self.signals.queries(features)
-        matrix, precision = features.matrix, self.signals.precision()
-        if queries is not None:
-            return explain(selection, row, matrix, queries.matrix, precision=precision)
-        if not (excluded := selection.record["excluded"]):
-            return explain(selection, row, matrix, precision=precision)
-        asked = torch.ones(len(matrix), dtype=torch.bool)  # what covered itself is the pool without the excluded rows
-        asked[[copy for copy, _, _ in excluded["pairs"]]] = False
-        return replace(explain(selection, row, matrix, matrix[asked], precision=precision), served=())
+        problem, barred = self.problem(selection), self._barred(selection, row)
+        asked, names = problem.queries, problem.names
+        if asked is None:  # what covered itself is the pool without the excluded rows
+            asked, names = None if problem.kept is None else problem.rows(), None
+        found = explain(selection, row, problem.matrix, asked, precision=self.signals.precision(), names=names)
+        return replace(found, barred=barred, served=found.served if problem.queries is not None else ())
+
+    def problem(self, selection: Selection) -> Problem:
+        """What `gip` was handed."""
+        features, kept = self.signals.features(), None
+        if excluded := selection.record["excluded"]:
+            asked = torch.ones(len(features.matrix), dtype=torch.bool)
+            asked[[copy for copy, _, _ in excluded["pairs"]]] = False
+            kept = asked.nonzero().flatten()
+        return self.signals.problem(features, kept)
+
+    def _barred(self, selection: Selection, row: int) -> str:
+        """Which limit kept a row out, in words."""
+        if row in set(selection.indices.tolist()):
+            return ""
+        for copy, other, cosine in (selection.record["excluded"] or {"pairs": []})["pairs"]:
+            if copy == row:
+                return f"It was not allowed: it copies row {other} of `exclude` (cosine {cosine})."
+        limited = self.signals.limited
+        return "" if limited is None else limited.barred(selection.indices, row)
 
     def beside_random(self, selection: Selection) -> str | None:
         """A Markdown table: the picks' figures beside those of random rows; None where that takes minutes."""
@@ -63,6 +78,4 @@ class GipEvidence:
 
 def recorded_evidence(pool: Dataset, options: Mapping[str, Any]) -> GipEvidence:
     """The evidence of a recorded call: its arguments again, on its pool."""
-    defaults = {"columns": None, "template": None, "encoder": None, "features": None, "diversity": None}
-
-    return GipEvidence(gather_signals(pool, {**defaults, **options, "device": check_device(None)}))
+    return GipEvidence(gather_signals(pool, {**options, "device": check_device(None)}))

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from hf_gip.core.limits import Limits
     from hf_gip.core.selection import Selection
-    from hf_gip.dataset.signals import Signals
+    from hf_gip.dataset.signals import Problem, Signals
     from hf_gip.features.encoders import Encoder
 
     Vectors = NDArray[np.floating] | Tensor
@@ -26,11 +27,13 @@ VERSION = 2  # raise it when the same call would choose or record something else
 
 def gip_select(
     dataset: Pool,
-    k: int | Mapping[str, int],
+    k: int | Mapping[str, int] | None,
     *,
-    scores: Sequence[str] | None = None,
+    scores: "Sequence[str] | Mapping[str, float] | None" = None,
     scores_as: Literal["precision", "queries"] = "precision",
     target: "Dataset | Sequence[str] | Vectors | None" = None,
+    target_weight: float | None = None,
+    cover: "Sequence[str] | Mapping[str, float] | None" = None,
     features: "str | Vectors | None" = None,
     columns: Sequence[str] | None = None,
     template: str | None = None,
@@ -42,6 +45,12 @@ def gip_select(
     whiten: bool = False,
     exclude: "Dataset | Sequence[str] | Vectors | None" = None,
     exclude_above: float = 0.9,
+    include: "Sequence[int] | NDArray[np.integer] | NDArray[np.bool_] | Tensor | None" = None,
+    group_column: str | None = None,
+    max_per_group: int | Mapping[Any, int] | None = None,
+    min_per_group: int | Mapping[Any, int] | None = None,
+    budget_tokens: int | None = None,
+    token_column: str | None = None,
     id_column: str | None = None,
     device: str | None = None,
 ) -> Pool:
@@ -57,11 +66,17 @@ def gip_select(
 
     Args:
         dataset: The pool. Of a `DatasetDict` each split named in `k` is replaced by its subset, the others stay.
-        k: How many rows; for a `DatasetDict` a mapping from split to rows, or a number for its `train` split.
-        scores: Numeric columns, larger is better: quality judgments or metadata. Missing values are allowed.
+        k: How many rows; for a `DatasetDict` a mapping from split to rows, or a number for its `train` split. None
+            means as many as `budget_tokens` pays for.
+        scores: Numeric columns, larger is better: quality judgments or metadata. Missing values are allowed. A
+            mapping gives each column a weight.
         scores_as: `"precision"`, or `"queries"` for the paper's dual form, in which the scores stand in place of a
             target; it does not see signs and prefers well-judged rows less (`docs/concepts.md`).
         target: What the rows should serve: a dataset, texts, or ready vectors, (m, d).
+        target_weight: Share of what is asked that is the target's, in (0, 1]; the rest asks for the pool itself. 1
+            unless told.
+        cover: Categorical columns, such as `source` or `language`, whose values are all asked for; a mapping gives
+            each a weight beside what the vectors are asked (1 unless told: as much).
         features: Ready vectors: the name of a column of them, or a matrix with one row per example, (n, d).
         columns: Text columns to embed, instead of the detected layout.
         template: A format string naming text columns in braces, instead of joining `columns`.
@@ -76,6 +91,13 @@ def gip_select(
         exclude: What to stay away from, such as a test set: a dataset, texts, or vectors. Rows that come too close are
             left out, and listed in the record with what they copy.
         exclude_above: How close is too close, as a cosine.
+        include: Rows to start from, as positions or a mask: they come first, count towards `k`, quotas and budget, and
+            what they cover is not asked for again.
+        group_column: A column of groups for the quotas.
+        max_per_group: Most rows of each group: one number, or a mapping from group to number.
+        min_per_group: Fewest rows of each group, likewise.
+        budget_tokens: Most tokens of all rows together. Rows are then ranked by gain per token, `k` is a ceiling.
+        token_column: A column of token counts; unless told, words and signs of the text are counted.
         id_column: A column that names the rows in the manifest, instead of their position.
         device: Torch device for encoder and selection; a GPU where there is one unless told.
 
@@ -91,6 +113,8 @@ def gip_select(
         "scores": scores,
         "scores_as": scores_as,
         "target": target,
+        "target_weight": target_weight,
+        "cover": cover,
         "features": features,
         "columns": columns,
         "template": template,
@@ -102,12 +126,19 @@ def gip_select(
         "whiten": whiten,
         "exclude": exclude,
         "exclude_above": exclude_above,
+        "include": include,
+        "group_column": group_column,
+        "max_per_group": max_per_group,
+        "min_per_group": min_per_group,
+        "budget_tokens": budget_tokens,
+        "token_column": token_column,
         "id_column": id_column,
         "device": device,
     }
     if isinstance(dataset, DatasetDict):
-        chosen = {name: gip_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
+        chosen = {name: gip_select(dataset[name], n, **options) for name, n in splits(dataset, cast("int", k))}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
+    k = len(dataset) if k is None and budget_tokens is not None and isinstance(dataset, Dataset) else k
     check_dataset(dataset, k, id_column)
     from hf_gip.dataset.evidence import GipEvidence
     from hf_gip.dataset.signals import check_device, gather_signals
@@ -115,6 +146,8 @@ def gip_select(
     options["device"] = check_device(device)
     started = time.perf_counter()
     signals = gather_signals(dataset, options)
+    if signals.limited is not None:
+        signals.limited.limits.check(len(dataset), cast("int", k))
     request = {"method": "gip", "version": VERSION, "k": k, "id_column": id_column, **signals.request}
     selection = select_once(dataset, request, lambda: _select(dataset, cast("int", k), signals, started))
     return attach(dataset, replace(selection, evidence=GipEvidence(signals)), request)
@@ -124,29 +157,30 @@ def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Se
     from hf_gip.core.queries import default_noise
 
     features = signals.features()
-    queries = signals.queries(features)
     precision = signals.precision()
     excluded = signals.exclusions(features)
-    embedded = time.perf_counter()
-    options = signals.options
-    matrix, kept = features.matrix, None
+    options, limits, kept = signals.options, None if signals.limited is None else signals.limited.limits, None
     if excluded is not None:
-        kept = _keep(len(matrix), [row for row, _, _ in excluded["pairs"]], k)
-        matrix, precision = matrix[kept], None if precision is None else precision[kept]
+        kept = _keep(len(features.matrix), excluded["pairs"], k, limits)
+        precision = None if precision is None else precision[kept]
+        limits = None if limits is None else limits.among(kept)
+    problem = signals.problem(features, kept)
+    embedded = time.perf_counter()
     noise = options["noise"]
     if noise is None:
         knob = 0.5 if options["diversity"] is None else options["diversity"]
-        towards = queries is not None or options["scores_as"] == "queries"
-        noise = default_noise(k, matrix.shape[1], towards_target=towards, diversity=knob)
+        towards = options["target"] is not None or options["scores_as"] == "queries"
+        noise = default_noise(_expected(k, limits), problem.matrix.shape[1], towards_target=towards, diversity=knob)
         noise *= 1.0 if precision is None else float(precision.square().mean())
-    selection = _solve(matrix, queries, precision, signals, kept, k, noise)
+    selection = _solve(problem, precision, signals, limits, k, noise)
     if kept is not None:
         selection = replace(selection, indices=kept[selection.indices])
     record = {
         **selection.record,
         "features": features.recipe,
-        "queries": {"kind": "pool"} if queries is None else queries.recipe,
+        "queries": problem.recipe,
         "scores": signals.score_recipe,
+        **signals.told(selection.indices),
         "excluded": excluded,
         "diversity": options["diversity"],
         "id_column": options["id_column"],
@@ -159,45 +193,57 @@ def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Se
     return replace(selection, record=record)
 
 
+def _expected(k: int, limits: "Limits | None") -> int:
+    """How many rows there will be, about: what the ridge follows."""
+    if limits is None or limits.budget is None or limits.tokens is None:
+        return k
+    return min(k, max(1, round(limits.budget / float(limits.tokens.double().mean()))))
+
+
 def _solve(
-    matrix: "Tensor",
-    queries: Any,
-    precision: "Tensor | None",
-    signals: "Signals",
-    kept: "Tensor | None",
-    k: int,
-    noise: float,
+    problem: "Problem", precision: "Tensor | None", signals: "Signals", limits: "Limits | None", k: int, noise: float
 ) -> "Selection":
     from hf_gip.core.dual import gip_dual
     from hf_gip.core.gip import gip
 
     options = signals.options
-    device = options["device"]
+    device, matrix = options["device"], problem.rows()
     if signals.scores is not None and options["scores_as"] == "queries":
-        scores = signals.scores if kept is None else signals.scores[kept]
+        scores = signals.scores if problem.kept is None else signals.scores[problem.kept]
         return gip_dual(matrix.to(device), scores.to(device), k, noise=noise)
     return gip(
         matrix.to(device),
-        None if queries is None else queries.matrix.to(device),
+        None if problem.queries is None else problem.queries.to(device),
         k,
         objective=options["objective"],
         noise=noise,
         precision=None if precision is None else precision.to(device),
+        limits=limits,
     )
 
 
-def _keep(n: int, excluded: list[int], k: int) -> "Tensor":
+def _keep(n: int, pairs: list[list[Any]], k: int, limits: "Limits | None") -> "Tensor":
     """The rows that are not excluded.
 
     Raises:
-        ValueError: If fewer than `k` remain.
+        ValueError: If fewer than `k` remain, or a row was given that is excluded.
     """
     import torch
 
     allowed = torch.ones(n, dtype=torch.bool)
-    allowed[excluded] = False
-    if len(kept := torch.nonzero(allowed).flatten()) < k:
+    allowed[[row for row, _, _ in pairs]] = False
+    kept = torch.nonzero(allowed).flatten()
+    least = k if limits is None or limits.budget is None else 1
+    if len(kept) < least:
         raise ValueError(
-            f"`exclude` must leave at least k={k} rows, got {len(kept)} of {n}: raise `exclude_above` or lower `k`."
+            f"`exclude` must leave at least k={least} rows, got {len(kept)} of {n}: raise `exclude_above` or lower "
+            "`k`."
+        )
+    given = set() if limits is None else set(limits.given().tolist())
+    if both := [pair for pair in pairs if pair[0] in given]:
+        row, other, cosine = both[0]
+        raise ValueError(
+            f"`include` must keep away from `exclude`, got row {row}, which copies row {other} of it (cosine "
+            f"{cosine}): leave it out, or raise `exclude_above`."
         )
     return kept

@@ -70,7 +70,7 @@ def report_with_evidence(selection: Selection, signals: Signals, path: str | Pat
         ),
     ]
     if signals.scores is not None:
-        for name, scores in zip(signals.options["scores"], signals.scores.T, strict=True):
+        for name, scores in zip(list(signals.options["scores"]), signals.scores.T, strict=True):
             pictures.append((f"{name} of pool and picks", plot_histogram(scores, scores[selection.indices], name)))
             columns[name] = [f"{value:g}" for value in scores[selection.indices].tolist()]
     if (lengths := _lengths(pool, selection.record)) is not None:

@@ -1,8 +1,6 @@
 """The arguments of `gip_select` as signals: checked at once, computed only when a selection is really needed."""
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +12,68 @@ from torch import Tensor
 from hf_gip.core.checks import check_matrix
 from hf_gip.core.gip import check_names
 from hf_gip.core.judge import near_copies
-from hf_gip.core.queries import default_noise, precision_from_scores, whiten
+from hf_gip.core.queries import (
+    default_noise,
+    mixed,
+    precision_from_scores,
+    square_root,
+    whiten,
+    with_categories,
+)
+from hf_gip.dataset.categories import Categories, column_weights, read_cover
 from hf_gip.dataset.columns import read_scores, read_vectors
+from hf_gip.dataset.limits import Limited, gather_limits
+from hf_gip.dataset.requests import digest, encoder_of, features_request, read_matrix, vectors_request
 from hf_gip.features.embed import Features, embed, embed_texts
-from hf_gip.features.encoders import DEFAULT_ENCODER, name_encoder
-from hf_gip.features.text import text_recipe
+
+DEFAULTS: Mapping[str, Any] = {  # of every argument that says what to choose by
+    "scores": None,
+    "scores_as": "precision",
+    "target": None,
+    "target_weight": None,
+    "cover": None,
+    "features": None,
+    "columns": None,
+    "template": None,
+    "encoder": None,
+    "objective": "projection",
+    "noise": None,
+    "diversity": None,
+    "quality": None,
+    "whiten": False,
+    "exclude": None,
+    "exclude_above": 0.9,
+    "include": None,
+    "group_column": None,
+    "max_per_group": None,
+    "min_per_group": None,
+    "budget_tokens": None,
+    "token_column": None,
+    "device": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What `gip` is handed.
+
+    Attributes:
+        matrix: One row per example of the whole pool, (n, d).
+        queries: What is asked, (m, d), or None for the rows that are not excluded.
+        names: What each query is called: its number in the target, `column=value`, or None for the pool's own.
+        kept: The rows that are not excluded, or None where all are kept.
+        recipe: Where the queries come from, as plain JSON.
+    """
+
+    matrix: Tensor
+    queries: Tensor | None
+    names: list[int | str | None]
+    kept: Tensor | None
+    recipe: dict[str, Any]
+
+    def rows(self) -> Tensor:
+        """The rows that may be chosen."""
+        return self.matrix if self.kept is None else self.matrix[self.kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +86,8 @@ class Signals:
         request: The same as plain JSON, vectors and texts replaced by digests: the cache key.
         scores: One column per judge with NaN where missing, (n, s), or None.
         score_recipe: How many scores each column misses and how they are used, or None.
+        categories: The columns whose values are to be covered, or None.
+        limited: Quotas, given rows and budget, or None.
     """
 
     dataset: Dataset
@@ -38,17 +95,19 @@ class Signals:
     request: dict[str, Any]
     scores: Tensor | None
     score_recipe: dict[str, Any] | None
+    categories: Categories | None
+    limited: Limited | None
 
     def features(self) -> Features:
         """The pool's vectors: the ones brought along, or text embeddings."""
         given = self.options["features"]
         if given is None:
             options = {name: self.options[name] for name in ("columns", "template", "device")}
-            return embed(self.dataset, _encoder(self.options), **options)
-        matrix = _vectors(self.dataset, given)
+            return embed(self.dataset, encoder_of(self.options), **options)
+        matrix = read_matrix(self.dataset, given)
         check_matrix("features", matrix)
         kind = {"kind": "column", "column": given} if isinstance(given, str) else {"kind": "matrix"}
-        return Features(matrix, kind | {"sha256": _digest(matrix), "dims": matrix.shape[1]})
+        return Features(matrix, kind | {"sha256": digest(matrix), "dims": matrix.shape[1]})
 
     def queries(self, features: Features) -> Features | None:
         """The target's vectors, or None for the pool itself."""
@@ -59,14 +118,44 @@ class Signals:
         check_matrix("target", matrix, width=features.matrix.shape[1])
         if self.options["whiten"]:
             matrix = whiten(matrix)
-        recipe |= {"m": len(matrix), "whitened": self.options["whiten"], "sha256": _digest(matrix)}
+        recipe |= {"m": len(matrix), "whitened": self.options["whiten"], "sha256": digest(matrix)}
         return Features(matrix.to(features.matrix.dtype), recipe)
 
     def precision(self) -> Tensor | None:
         """How far each row is trusted, (n,) in (0, 1], or None without scores."""
         if self.scores is None or self.options["scores_as"] == "queries":
             return None
-        return precision_from_scores(self.scores, quality=_quality(self.options))
+        weights = list((self.score_recipe or {}).get("weights", {}).values()) or None
+        return precision_from_scores(self.scores, quality=_quality(self.options), weights=weights)
+
+    def problem(self, features: Features, kept: Tensor | None) -> Problem:
+        """Target, pool and categories as one matrix of rows and one of queries."""
+        asked = self.queries(features)
+        queries = None if asked is None else asked.matrix
+        names: list[int | str | None] = [] if queries is None or self.options["whiten"] else [*range(len(queries))]
+        matrix = features.matrix
+        pool = matrix if kept is None else matrix[kept]
+        weight = self.options["target_weight"]
+        if queries is not None and weight not in (None, 1):
+            queries = mixed(queries, pool, weight)
+        if self.categories is not None:
+            queries = square_root(pool).to(matrix) if queries is None else queries
+            energy = float(torch.linalg.vector_norm(pool, dim=1, dtype=torch.float64).square().mean())
+            chosen = (self.categories.codes, list(self.categories.weights.values()))
+            matrix, queries = with_categories(matrix, queries, *chosen, energy=energy)
+            own = len(queries) - len(self.categories.names)
+            names = [*names, *[None] * (own - len(names)), *self.categories.names]
+        elif queries is not None:
+            names += [None] * (len(queries) - len(names))
+        recipe = {"kind": "pool"} if asked is None else asked.recipe
+        if weight is not None:
+            recipe = recipe | {"weight": weight}
+        return Problem(matrix, queries, names, kept, recipe)
+
+    def told(self, indices: Tensor) -> dict[str, Any]:
+        """What the record says about categories and limits, nothing where there are none."""
+        cover = {} if self.categories is None else {"cover": self.categories.recipe}
+        return cover if self.limited is None else cover | {"limits": self.limited.record(indices)}
 
     def exclusions(self, features: Features) -> dict[str, Any] | None:
         """The rows to leave out as near copies of `exclude`, each with what it copies, or None where none was given.
@@ -84,7 +173,7 @@ class Signals:
             [row, other, round(cosine, 4)]
             for row, other, cosine in zip(rows.tolist(), others.tolist(), cosines.tolist(), strict=True)
         ]
-        return recipe | {"m": len(matrix), "sha256": _digest(matrix), "above": above, "pairs": pairs}
+        return recipe | {"m": len(matrix), "sha256": digest(matrix), "above": above, "pairs": pairs}
 
     def _like_features(self, target: Any) -> tuple[Tensor, dict[str, Any]]:
         if isinstance(target, Dataset):
@@ -92,45 +181,52 @@ class Signals:
                 return read_vectors(target, self.options["features"]), {"kind": "dataset", "rows": len(target)}
             columns = self.options["columns"]
             columns = columns if columns and set(columns) <= set(target.column_names) else None
-            found = embed(target, _encoder(self.options), columns=columns, device=self.options["device"])
+            found = embed(target, encoder_of(self.options), columns=columns, device=self.options["device"])
             return found.matrix, {"kind": "dataset", "rows": len(target), "columns": found.recipe["columns"]}
         if isinstance(target, np.ndarray | Tensor):
             return torch.as_tensor(target), {"kind": "matrix"}
-        return embed_texts(target, _encoder(self.options), device=self.options["device"]), {
+        return embed_texts(target, encoder_of(self.options), device=self.options["device"]), {
             "kind": "texts",
             "texts": list(target),
         }
 
 
-def gather_signals(dataset: Dataset, options: dict[str, Any]) -> Signals:
+def gather_signals(dataset: Dataset, options: Mapping[str, Any]) -> Signals:
     """Check every argument against the data and name what the selection depends on; nothing long runs here.
 
     Raises:
         TypeError: If an argument has the wrong kind.
         ValueError: If an argument does not fit the data or another argument.
     """
+    options = {**DEFAULTS, **options}
     _check_combinations(options)
     _check_scores_as(options)
-    if not 0 < options["exclude_above"] <= 1:
-        raise ValueError(f"`exclude_above` must be a cosine in (0, 1], got {options['exclude_above']!r}.")
-    plain = ("objective", "noise", "diversity", "whiten", "exclude_above")
+    plain = ("objective", "noise", "diversity", "whiten", "exclude_above", "target_weight")
     request = {name: options[name] for name in plain}
-    request["features"] = _features_request(dataset, options)
+    request["features"] = features_request(dataset, options)
     for name in ("target", "exclude"):
-        request[name] = _vectors_request(name, options)
-    scores = recipe = None
-    if options["scores"] is not None:
-        scores, missing = read_scores(dataset, options["scores"])
-        quality = _quality(options)
-        recipe = {
-            "columns": list(options["scores"]),
-            "missing": missing,
-            "as": options["scores_as"],
-            "quality": quality,
-        }
-        recipe["unscored_rows"] = int(scores.isnan().all(dim=1).sum())
-        precision_from_scores(scores[:1].nan_to_num(), quality=quality)  # refuses a bad `quality`
-    return Signals(dataset, options, request | {"scores": recipe}, scores, recipe)
+        request[name] = vectors_request(name, options)
+    scores, recipe = (None, None) if options["scores"] is None else _scores(dataset, options)
+    categories = None if options["cover"] is None else read_cover(dataset, options["cover"])
+    limited = gather_limits(dataset, options)
+    request |= {
+        "scores": recipe,
+        "cover": None if categories is None else categories.recipe,
+        "limits": None if limited is None else limited.request,
+    }
+    return Signals(dataset, options, request, scores, recipe, categories, limited)
+
+
+def _scores(dataset: Dataset, options: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    weights = column_weights("scores", options["scores"], "['helpfulness']")
+    scores, missing = read_scores(dataset, list(weights))
+    quality = _quality(options)
+    recipe = {"columns": list(weights), "missing": missing, "as": options["scores_as"], "quality": quality}
+    recipe["unscored_rows"] = int(scores.isnan().all(dim=1).sum())
+    if isinstance(options["scores"], Mapping):
+        recipe["weights"] = weights
+    precision_from_scores(scores[:1].nan_to_num(), quality=quality)  # refuses a bad `quality`
+    return scores, recipe
 
 
 def check_device(device: str | None) -> str:
@@ -150,23 +246,22 @@ def check_device(device: str | None) -> str:
     return device
 
 
-def _check_combinations(options: dict[str, Any]) -> None:
+def _check_combinations(options: Mapping[str, Any]) -> None:
+    _check_numbers(options)
     check_names(options["objective"], "orthogonal", 1.0 if options["noise"] is None else options["noise"], None)
-    if options["noise"] is not None and options["diversity"] is not None:
-        raise ValueError("`noise` and `diversity` must not both be given: `diversity` only moves the default noise.")
-    if options["diversity"] is not None:
-        default_noise(1, 1, towards_target=False, diversity=options["diversity"])  # refuses a bad value
     if options["quality"] is not None and options["scores"] is None:
         raise ValueError("`quality` weighs scores, got no `scores`: name the score columns too.")
     if options["whiten"] and options["target"] is None:
         raise ValueError("`whiten` weighs the directions of a target, got no `target`.")
+    if options["target_weight"] is not None and options["target"] is None:
+        raise ValueError("`target_weight` weighs a target against the pool, got no `target`.")
     if options["features"] is not None:
         for name in ("columns", "template"):
             if options[name] is not None:
                 raise ValueError(f"`{name}` chooses texts to embed and has no use beside `features`: leave one out.")
 
 
-def _check_scores_as(options: dict[str, Any]) -> None:
+def _check_scores_as(options: Mapping[str, Any]) -> None:
     """Scores in place of a target stand alone.
 
     Raises:
@@ -179,6 +274,7 @@ def _check_scores_as(options: dict[str, Any]) -> None:
     if options["scores"] is None:
         raise ValueError('`scores_as="queries"` needs scores, got no `scores`: name the score columns too.')
     wanted = {"target": options["target"] is not None, "quality": options["quality"] is not None}
+    wanted |= {name: options[name] is not None for name in ("cover", "group_column", "budget_tokens", "include")}
     wanted["objective"] = options["objective"] != "projection"
     if given := [name for name, found in wanted.items() if found]:
         raise ValueError(
@@ -187,67 +283,17 @@ def _check_scores_as(options: dict[str, Any]) -> None:
         )
 
 
-def _quality(options: dict[str, Any]) -> float:
+def _check_numbers(options: Mapping[str, Any]) -> None:
+    if options["noise"] is not None and options["diversity"] is not None:
+        raise ValueError("`noise` and `diversity` must not both be given: `diversity` only moves the default noise.")
+    if options["diversity"] is not None:
+        default_noise(1, 1, towards_target=False, diversity=options["diversity"])  # refuses a bad value
+    if not 0 < options["exclude_above"] <= 1:
+        raise ValueError(f"`exclude_above` must be a cosine in (0, 1], got {options['exclude_above']!r}.")
+    weight = options["target_weight"]
+    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1):
+        raise ValueError(f"`target_weight` must be above 0 and at most 1 (the target alone), got {weight!r}.")
+
+
+def _quality(options: Mapping[str, Any]) -> float:
     return 1.0 if options["quality"] is None else float(options["quality"])
-
-
-def _encoder(options: dict[str, Any]) -> Any:
-    return DEFAULT_ENCODER if options["encoder"] is None else options["encoder"]
-
-
-def _vectors(dataset: Dataset, given: Any) -> Tensor:
-    matrix = read_vectors(dataset, given) if isinstance(given, str) else torch.as_tensor(given)
-    if len(matrix) != len(dataset):
-        raise ValueError(
-            f"`features` must have one row per example ({len(dataset)}), got {len(matrix)}: pass the vectors of this "
-            "very dataset, in its order."
-        )
-    return matrix
-
-
-def _features_request(dataset: Dataset, options: dict[str, Any]) -> dict[str, Any]:
-    given = options["features"]
-    if given is None:
-        recipe = text_recipe(dataset, options["columns"], options["template"])
-        identity = name_encoder(_encoder(options), device=options["device"]).identity
-        return {**identity, "columns": list(recipe.columns), "template": recipe.template}
-    if isinstance(given, str):
-        if given not in dataset.column_names:
-            raise ValueError(f"`features` must name a column of the dataset {dataset.column_names}, got {given!r}.")
-        return {"column": given}
-    return {"sha256": _digest(_vectors(dataset, given))}
-
-
-def _vectors_request(name: str, options: dict[str, Any]) -> Any:
-    """A digest of a dataset, texts or vectors given beside the pool.
-
-    Raises:
-        TypeError: If it is none of these.
-        ValueError: If it is empty, or cannot be brought to the features' width.
-    """
-    given = options[name]
-    if given is None:
-        return None
-    if isinstance(given, np.ndarray | Tensor):
-        return {"sha256": _digest(torch.as_tensor(given))}
-    if isinstance(given, str) or not isinstance(given, Dataset | Sequence):
-        raise TypeError(f"`{name}` must be a Dataset, a list of texts or a matrix, got {type(given).__name__}.")
-    if isinstance(options["features"], np.ndarray | Tensor) and options["encoder"] is None:
-        raise ValueError(
-            f"`{name}` must be a matrix of the features' width when `features` is a matrix: embed it the same way, or "
-            "name the `encoder` that made the features."
-        )
-    if not len(given):
-        raise ValueError(f"`{name}` must hold at least one row or text, got none.")
-    if isinstance(given, Dataset):
-        return {"fingerprint": given._fingerprint}
-    if wrong := [text for text in given if not isinstance(text, str)]:
-        raise TypeError(f"`{name}` must be a list of texts, got an element of type {type(wrong[0]).__name__}.")
-    return {"texts": hashlib.sha256(json.dumps(list(given)).encode()).hexdigest()}
-
-
-def _digest(matrix: Tensor) -> str:
-    contiguous = matrix.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{tuple(contiguous.shape)} {contiguous.dtype}".encode())
-    digest.update(contiguous.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -28,7 +28,8 @@ def gip_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *, 
     """
     from hf_gip.dataset.gip_select import gip_select
 
-    subset = gip_select(source, manifest.k, **recorded_options(manifest, given), device=device)
+    k = manifest.parameters["k"] if (manifest.recipe.get("limits") or {}).get("budget_tokens") else manifest.k
+    subset = gip_select(source, k, **recorded_options(manifest, given), device=device)
     return getattr(subset, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
 
 
@@ -43,16 +44,25 @@ def recorded_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[str, 
     return {
         "objective": manifest.parameters["objective"],
         "noise": manifest.parameters["noise"],
-        "scores": scores and scores["columns"],
+        "scores": scores and (scores.get("weights") or scores["columns"]),
         "scores_as": scores["as"] if scores else "precision",
         "quality": scores["quality"] if scores and scores["as"] == "precision" else None,
         "whiten": recipe["queries"].get("whitened", False),
+        "target_weight": recipe["queries"].get("weight"),
+        "cover": (recipe.get("cover") or {}).get("columns"),
+        **_limits(recipe.get("limits") or {}, given.get("include") or []),
         "id_column": manifest.source.id_column,
         "target": _vectors("target", recipe["queries"], given.get("target")),
         "exclude": excluded and _vectors("exclude", excluded, given.get("exclude")),
         "exclude_above": excluded["above"] if excluded else 0.9,
         **_features(recipe["features"], given),
     }
+
+
+def _limits(told: Mapping[str, Any], picks: list[int]) -> dict[str, Any]:
+    """Quotas and budget as recorded; the rows given from the start are the first of the `picks`."""
+    names = ("group_column", "max_per_group", "min_per_group", "budget_tokens", "token_column")
+    return {name: told.get(name) for name in names} | {"include": picks[: told.get("include", 0)] or None}
 
 
 def _vectors(name: str, recipe: dict[str, Any], given: Any) -> Any:

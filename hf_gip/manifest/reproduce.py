@@ -71,7 +71,7 @@ def reproduce_from(
         )
     try:
         with _no_cached_selection():
-            selection = select_again(manifest, source, given, device=device)
+            selection = select_again(manifest, source, {**given, "include": indices}, device=device)
     except (KeyError, TypeError, AttributeError) as error:  # valid by the schema, yet not by the method
         raise ValueError(f"the manifest does not say how to select again: {error!r} is missing or wrong.") from None
     return compare_picks(indices, selection.indices.tolist(), manifest.objective, selection.objective)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hf_gip.core.engine.ledger import Anyone
 from hf_gip.core.engine.objectives import Information, Near, Panel, Projection
 from hf_gip.core.engine.rows import pieces
 from hf_gip.core.rows import Rows
@@ -53,16 +54,18 @@ def greedy(
     state: Projection | Information,
     k: int,
     *,
+    ledger: Anyone | None = None,
     block: int = BLOCK,
     piece: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Picks:
-    """Up to `k` picks; fewer once no row's gain is above `state.stop`.
+    """Up to `k` picks; fewer once no row's gain is above `state.stop`, or none is allowed.
 
     Args:
         source: The rows.
         state: The objective before the first pick; used up.
         k: How many rows to pick.
+        ledger: What limits the picks; used up. None: nothing does.
         block: Most picks drafted at once.
         piece: Rows replayed at once; 0 chooses by device. Halved, with a warning, while memory is short.
         progress: Called after each pass with the picks and passes so far.
@@ -73,6 +76,7 @@ def greedy(
     Raises:
         OutOfMemoryError: If the device has too little memory even for the smallest pieces.
     """
+    ledger = ledger or Anyone()
     n, work, device = source.n, state.scale.dtype, state.scale.device
     piece = piece or (PIECE if device.type == "cpu" else 1 << 20)
     block = max(1, min(block, k, KEPT // (2 * n * work.itemsize)))
@@ -82,14 +86,18 @@ def greedy(
     taken = passes = 0
     width = block
     while taken < k:
-        gain = ratio(state.top, state.bottom, state.floor)
+        plain = ratio(state.top, state.bottom, state.floor)
+        gain = ledger.rank(plain)
         best = first_best(gain)
         if not float(gain[best]) > state.stop:
             break
+        level = float(plain[best])
+        width = ledger.width(width)
         near = shortlist(gain, best, NEAR * width)
         rows = source.rows(near).double() * state.scale[near, None].double()
         left = state.left(rows)
         drafts = draft(state, near, best, rows, left, min(width, k - taken))
+        drafts = drafts[: ledger.reach(near[drafts])]
         panel = state.panel(near[drafts], rows[drafts], tuple(part[drafts] for part in left))
         picks = near[drafts][: len(panel.gains)]
         gain[near] = -torch.inf
@@ -103,8 +111,9 @@ def greedy(
             warnings.warn(f"the device is short of memory: going on with {piece:,} rows at a time.", stacklevel=2)
             continue  # nothing of the state has moved
         state.commit(panel, count, moved)
-        state.refresh(float(gain[best]))
+        state.refresh(level)
         indices.append(picks[:count])
+        ledger.take(picks[:count])
         state.top[torch.cat(indices)] = -torch.inf
         gains.append(panel.gains[:count])
         taken, passes = taken + count, passes + 1

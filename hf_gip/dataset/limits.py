@@ -1,0 +1,164 @@
+"""Quotas, given rows and token budgets of `gip_select`: read from the dataset, checked, and told in the record."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from hf_gip.core.limits import Limits
+from hf_gip.dataset.columns import read_categories, read_tokens
+from hf_gip.features.text import iter_texts, text_recipe
+
+TOKEN = re.compile(r"\w+|[^\w\s]")  # a word or a sign: what is counted where no column says how many tokens there are
+TOLD = 1_000  # groups up to which the record counts each
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """The limits of a call.
+
+    Attributes:
+        limits: What the core keeps to.
+        request: The same as plain JSON, `include` as a digest: part of the cache key.
+    """
+
+    limits: Limits
+    request: dict[str, Any]
+
+    def record(self, indices: Tensor) -> dict[str, Any]:
+        """What the record says about the limits and about how the picks keep to them."""
+        told = {name: value for name, value in self.request.items() if name != "include" and value is not None}
+        limits = self.limits
+        if limits.include is not None:
+            told["include"] = len(limits.include)
+        if limits.tokens is not None:
+            told["tokens"] = int(limits.tokens[indices].sum())
+        if limits.groups is not None and len(limits.names) <= TOLD:
+            counts = Counter(limits.groups[indices].tolist())
+            told["groups"] = {str(name): counts[group] for group, name in enumerate(limits.names)}
+        return told
+
+    def barred(self, indices: Tensor, row: int) -> str:
+        """Which limit shut a row out once `indices` were picked, in words; empty where none did."""
+        limits = self.limits
+        if limits.groups is not None and limits.max_per_group is not None:
+            group = int(limits.groups[row])
+            if int(limits.counts(indices)[group]) >= int(limits.max_per_group[group]):
+                return (
+                    f"At the end it was not allowed: group {limits.name(group)} had its {limits.max_per_group[group]}."
+                )
+        if limits.budget is not None and limits.tokens is not None:
+            left = limits.budget - int(limits.tokens[indices].sum())
+            if int(limits.tokens[row]) > left:
+                return f"At the end it was not allowed: it has {limits.tokens[row]} tokens, {left} were left."
+        return ""
+
+
+def gather_limits(dataset: Dataset, options: Mapping[str, Any]) -> Limited | None:
+    """The limits among the arguments, or None where there are none.
+
+    Raises:
+        TypeError: If an argument has the wrong kind.
+        ValueError: If an argument does not fit the data or another argument.
+    """
+    names = ("group_column", "max_per_group", "min_per_group", "budget_tokens", "token_column", "include")
+    given = {name: options[name] for name in names}
+    if all(value is None for value in given.values()):
+        return None
+    _check_pairs(given)
+    include = None if given["include"] is None else _positions(given["include"], len(dataset))
+    groups, values, most, least = None, [], None, None
+    if given["group_column"] is not None:
+        groups, values = _groups(dataset, given["group_column"])
+        most = _quota("max_per_group", given, values, len(dataset))
+        least = _quota("min_per_group", given, values, 0)
+    tokens = None if given["budget_tokens"] is None else _tokens(dataset, options)
+    limits = Limits(include, groups, values, most, least, tokens, given["budget_tokens"])
+    request = {name: _plain(value) for name, value in given.items()}
+    if include is not None:
+        request["include"] = hashlib.sha256(json.dumps(include.tolist()).encode()).hexdigest()
+    return Limited(limits, request)
+
+
+def _check_pairs(given: Mapping[str, Any]) -> None:
+    quotas = [name for name in ("max_per_group", "min_per_group") if given[name] is not None]
+    if quotas and given["group_column"] is None:
+        raise ValueError(f"`{quotas[0]}` needs `group_column`, got None: name the column that holds the groups.")
+    if given["group_column"] is not None and not quotas:
+        raise ValueError("`group_column` is for quotas, got none: give `max_per_group` or `min_per_group` too.")
+    if given["token_column"] is not None and given["budget_tokens"] is None:
+        raise ValueError("`token_column` is for a budget, got none: give `budget_tokens` too.")
+    budget = given["budget_tokens"]
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 1):
+        raise ValueError(f"`budget_tokens` must be a whole number of at least 1, got {budget!r}.")
+
+
+def _positions(include: Any, n: int) -> Tensor | None:
+    """Positions, or a mask of the pool, as positions; None where there are none.
+
+    Raises:
+        TypeError: If they are neither.
+        ValueError: If the mask has another length.
+    """
+    found = np.asarray(include if hasattr(include, "__array__") else list(include))
+    if found.dtype == bool:
+        if found.shape != (n,):
+            raise ValueError(f"`include` must have one flag per row ({n}) as a mask, got shape {found.shape}.")
+        found = np.flatnonzero(found)
+    if found.size and (found.ndim != 1 or found.dtype.kind not in "iu"):
+        raise TypeError(f"`include` must be positions of rows or a mask, got {found.ndim}-d {found.dtype} values.")
+    return torch.from_numpy(found.astype(np.int64)) if found.size else None
+
+
+def _groups(dataset: Dataset, name: str) -> tuple[Tensor, list[Any]]:
+    """Each row's group; rows without a value are a group of their own, called None."""
+    codes, values = read_categories(dataset, name, argument="group_column")
+    if bool((codes < 0).any()):
+        codes, values = torch.where(codes < 0, len(values), codes), [*values, None]
+    return codes, values
+
+
+def _quota(name: str, given: Mapping[str, Any], values: list[Any], default: int) -> Tensor | None:
+    """The quota of every group, from one number for all or one by group.
+
+    Raises:
+        ValueError: If a group is unknown, or a number is none.
+    """
+    quota = given[name]
+    if quota is None:
+        return None
+    by_group = dict(quota) if isinstance(quota, Mapping) else dict.fromkeys(values, quota)
+    number = {str(value): group for group, value in enumerate(values)}
+    out = torch.full((len(values),), default, dtype=torch.int64)
+    for group, count in by_group.items():
+        if str(group) not in number:
+            known = ", ".join(map(repr, values[:5])) + (", …" if len(values) > 5 else "")
+            raise ValueError(f"`{name}` must name groups of {given['group_column']!r} ({known}), got {group!r}.")
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"`{name}` must be whole numbers of at least 0, got {count!r}.")
+        out[number[str(group)]] = count
+    return out
+
+
+def _tokens(dataset: Dataset, options: Mapping[str, Any]) -> Tensor:
+    if options["token_column"] is not None:
+        return read_tokens(dataset, options["token_column"])
+    try:
+        recipe = text_recipe(dataset, options["columns"], options["template"])
+    except ValueError as error:
+        raise ValueError(
+            f"`budget_tokens` needs texts to count, or `token_column`, a column of token counts; got neither: {error}"
+        ) from None
+    return torch.tensor([max(1, len(TOKEN.findall(text))) for text in iter_texts(dataset, recipe)])
+
+
+def _plain(value: Any) -> Any:
+    return {str(group): count for group, count in value.items()} if isinstance(value, Mapping) else value
