@@ -10,12 +10,21 @@ from transformers.trainer_callback import ExportableState
 
 from hf_gip.core.selection import Selection
 
-from .checks import check_attached, check_features, check_options, check_texts, check_trainer, warn_of_repeats
+from .checks import (
+    check_attached,
+    check_features,
+    check_options,
+    check_push,
+    check_texts,
+    check_trainer,
+    warn_of_repeats,
+)
 from .choose import Recipe, Select
 from .host import prepare_target
 from .pool import read_pool
-from .records import write_round
-from .report import report_epoch, report_round
+from .publish import publish
+from .records import settings_of, write_round
+from .report import report_epoch, report_round, report_table
 from .reselect import Reselector, make_view
 from .rotation import Rotation
 from .rounds import Round, expand, squeeze
@@ -56,7 +65,8 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         objective: GIP's objective.
         noise: GIP's ridge; None takes it from the budget and the width of the features.
         select: Takes GIP's place: a function (features, queries, k) → `Selection`, e.g. one that calls `hf_gip.spice`.
-        pool: The dataset that was given to the trainer. Needed with `packing=True`: packs do not show their rows.
+        pool: The dataset that was given to the trainer. Needed with `packing=True`, as packs do not show their rows,
+            and with `push_to`.
         id_column: The column that names a row in the records; by default its position in that dataset.
         every_n_epochs: Epochs from one selection to the next.
         start_epoch: The first epoch with a selection, from 0; before it, `warmup`.
@@ -64,6 +74,9 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         reuse: Whether a row may be chosen again in a later round; if not, each comes at most once until fewer are left
             than a round needs: those come first, and the count begins anew.
         pool_size: Candidates in a round, drawn at random; for pools too large to be read each time.
+        push_to: A dataset repository for the last selection when training ends. It is first saved as
+            `output_dir/gip/subset`; a push that fails is logged with the command that repeats it.
+        push_each: Whether to push every selection when it is made, not only the last.
 
     Raises:
         TypeError: If the training set is not a `datasets.Dataset`.
@@ -89,9 +102,12 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         warmup: Selection | None = None,
         reuse: bool = True,
         pool_size: int | None = None,
+        push_to: str | None = None,
+        push_each: bool = False,
     ) -> None:
         self.trainer = trainer
         self.every_n_epochs, self.start_epoch = every_n_epochs, start_epoch
+        self.push_to, self.push_each = push_to, push_each
         self.round: Round | None = None
         self._resumed_at: float | None = None
         self._epoch_began = 0.0
@@ -99,6 +115,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
             return
         check_trainer(trainer)
         check_features(features, objective, trainer)
+        check_push(push_to, push_each, pool)
         self.pool = read_pool(trainer, pool, id_column)
         check_texts(features, self.pool.rows.column_names, trainer.processing_class)
         check_options(scores, self.pool.rows.column_names, select, every_n_epochs, start_epoch)
@@ -109,6 +126,16 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         warn_of_repeats(trainer, k)
         rotation = Rotation(len(self.pool), reuse, pool_size, trainer.args.seed)
         self.reselector = Reselector(trainer, self.pool, view, recipe, rotation, warmup)
+        self.settings = settings_of(
+            trainer,
+            recipe,
+            k=k,
+            id_column=id_column,
+            every_n_epochs=every_n_epochs,
+            start_epoch=start_epoch,
+            reuse=reuse,
+            pool_size=pool_size,
+        )
         trainer.train_dataset = view
 
     def on_train_begin(
@@ -142,6 +169,13 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         if self.round.epoch == int(state.epoch or 0) - 1:
             report_epoch(self.trainer, self.round, time.perf_counter() - self._epoch_began)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Publish the last selection where that was asked for."""
+        if not self.push_each:
+            self._push()
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the rows being trained on, and which rows came before where that matters."""
         if self.trainer is None or self.round is None:
@@ -163,8 +197,16 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         earlier = self.round
         self.round = self.reselector.again(epoch, step) if self._due(epoch) else self.reselector.first(epoch, step)
         if self.trainer.is_world_process_zero():
-            write_round(self.trainer, self.pool, self.reselector.recipe, self.round)
+            write_round(self.trainer, self.pool, self.settings, self.round)
+            report_table(self.trainer, self.pool, self.round)
         report_round(self.trainer, self.round, earlier)
+        if self.push_each:
+            self._push()
+
+    def _push(self) -> None:
+        assert self.trainer is not None
+        if self.push_to is not None and self.round is not None and self.trainer.is_world_process_zero():
+            publish(self.trainer, self.pool, self.settings, self.round, self.push_to)
 
     def _restore(self, stored: Any) -> None:
         saved = stored.get("attributes", {}).get("saved") if isinstance(stored, dict) else None

@@ -1,6 +1,7 @@
 """What a run must not be, said before it starts."""
 
 import logging
+import re
 from collections.abc import Sequence
 
 from datasets import Dataset
@@ -140,6 +141,24 @@ def check_texts(features: str, columns: Sequence[str], tokenizer: object) -> Non
         raise ValueError(
             f'`features="text"` needs `input_ids` and a tokenizer to decode them, got columns {list(columns)} and '
             f"{type(tokenizer).__name__}: pass `processing_class=` to the trainer."
+        )
+
+
+def check_push(push_to: str | None, push_each: bool, pool: Dataset | None) -> None:
+    """Raise unless the rows to publish are at hand and there is a name to publish them under.
+
+    Raises:
+        ValueError: If not.
+    """
+    if push_to is None:
+        if push_each:
+            raise ValueError("`push_each` needs the repository to push to, got `push_to=None`: name one.")
+        return
+    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", push_to):
+        raise ValueError(f"`push_to` must be a dataset repository such as 'me/subset', got {push_to!r}.")
+    if pool is None:
+        raise ValueError(
+            "`push_to` publishes rows as they were given to the trainer, got `pool=None`: pass that dataset."
         )
 
 

@@ -69,16 +69,13 @@ def read_rows(
         The vectors on the main process, None on the others.
     """
     batches = _batches(lengths, trainer.args.per_device_eval_batch_size, trainer.accelerator.num_processes)
-    found = _Collected(len(rows), trainer.accelerator.is_main_process)
+    found = _Collected(len(rows), losses, trainer.accelerator.is_main_process)
     with _as_found(trainer), Probe(trainer, family, losses) as probe, torch.no_grad():
         for index, batch in enumerate(_load(trainer, rows, batches, name)):
             everyone: Any = trainer.accelerator.gather(probe(batch))
             found.add(batches[index], everyone)
     clear_device_cache()
-    table = found.table()
-    if table is None:
-        return None
-    return RowVectors(table[:, :-1].contiguous(), table[:, -1].clone()) if losses else RowVectors(table, None)
+    return found.vectors()
 
 
 def _batches(lengths: Tensor, size: int, ranks: int) -> list[list[int]]:
@@ -132,10 +129,11 @@ def _cut(collator: Callable[..., dict[str, Any]], length: int, rows: list[dict[s
 class _Collected:
     """The rows' vectors, gathered batch by batch on the main process."""
 
-    def __init__(self, rows: int, here: bool) -> None:
+    def __init__(self, rows: int, losses: bool, here: bool) -> None:
         self.rows, self.here = rows, here
         self.waiting: list[tuple[list[int], Tensor]] = []
-        self.values: Tensor | None = None
+        self.features = torch.empty(0)
+        self.losses = torch.empty(rows) if losses else None
 
     def add(self, rows: list[int], values: Tensor) -> None:
         if not self.here:
@@ -146,14 +144,18 @@ class _Collected:
 
     def flush(self) -> None:
         for rows, values in self.waiting:
-            if self.values is None:
-                self.values = torch.empty(self.rows, values.shape[1])
-            self.values[rows] = values.float().cpu()
+            found = values.float().cpu()
+            if self.losses is not None:
+                self.losses[rows] = found[:, -1]
+                found = found[:, :-1]
+            if not len(self.features):
+                self.features = torch.empty(self.rows, found.shape[1])
+            self.features[rows] = found
         self.waiting.clear()
 
-    def table(self) -> Tensor | None:
+    def vectors(self) -> RowVectors | None:
         self.flush()
-        return self.values
+        return RowVectors(self.features, self.losses) if self.here else None
 
 
 @contextmanager

@@ -22,6 +22,7 @@ class Pool:
         ids: Each row's name: the id column's values, else its position.
         lengths: Tokens of each row, (n,); zeros where rows have no `input_ids`.
         raw: The dataset that was given to the trainer, where it is known.
+        id_column: The column that `ids` come from, None where they are positions.
     """
 
     rows: Dataset
@@ -29,6 +30,7 @@ class Pool:
     ids: pa.Array
     lengths: Tensor
     raw: Dataset | None
+    id_column: str | None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -68,7 +70,7 @@ def read_pool(trainer: Trainer, raw: Dataset | None, id_column: str | None) -> P
             f"`pool` must be the dataset that was given to the trainer, got one of {len(raw)} row(s) where the "
             f"trainer has a row from position {int(positions.max())}: pass the same dataset."
         )
-    return Pool(rows, positions, _names(rows, positions, id_column), token_counts(rows), raw)
+    return Pool(rows, positions, _names(rows, positions, id_column), token_counts(rows), raw, id_column)
 
 
 def token_counts(rows: Dataset) -> Tensor:

@@ -1,6 +1,8 @@
 """The record of a run: one table per selection."""
 
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,11 +11,15 @@ from transformers import Trainer
 from hf_gip.manifest.run import Run, add_round
 
 from .choose import Recipe
+from .host import packing_of
 from .pool import Pool
+from .probe import projection
 from .rounds import Round
 
+PACKAGES = ("hf-gip", "torch", "transformers", "trl", "datasets")
 
-def write_round(trainer: Trainer, pool: Pool, recipe: Recipe, chosen: Round) -> Path:
+
+def write_round(trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: Round) -> Path:
     """Write a round to `output_dir/gip/selection_epoch_00000.parquet`, whole or not at all; `run.json` lists it."""
     folder = Path(trainer.args.output_dir or ".") / "gip"
     folder.mkdir(parents=True, exist_ok=True)
@@ -21,25 +27,47 @@ def write_round(trainer: Trainer, pool: Pool, recipe: Recipe, chosen: Round) -> 
     aside = path.with_suffix(".parquet.part")
     pq.write_table(table_of(pool, chosen), aside)
     aside.replace(path)
-    model = str(getattr(getattr(trainer.model, "config", None), "name_or_path", "") or type(trainer.model).__name__)
-    parameters = {
-        "features": recipe.features,
-        "target_rows": None if recipe.target is None else len(recipe.target),
-        "scores": list(recipe.scores),
-        "objective": recipe.objective,
-        "noise": recipe.noise,
-        "own_select": recipe.select is not None,
-    }
+    checkpoint = folder.parent / f"checkpoint-{chosen.step}"  # of the model that chose, where the run saved one
     made = {
         "epoch": chosen.epoch,
         "step": chosen.step,
+        "checkpoint": checkpoint.name if checkpoint.is_dir() else None,
         "file": path.name,
         "rows": len(chosen.rows),
         "captured": chosen.captured,
         "record": dict(chosen.record),
     }
-    add_round(folder.parent, Run(model=model, pool_rows=len(pool), parameters=parameters), made)
+    run = Run(
+        model=described(trainer)["model"],
+        pool_rows=len(pool),
+        parameters=settings,
+        versions={name: version(name) for name in PACKAGES},
+    )
+    add_round(folder.parent, run, made)
     return path
+
+
+def described(trainer: Trainer) -> dict[str, str]:
+    """What the model in training is called: the name it was loaded by, else its class."""
+    model = trainer.model
+    return {"model": str(getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__)}
+
+
+def settings_of(trainer: Trainer, recipe: Recipe, **schedule: Any) -> dict[str, Any]:
+    """The options of a run as plain JSON: what is read, what chooses, when."""
+    packing, projected = packing_of(trainer), projection(recipe.features, trainer.args.seed)
+    return {
+        "features": recipe.features,
+        "projected_to": None if projected is None else projected.dims,
+        "target_rows": None if recipe.target is None else len(recipe.target),
+        "scores": list(recipe.scores),
+        "objective": recipe.objective,
+        "noise": recipe.noise,
+        "own_select": recipe.select is not None,
+        "packing": None if packing is None else packing.strategy,
+        "seed": trainer.args.seed,
+        **schedule,
+    }
 
 
 def table_of(pool: Pool, chosen: Round) -> pa.Table:

@@ -1,7 +1,10 @@
 """What a run leaves behind, and selecting by texts."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +42,65 @@ def test_a_run_verifies(run: Path) -> None:
     rounds = json.loads((run / "gip" / "run.json").read_text())["rounds"]
     assert [made["epoch"] for made in rounds] == [0, 1, 2]
     assert [made["step"] for made in rounds] == [0, 4, 8]
+
+
+def test_a_run_names_its_settings_its_versions_and_the_checkpoints_that_chose(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, word_rows(20), num_train_epochs=2, save_strategy="epoch")
+    trainer.add_callback(GIPSelectionCallback(trainer, 4, features="last_layer_gradient", id_column="uid"))
+    trainer.train()
+    record = json.loads((tmp_path / "gip" / "run.json").read_text())
+    assert record["model"] == "LlamaForCausalLM"
+    assert record["parameters"] == {
+        "features": "last_layer_gradient",
+        "projected_to": 1024,
+        "target_rows": None,
+        "scores": [],
+        "objective": "projection",
+        "noise": None,
+        "own_select": False,
+        "packing": None,
+        "seed": 7,
+        "k": 4,
+        "id_column": "uid",
+        "every_n_epochs": 1,
+        "start_epoch": 0,
+        "reuse": True,
+        "pool_size": None,
+    }
+    assert record["versions"]["hf-gip"] == hf_gip.__version__
+    assert [made["checkpoint"] for made in record["rounds"]] == [None, "checkpoint-2"]
+    assert hf_gip.verify(tmp_path)
+
+
+class Tracker(ModuleType):
+    """What the callback asks of wandb and trackio: a table made of a frame, and a place to log it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.run, self.logged = object(), list[dict[str, Any]]()
+
+    def Table(self, dataframe: Any) -> Any:  # noqa: N802 — their name
+        return dataframe
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged.append(values)
+
+
+def test_selections_are_tables_of_the_trackers_that_the_run_reports_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trackers = {name: Tracker(name) for name in ("wandb", "trackio")}
+    for name, tracker in trackers.items():
+        monkeypatch.setitem(sys.modules, name, tracker)
+    trainer = make_trainer(tmp_path, word_rows(20), num_train_epochs=2)
+    trainer.add_callback(GIPSelectionCallback(trainer, 4, id_column="uid"))
+    trainer.args.report_to = ["trackio"]
+    trainer.train()
+    assert not trackers["wandb"].logged
+    first, second = (values["gip/rows"] for values in trackers["trackio"].logged)
+    assert list(first["rank"]) == [0, 1, 2, 3]
+    assert [text.split()[0] for text in second["text"]] == [f"r{row}" for row in second["index"]]
+    assert list(second["row_id"]) == [f"row-{row}" for row in second["index"]]
 
 
 def test_a_changed_selection_fails(run: Path) -> None:

@@ -19,7 +19,10 @@ PATTERN = r"^selection_epoch_[0-9]{5,9}\.parquet$"
 
 
 class RunRound(BaseModel):
-    """One selection: the first epoch trained on it, the optimizer step it was made at, its file and what made it."""
+    """One selection: the first epoch trained on it, the optimizer step it was made at, its file and what made it.
+
+    `checkpoint` is the folder of the model that made it, where the run had saved one at that step.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,6 +32,7 @@ class RunRound(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     rows: Annotated[int, Field(ge=0)]
     captured: float | None = None
+    checkpoint: Annotated[str, Field(pattern=r"^checkpoint-[0-9]+$")] | None = None
     record: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -41,6 +45,7 @@ class Run(BaseModel):
     model: str
     pool_rows: Annotated[int, Field(ge=1)]
     parameters: dict[str, Any]
+    versions: dict[str, str] = Field(default_factory=dict)
     rounds: tuple[RunRound, ...] = ()
     digest: str = ""
 
