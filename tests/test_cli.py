@@ -263,3 +263,28 @@ def test_a_saved_pick_is_explained_and_reported(
     assert refusal(capsys, "explain", "out", 4_000, "--source", source) == (
         "`row` must be a row of the pool, 0 to 39, got 4000."
     )
+
+
+def test_saved_subsets_are_compared(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, quality in (("plain", 0.0), ("best", 9.0)):
+        words = ["select", source, "--k", 6, "--features", "vector", "--scores", "good", "--quality", quality]
+        assert hf_gip(*words, "--out", tmp_path / name) == 0
+    capsys.readouterr()
+    words = ["compare", tmp_path / "plain", tmp_path / "best", "--source", source, "--features", "vector"]
+    assert hf_gip(*words, "--scores", "good", "--baselines", "--json", tmp_path / "figures.json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| subset | rows | captured | vendi | coverage | good |"
+    assert any(line.startswith("| plain, best |") for line in lines)
+    assert any(line.startswith("| k-centre, 6 rows |") for line in lines)
+    assert (tmp_path / "figures.json").read_text().startswith("{")
+    pool().select(range(30)).to_parquet(tmp_path / "other.parquet")
+    words = ["compare", tmp_path / "plain", "--source", tmp_path / "other.parquet", "--features", "vector"]
+    assert refusal(capsys, *words) == "`--source` must be the pool of 40 rows, got 30 rows."
+
+
+def test_quotas_and_weights_are_read_from_words(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["select", source, "--k", 6, "--features", "vector", "--group-column", "good", "--out", tmp_path / "x"]
+    said = refusal(capsys, *words, "--max-per-group", "many")
+    assert said == "weights and quotas must be numbers such as 50 or forum=50,wiki=20, got 'many'."

@@ -10,7 +10,9 @@ import torch
 from datasets import Dataset
 
 import hf_gip
+from hf_gip.core.baselines import k_centre
 from hf_gip.core.judge import captured_share, coverage, vendi
+from hf_gip.dataset.baselines import baselines
 
 GROUPS = ["a", "b", "c"]
 
@@ -101,3 +103,38 @@ def test_one_seed_and_unknown_groups_are_refused() -> None:
         hf_gip.compare({"a": [1]}, pool(), features="vector", groups="lang")
     with pytest.raises(ValueError, match=r"^`subsets` must hold at least one subset, got none\.$"):
         hf_gip.compare({}, pool(), features="vector")
+
+
+def test_baselines_are_chosen_and_judged_in_one_call() -> None:
+    rows = pool()
+    target = np.ones((2, 6), np.float32)
+    found = hf_gip.compare(
+        {"first": range(9)}, rows, scores=["good"], target=target, features="vector", baselines=True
+    )
+    names = {name.partition(",")[0] for name in found.figures}
+    assert {"first", "top-k by score", "RDS+", "k-centre"} <= names
+    assert found.figures["top-k by score, 9 rows"]["good"] == max(each["good"] for each in found.figures.values())
+    texts = hf_gip.compare({"first": range(9)}, rows, encoder="lexical", baselines=True).figures
+    assert texts["longest, 9 rows"]["mean length"] == max(each["mean length"] for each in texts.values())
+
+
+def test_k_centre_takes_the_farthest_row_each_time() -> None:
+    X = samples.rows(60, 5, duplicates=5, zeros=2)
+    picks = k_centre(X, 60).tolist()
+    assert sorted(picks) == list(range(60))
+    unit = X.float() / X.float().norm(dim=1, keepdim=True).clamp(min=1e-30)
+    cosines = unit @ unit.T
+    for at in range(1, 20):
+        left = [i for i in range(60) if i not in picks[:at]]
+        assert float(cosines[picks[at], picks[:at]].max()) == pytest.approx(
+            float(cosines[left][:, picks[:at]].amax(1).min()), abs=1e-5
+        )
+
+
+def test_facility_location_is_apricots_where_all_rows_are_neighbours() -> None:
+    apricot = pytest.importorskip("apricot", reason="apricot-select is not installed")
+    X = samples.rows(40, 5)
+    got = baselines(X, None, {}, None, 6)["facility location, 6 rows"]
+    unit = X / X.norm(dim=1, keepdim=True)
+    dense = apricot.FacilityLocationSelection(6, metric="precomputed").fit((unit @ unit.T).clamp(min=0).numpy())
+    assert got.tolist() == dense.ranking.tolist()

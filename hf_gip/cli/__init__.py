@@ -2,6 +2,7 @@
 
 import typer
 
+from hf_gip.cli.compare import compare_command
 from hf_gip.cli.explain import explain_command
 from hf_gip.cli.report import report_command
 from hf_gip.cli.select import select_command
@@ -17,6 +18,7 @@ PROGRAM = typer.Typer(
 )
 PROGRAM.command("select")(select_command)
 PROGRAM.command("verify")(verify_command)
+PROGRAM.command("compare")(compare_command)
 PROGRAM.command("explain")(explain_command)
 PROGRAM.command("report")(report_command)
 

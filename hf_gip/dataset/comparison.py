@@ -75,6 +75,7 @@ def compare(
     noise: float = 0.1,
     groups: str | None = None,
     seeds: int = 5,
+    baselines: bool = False,
     device: str | None = None,
 ) -> Comparison:
     """Judge subsets of one pool by the same figures, beside random subsets of the same size.
@@ -95,6 +96,8 @@ def compare(
         noise: Ridge of `captured`, in units of the mean ‖xᵢ‖².
         groups: A column whose values' shares are compared, such as `source`.
         seeds: How many random subsets, at least 2.
+        baselines: Also judge other ways to choose as many rows: top-k by the mean score, the longest texts, RDS+ for
+            the target, k-centre, and facility location where `apricot-select` is installed.
         device: Torch device.
 
     Returns:
@@ -126,6 +129,8 @@ def compare(
         "device": check_device(device),
     }
     judge = _Judge.of(pool, options)
+    if baselines:
+        rows |= judge.baselines({len(found) for found in rows.values()})
     draws = {
         size: [
             judge.figures(torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:size])
@@ -177,10 +182,17 @@ class _Judge:
         if options["features"] is None:
             recipe = text_recipe(pool, options["columns"], options["template"])
             lengths = torch.tensor([float(len(text)) for text in iter_texts(pool, recipe)])
-        columns = {} if signals.scores is None else dict(zip(options["scores"], signals.scores.T, strict=True))
+        columns = {} if signals.scores is None else dict(zip(list(options["scores"]), signals.scores.T, strict=True))
         device = options["device"]
         target = None if queries is None else queries.matrix.to(device)
         return cls(features.matrix.to(device), target, float(options["noise"]), columns, lengths)
+
+    def baselines(self, sizes: set[int]) -> dict[str, list[int]]:
+        """Rows of every baseline that this pool allows, for each size."""
+        from hf_gip.dataset.baselines import baselines
+
+        found = [baselines(self.matrix, self.target, self.scores, self.lengths, size) for size in sorted(sizes)]
+        return {name: rows.tolist() for each in found for name, rows in each.items()}
 
     def figures(self, rows: "Tensor") -> dict[str, float]:
         """Every measure for one subset."""

@@ -1,0 +1,74 @@
+"""`hf-gip compare`: saved subsets side by side, and beside random ones of the same size."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_gip.manifest.schema import Manifest
+
+
+def compare_command(
+    folders: Annotated[list[str], typer.Argument(help="Folders written by `hf-gip select` or `save_subset`.")],
+    source: Annotated[str, typer.Option(help="The pool all were chosen from: a file, folder or Hub id.")],
+    scores: Annotated[str | None, typer.Option(help="Numeric columns to average: a,b.")] = None,
+    target: Annotated[str | None, typer.Option(help="What the rows should serve: a dataset, a file, or .npy.")] = None,
+    target_split: Annotated[str, typer.Option(help="Split of the target.")] = "train",
+    target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
+    features: Annotated[str | None, typer.Option(help="Ready vectors: a column, or a .npy file.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="'lexical', or a sentence-transformers id or folder.")] = None,
+    groups: Annotated[str | None, typer.Option(help="A column whose values' shares are compared.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many random subsets, at least 2.")] = 5,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Also top-k, longest, RDS+, k-centre, …")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """Compare saved subsets of one pool by the same figures: overlap, captured share, breadth, scores, lengths."""
+    from hf_gip.cli.inputs import names, open_target, vectors
+    from hf_gip.cli.output import console
+    from hf_gip.dataset.comparison import compare
+    from hf_gip.manifest.save import read_picks
+    from hf_gip.manifest.schema import read_manifest
+
+    short = len({_last(folder) for folder in folders}) == len(folders)
+    manifests = {_last(folder) if short else folder: Path(folder) for folder in folders}
+    kept = [read_manifest(folder) for folder in manifests.values()]
+    pool = _pool(kept, source)
+    found = compare(
+        {name: read_picks(manifest, folder) for (name, folder), manifest in zip(manifests.items(), kept, strict=True)},
+        pool,
+        scores=names(scores),
+        target=None if target is None else open_target(target, split=target_split, config=target_config),
+        features=vectors(features) if features is not None and features.endswith(".npy") else features,
+        encoder=encoder,
+        groups=groups,
+        seeds=seeds,
+        baselines=baselines,
+    )
+    if json_out is not None:
+        json_out.write_text(found.to_json() + "\n")
+    console().print(str(found), markup=False, soft_wrap=True)
+
+
+def _pool(manifests: "list[Manifest]", source: str) -> "Dataset":
+    """The pool that all subsets were chosen from.
+
+    Raises:
+        ValueError: If they were chosen from pools of different sizes, or `source` is of another.
+    """
+    from hf_gip.dataset.open import open_dataset
+
+    if len({manifest.source.num_rows for manifest in manifests}) > 1:
+        sizes = ", ".join(f"{manifest.source.num_rows:,}" for manifest in manifests)
+        raise ValueError(f"the subsets must come from one pool, got pools of {sizes} rows.")
+    first = manifests[0].source
+    pool = open_dataset(source, split=first.split or "train", config=first.config, revision=first.revision)
+    if len(pool) != first.num_rows:
+        raise ValueError(f"`--source` must be the pool of {first.num_rows:,} rows, got {len(pool):,} rows.")
+    return pool
+
+
+def _last(folder: str) -> str:
+    return Path(folder).name
