@@ -1,10 +1,10 @@
-# Five words: demo, test, check, bench, build. Each does its own set-up.
+# demo, test, check, bench, build, docs, soak. Each does its own set-up.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-heavy check types bench build clean
+.PHONY: demo test test-heavy test-wheel test-lowest test-newest check types docs bench soak build clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,6 +20,36 @@ test: $(READY)  ## everything that runs in minutes
 
 test-heavy: $(READY)  ## the rest: long soaks, kills, full-size pools
 	$(BIN)/python -m pytest -m heavy -q
+
+LEAN := tests/test_gip_select.py tests/test_embed.py tests/test_manifest.py tests/test_manifest_verify.py \
+	tests/test_store.py tests/test_callback_record.py  # what touches the libraries whose versions change
+
+test-wheel: build  ## wheel and sdist, installed in an environment of their own and used from another folder
+	rm -rf build/wheel && $(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet -c constraints.txt torch
+	build/wheel/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
+	cd build/wheel && bin/python -I ../../.ci/wheel.py && bin/hf-gip --help > /dev/null
+	build/wheel/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.tar.gz
+	cd build/wheel && bin/python -I ../../.ci/wheel.py
+
+test-lowest:  ## the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv build/lowest && $(PYTHON) .ci/lowest.py > build/lowest.txt
+	build/lowest/bin/python -m pip install --quiet -c constraints.txt torch
+	build/lowest/bin/python -m pip install --quiet -c build/lowest.txt -e ".[test]"
+	build/lowest/bin/python -m pytest -q $(LEAN)
+
+test-newest:  ## the newest versions that pyproject.toml allows; torch as tested
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip install --quiet -c constraints.txt torch
+	build/newest/bin/python -m pip install --quiet --upgrade -e ".[test]" "$$(grep ^torch== constraints.txt)"
+	build/newest/bin/python -m pytest -q $(LEAN)
+
+docs: $(READY)  ## the site in build/site; any warning is an error
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+soak: $(READY)  ## select, save, kill, damage, publish, verify, for an hour; MINUTES=10 for less
+	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),60)
 
 types: $(READY)  ## type checkers do not follow editable hooks: install a copy for them to read
 	rm -rf build/typing && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/typing . 

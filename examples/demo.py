@@ -23,7 +23,7 @@ from rich.table import Table
 import hf_gip
 
 OUT = Path("demo-output")
-ROWS, PICKS = 3_000, 60
+ROWS, PICKS = 2_000, 60
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "encodings"}
 TARGET = [
     "How do I run two coroutines at the same time and wait for both results?",

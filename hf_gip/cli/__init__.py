@@ -1,5 +1,7 @@
 """The command line: each command in a file of its own, added to the program here."""
 
+import signal
+
 import typer
 
 from hf_gip.cli.compare import compare_command
@@ -28,19 +30,31 @@ def _commands() -> None:
     """Keep the commands' names also while there is only one."""
 
 
+class Stopped(BaseException):
+    """The user pressed Ctrl-C."""
+
+
 def main() -> None:
     """Run a command.
 
     Raises:
-        SystemExit: With code 2, after one sentence on stderr, where the input is wrong.
+        SystemExit: With code 2, after one sentence on stderr, where the input is wrong; with code 130 on Ctrl-C.
     """
     from datasets.exceptions import DatasetsError
     from datasets.utils import logging
 
     logging.set_verbosity(logging.CRITICAL)  # what readers log on the way is in the sentence
+    signal.signal(signal.SIGINT, _stop)
     try:
         PROGRAM()
+    except Stopped:
+        typer.echo("hf-gip: stopped; finished parts are in the cache, and the same command goes on there.", err=True)
+        raise SystemExit(130) from None
     except (ValueError, TypeError, OSError, ImportError, DatasetsError) as error:
         sentence = " ".join(str(error).split()) or type(error).__name__
         typer.echo(f"hf-gip: {sentence}", err=True)
         raise SystemExit(2) from None
+
+
+def _stop(*_: object) -> None:
+    raise Stopped

@@ -60,7 +60,7 @@ def vectors(path: str) -> "np.ndarray":
         raise ValueError(f"no file {path!r}: check the path.")
     try:
         return np.load(path, mmap_mode="c", allow_pickle=False)  # "c": torch wants writable pages
-    except (OSError, ValueError) as error:
+    except Exception as error:  # numpy's header parser raises many kinds
         raise ValueError(f"cannot read {Path(path).name!r} as a matrix: {error}") from None
 
 

@@ -12,13 +12,21 @@ from hf_gip.core.selection import Selection
 
 def load_selection(fingerprint: str) -> Selection | None:
     """The selection stored under `fingerprint`, or None."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = _folder(fingerprint)
     if not (folder / "record.json").exists():
         return None
-    tensors = load_file(folder / "selection.safetensors")
-    kept: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    try:
+        tensors = load_file(folder / "selection.safetensors")
+        kept: dict[str, Any] = json.loads((folder / "record.json").read_text())
+        return _selection(tensors, kept)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None  # damaged on disk: made again
+
+
+def _selection(tensors: dict[str, Any], kept: dict[str, Any]) -> Selection:
     curves = {name.removeprefix("curve."): tensor for name, tensor in tensors.items() if name.startswith("curve.")}
     return Selection(
         tensors["indices"], tensors["gains"], kept["total"], tensors.get("weights"), kept["record"], curves

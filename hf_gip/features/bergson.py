@@ -43,9 +43,9 @@ def bergson_rows(folder: str | Path) -> FileRows:
         )
     parts = []
     for shard in shards:
-        info: dict[str, Any] = json.loads((shard / "info.json").read_text())
+        info = _info(shard)
         kind = info.get("base_dtype")
-        if kind not in TYPES:
+        if not isinstance(kind, str) or kind not in TYPES:
             raise ValueError(
                 f"`folder` must hold a store with a `base_dtype` among {', '.join(TYPES)}, got {kind!r} in {shard}: "
                 "build it with a current bergson."
@@ -58,3 +58,19 @@ def bergson_rows(folder: str | Path) -> FileRows:
         shape = info["num_grads"], sum(info["grad_sizes"].values())
         parts.append(mapped(shard / "gradients.bin", TYPES[kind], shape, 0))
     return joined(parts, str(folder))
+
+
+def _info(shard: Path) -> dict[str, Any]:
+    """What describes a shard.
+
+    Raises:
+        ValueError: If it says no number of rows or no widths.
+    """
+    try:
+        info = json.loads((shard / "info.json").read_text())
+        sizes = [info["num_grads"], *info["grad_sizes"].values()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sizes = []
+    if not sizes or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes):
+        raise ValueError(f"`folder` must hold `num_grads` and `grad_sizes` in info.json, got others in {shard}.")
+    return info

@@ -66,6 +66,7 @@ def embed(
         The vectors and their recipe.
 
     Raises:
+        OSError: If the disk is full, or does not give back what was written.
         ValueError: If the dataset or all texts are empty, or the encoder answers with wrong counts or NaN.
     """
     if not len(dataset):
@@ -81,13 +82,16 @@ def embed(
         "normalized": True,
     }
     folder = _cache_folder(dataset, recipe)
-    if not (folder / "features.npy").exists():
+    found = _finished(folder, len(dataset))
+    if found is None:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
-            if not (folder / "features.npy").exists():
+            if (found := _finished(folder, len(dataset))) is None:
                 _fill(folder, dataset, texts, named)
-    matrix = np.load(folder / "features.npy", mmap_mode="c", allow_pickle=False)  # "c": torch wants writable pages
-    empty = json.loads((folder / "survey.json").read_text())["empty_rows"]
+                found = _finished(folder, len(dataset))
+    if found is None:
+        raise OSError(f"the features in {str(folder)!r} cannot be read back: check the disk.")
+    matrix, empty = found
     return Features(torch.from_numpy(matrix), recipe | {"dims": matrix.shape[1], "empty_rows": empty})
 
 
@@ -108,6 +112,17 @@ def _cache_folder(dataset: Dataset, recipe: dict[str, Any]) -> Path:
     key = json.dumps([dataset._fingerprint, len(dataset), recipe], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     return Path(config.HF_DATASETS_CACHE) / "hf_gip" / "features" / name
+
+
+def _finished(folder: Path, n: int) -> tuple[np.ndarray, int] | None:
+    """The finished matrix and its number of empty rows; None where there is none, or the disk has damaged it."""
+    try:
+        matrix = np.load(folder / "features.npy", mmap_mode="c", allow_pickle=False)  # "c": torch wants writable pages
+        empty = json.loads((folder / "survey.json").read_text())["empty_rows"]
+    except Exception:  # absent, or damaged: numpy's header parser raises many kinds
+        return None
+    good = isinstance(matrix, np.memmap) and matrix.ndim == 2 and len(matrix) == n and matrix.dtype == np.float32
+    return (matrix, empty) if good else None
 
 
 def _fill(folder: Path, dataset: Dataset, texts: TextRecipe, named: NamedEncoder) -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 from jaxtyping import Float, Int64
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 CHUNK_BYTES = 1 << 24
@@ -109,9 +110,17 @@ def npy_rows(path: str | Path) -> FileRows:
     """A matrix saved by `numpy.save`.
 
     Raises:
+        OSError: If there is no such file.
         ValueError: If it is not a C-ordered matrix of floating-point numbers.
     """
-    header = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        header = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy's header parser raises many kinds
+        raise ValueError(
+            f"`path` must hold a matrix saved by `numpy.save`, got {Path(path).name!r}: {error}."
+        ) from None
     if not isinstance(header, np.memmap) or header.ndim != 2 or header.dtype.kind != "f":
         raise ValueError(f"`path` must hold a matrix of floating-point numbers, got {described(header)} in {path}.")
     if not header.flags.c_contiguous:
@@ -128,15 +137,17 @@ def safetensors_rows(paths: Sequence[str | Path], name: str) -> FileRows:
     """
     parts = []
     for path in map(Path, paths):
+        try:  # the library checks that header, shapes and offsets fit the file, whoever wrote it
+            with safe_open(path, "pt") as opened:
+                names = list(opened.keys())
+        except SafetensorError as error:
+            raise ValueError(f"`paths` must hold safetensors files, got {path.name!r}: {error}.") from None
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             entries: dict[str, Any] = json.loads(file.read(size))
         entry = entries.get(name)
         if entry is None or len(entry["shape"]) != 2 or entry["dtype"] not in SAFETENSORS_TYPES:
-            raise ValueError(
-                f"`paths` must hold a floating-point matrix {name!r}, got "
-                f"{', '.join(key for key in entries if key != '__metadata__')} in {path}."
-            )
+            raise ValueError(f"`paths` must hold a floating-point matrix {name!r}, got {', '.join(names)} in {path}.")
         begin = 8 + size + entry["data_offsets"][0]
         parts.append(mapped(path, SAFETENSORS_TYPES[entry["dtype"]], tuple(entry["shape"]), begin))
     return joined(parts, ", ".join(map(str, paths)))

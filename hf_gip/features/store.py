@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from datasets.utils import tqdm
 from jaxtyping import Int64
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
@@ -141,22 +141,47 @@ def open_store(folder: str | Path) -> GradientStore:
     folder = Path(folder)
     if not (folder / "gradients.json").exists():
         raise FileNotFoundError(f"`folder` must hold a gradient store, got none in {folder}: make it first.")
-    identity = json.loads((folder / "gradients.json").read_text())
-    paths = [shard_path(folder, number) for number in range(shard_count(identity["rows"]))]
-    absent = [path.name for path in paths if not path.exists()]
-    if absent:
+    identity = _identity(folder / "gradients.json")
+    count = shard_count(identity["rows"])
+    present = sum(1 for _ in folder.glob("gradients-*.safetensors"))
+    if present < count:
         raise FileNotFoundError(
-            f"`folder` must hold a finished store, got {len(paths) - len(absent)} of {len(paths)} shards in {folder}: "
+            f"`folder` must hold a finished store, got {present} of {count} shards in {folder}: "
             "run `store_gradients` again, it goes on where it stopped."
         )
+    paths = [shard_path(folder, number) for number in range(count)]
     positions, counts = [], {"left_out": 0, "truncated": 0}
     for path in paths:
-        with safe_open(path, "pt") as shard:
-            note = shard.metadata()
-            check_same(path, note["identity"], content_id(identity))
-            positions.append(shard.get_tensor("rows"))
-            counts = {name: counts[name] + int(note[name]) for name in counts}
-    return GradientStore(safetensors_rows(paths, "features"), torch.cat(positions), **counts, identity=identity)
+        try:
+            with safe_open(path, "pt") as shard:
+                note = shard.metadata()
+                check_same(path, note["identity"], content_id(identity))
+                positions.append(shard.get_tensor("rows"))
+                counts = {name: counts[name] + int(note[name]) for name in counts}
+        except (SafetensorError, OSError, KeyError, TypeError) as error:
+            raise ValueError(f"shard {path.name!r} cannot be read ({error}): delete it and run again.") from None
+    features, rows = safetensors_rows(paths, "features"), torch.cat(positions)
+    if rows.shape != (features.n,):
+        raise ValueError(
+            f"`folder` must name each gradient's row, got {len(rows)} names for {features.n} in {folder}."
+        )
+    return GradientStore(features, rows, **counts, identity=identity)
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    """What a store says it was made of.
+
+    Raises:
+        ValueError: If it is not readable or names no number of rows.
+    """
+    try:
+        identity = json.loads(path.read_text())
+        rows = identity["rows"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        identity, rows = {}, None
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
+        raise ValueError(f"`folder` must hold a gradient store, got an unreadable {path.name}: make it anew.")
+    return identity
 
 
 def claim(folder: Path, identity: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ def check_selection(folder: Path, manifest: Manifest) -> tuple[Check, pa.Table |
     problems += _index_problems(table, manifest)
     if digest_of(values(table["row_sha256"])) != manifest.rows_sha256:
         problems.append("a row hash was changed: they do not fit `rows_sha256`")
-    objective = math.fsum(values(table["gain"]))
+    objective = _sum(table["gain"])
     if not math.isclose(objective, manifest.objective, rel_tol=1e-9, abs_tol=1e-12):
         problems.append(
             f"a gain was changed: they add up to {objective:.6g}, `objective` says {manifest.objective:.6g}"
@@ -150,6 +150,13 @@ def _index_problems(table: pa.Table, manifest: Manifest) -> Iterator[str]:
         yield "an index comes twice"
 
 
+def _sum(gains: pa.ChunkedArray) -> float:
+    try:
+        return math.fsum(values(gains))
+    except (ValueError, OverflowError):  # infinities of both signs, or a sum beyond all floats
+        return math.nan
+
+
 def _shard_hashes(folder: Path, path: str, manifest: Manifest) -> Iterator[str]:
     """Hashes of one shard's rows.
 
@@ -192,7 +199,7 @@ def _configs(path: Path) -> list[dict[str, Any]]:
         raise ValueError("it has no YAML front matter")
     try:
         metadata = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: a date that is none
         raise ValueError("its front matter is no YAML") from None
     configs = metadata.get("configs") if isinstance(metadata, dict) else None
     return [config for config in configs if isinstance(config, dict)] if isinstance(configs, list) else []

@@ -112,11 +112,13 @@ def _problems(path: Path, made: RunRound, run: Run) -> list[str]:
         table = pq.read_table(path, columns=["index", "epoch"])
     except (OSError, pa.ArrowException, ValueError) as error:
         return [f"{made.file} cannot be read ({type(error).__name__})"]
+    if not all(pa.types.is_integer(table[name].type) for name in ("index", "epoch")):
+        return [f"{made.file} holds no positions and epochs"]
     indices = table["index"].to_pylist()
     wrong = []
     if len(indices) != made.rows or len(set(indices)) != len(indices):
         wrong.append(f"{made.file} holds {len(set(indices))} different row(s), recorded {made.rows}")
-    if any(index is None or index < 0 for index in indices):
+    if any(index is None or not 0 <= index < run.pool_rows for index in indices):
         wrong.append(f"{made.file} names a row that no pool has")
     if set(table["epoch"].to_pylist()) - {made.epoch}:
         wrong.append(f"{made.file} is not of epoch {made.epoch}")
