@@ -17,7 +17,7 @@ subset = hf_gip.gip_select(pool, 200, target=target, exclude=held_out, encoder="
 near = subset.selection.record["excluded"]["pairs"]  # pyright: ignore[reportAttributeAccessIssue] — set on the result
 print(f"{len(near)} rows come too close to the test set and are left out")
 
-hf_gip.save_subset(subset, OUT)  # rows, picks, manifest and card: a folder that `load_dataset` reads
+hf_gip.save_subset(subset, OUT)  # rows, picks, manifest and card; `hf_gip.push_to_hub(subset, "me/name")` publishes it
 report = hf_gip.verify(OUT, source=pool)
 print(report)
 

@@ -50,7 +50,7 @@ def test_an_embedding_killed_at_random_moments_gives_the_same_matrix(tmp_path: P
             victim.stdout.readline()
             time.sleep(draw.uniform(0, 0.5))
             victim.send_signal(signal.SIGKILL)
-            victim.wait()
+            victim.communicate()
         assert result(start(tmp_path / f"cache-{round_}", 0)) == want
 
 
