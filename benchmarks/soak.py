@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from hub_server import ALICE, Hub  # noqa: E402 — before datasets and huggingface_hub, which read the address at import
+from hub_server import ALICE, Hub  # noqa: E402  # pyright: ignore[reportMissingImports] — before datasets and huggingface_hub, which read the address at import
 
 HUB = Hub().start()
 HOME = Path(tempfile.mkdtemp(prefix="hf-gip-soak-"))
@@ -78,8 +78,8 @@ def chosen(rows: Dataset, draw: random.Random) -> Dataset:
         options["scores"] = ["good"]
     if draw.random() < 0.5:
         options["target"] = draw.sample(rows["text"][:], 5)
-    objective = draw.choice(["projection", "information"])
-    return hf_gip.gip_select(rows, draw.randrange(5, 100), encoder="lexical", objective=objective, **options)
+    options["objective"] = draw.choice(["projection", "information"])
+    return hf_gip.gip_select(rows, draw.randrange(5, 100), encoder="lexical", **options)
 
 
 def saved(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
@@ -149,12 +149,12 @@ def published(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -
     head = HUB.head(repo) if repo in HUB.repos else None
     outcome = "published"
     try:
-        hf_gip.push_to_hub(subset, repo, token=ALICE)  # pyright: ignore[reportAttributeAccessIssue]
+        hf_gip.push_to_hub(subset, repo, token=ALICE)
     except OSError:
         outcome = "publishing refused in words"
     HUB.calm()
     if repo in HUB.repos and HUB.head(repo) != head and outcome == "published":
-        loaded = hf_gip.load_subset(repo, token=ALICE)  # pyright: ignore[reportAttributeAccessIssue]
+        loaded = hf_gip.load_subset(repo, token=ALICE)
         assert loaded["text"][:] == subset["text"][:]
     return outcome
 

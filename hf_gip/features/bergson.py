@@ -70,7 +70,7 @@ def _info(shard: Path) -> dict[str, Any]:
         info = json.loads((shard / "info.json").read_text())
         sizes = [info["num_grads"], *info["grad_sizes"].values()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        sizes = []
+        info, sizes = {}, []
     if not sizes or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes):
         raise ValueError(f"`folder` must hold `num_grads` and `grad_sizes` in info.json, got others in {shard}.")
     return info
