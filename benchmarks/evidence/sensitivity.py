@@ -15,6 +15,7 @@ from hf_gip.core.queries import default_noise, precision_from_scores, whiten
 from hf_gip.features.lexical import LexicalEncoder
 
 from .bank import Bank, load_bank
+from .measures import junk
 from .methods import gip_with, largest
 from .pools import Kind, Pool, make_pool
 from .signals import Signals, embedded_texts
@@ -24,6 +25,7 @@ SEEDS = 10
 SETTINGS: dict[str, dict[str, list[Any]]] = {  # topic: the values of its options, all combinations
     "ridge, covering": {"k": [100, 500, 1500], "c": [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, "random"]},
     "ridge, towards a target": {"k": [50, 250, 500, 1500], "c": [0.1, 1.0, 3.0, 10.0, 30.0, 100.0, "random"]},
+    "ridge, covering a pool with junk": {"k": [250], "c": [0.1, 0.3, 1.0, 2.0, 3.0, 10.0, "random"]},
     "scores as": {
         "k": [250],
         "way": ["precision", "regression queries", "raw dual", "centred dual", "weighted queries", "top-k", "random"],
@@ -63,6 +65,8 @@ class Sensitivity:
         """The figures of one line for one draw."""
         bank = load_bank(self.data)
         kind: Kind = "alpaca" if unit["topic"] in ALPACA else "mixed"
+        if unit["topic"].endswith("with junk"):
+            kind = "noisy"
         pool = drawn(self.data, kind, unit["seed"])
         if unit["topic"] == "stability":
             return stability(pool, unit)
@@ -112,6 +116,9 @@ def figures(bank: Bank, pool: Pool, picks: Tensor) -> Unit:
         "vendi": vendi(chosen),
         "judges' score": float(pool.scores[picks].nanmean()),
     }
+    if pool.kind == "noisy":
+        del found["judges' score"]  # shuffled rows have none
+        found["junk"] = junk(pool, picks)[0]
     if pool.kind == "mixed":
         found["target share"] = float((pool.source[picks] == 1).double().mean())
         found["target coverage"] = coverage(bank.judges["gsm8k"].vectors, chosen)
@@ -198,6 +205,7 @@ def dual(X: Tensor, scores: Tensor, k: int, noise: float) -> Tensor:
 
 WAYS: dict[str, Callable[[Pool, Unit], Tensor]] = {
     "ridge, covering": cover_by_ridge,
+    "ridge, covering a pool with junk": cover_by_ridge,
     "ridge, towards a target": target_by_ridge,
     "scores as": by_scores,
     "quality": by_quality,
