@@ -39,7 +39,9 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "openai/gsm8k": DatasetDict(train=Dataset.from_list(maths), test=Dataset.from_list(maths[:9])),
     }
 
-    def load(name: str, config_name: str | None = None, *, split: str, revision: str | None = None) -> Dataset:
+    def load(
+        name: str, config_name: str | None = None, *, split: str, revision: str | None = None, token: object = None
+    ) -> Dataset:
         part, _, cut = split.partition("[:")
         found = known[name][part]
         return found.select(range(min(len(found), int(cut[:-1])))) if cut else found

@@ -6,7 +6,10 @@ import typer
 
 from hf_gip.cli.compare import compare_command
 from hf_gip.cli.explain import explain_command
+from hf_gip.cli.load import load_command
+from hf_gip.cli.push import push_command
 from hf_gip.cli.report import report_command
+from hf_gip.cli.reproduce import reproduce_command
 from hf_gip.cli.select import select_command
 from hf_gip.cli.verify import verify_command
 
@@ -19,7 +22,10 @@ PROGRAM = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 PROGRAM.command("select")(select_command)
+PROGRAM.command("push")(push_command)
+PROGRAM.command("load")(load_command)
 PROGRAM.command("verify")(verify_command)
+PROGRAM.command("reproduce")(reproduce_command)
 PROGRAM.command("compare")(compare_command)
 PROGRAM.command("explain")(explain_command)
 PROGRAM.command("report")(report_command)

@@ -16,7 +16,13 @@ def select_command(
         str, typer.Argument(help="A Hub id, a .parquet, .jsonl, .csv … file, or a save_to_disk folder.")
     ],
     k: Annotated[int, typer.Option("--k", help="How many rows to choose.")],
-    out: Annotated[Path, typer.Option("--out", help="A new or empty folder for the result.")],
+    out: Annotated[Path | None, typer.Option("--out", help="A new or empty folder for the result.")] = None,
+    push_to: Annotated[
+        str | None, typer.Option("--push-to", help="A dataset repository for the result, such as me/rows.")
+    ] = None,
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Of a new repository; follows the source unless told.")
+    ] = None,
     scores: Annotated[str | None, typer.Option(help="Numeric columns, larger is better: a,b or a=2,b=1.")] = None,
     scores_as: Annotated[
         Literal["precision", "queries"], typer.Option(help="How far rows are trusted, or what is wanted.")
@@ -63,10 +69,9 @@ def select_command(
     from hf_gip.cli.output import console, size
     from hf_gip.dataset.gip_select import gip_select
     from hf_gip.dataset.open import open_dataset
-    from hf_gip.manifest.layout import check_empty
     from hf_gip.manifest.save import save_subset
 
-    check_empty(out)
+    _check_where(out, push_to)
     terminal = console()
     started = time.perf_counter()
     pool = open_dataset(source, split=split, config=config, revision=revision)
@@ -99,10 +104,30 @@ def select_command(
     started = time.perf_counter()
     subset = gip_select(pool, k, **options)
     _show(subset, started, terminal)
-    started = time.perf_counter()
-    manifest = save_subset(subset, out, include_rows=rows)
-    written = size(sum(entry.size for entry in manifest.files.values()))
-    terminal.print(Text(f"Saved {written} to {str(out)!r}{_since(started)}: check it with `hf-gip verify`."))
+    if out is not None:
+        started = time.perf_counter()
+        manifest = save_subset(subset, out, include_rows=rows)
+        written = size(sum(entry.size for entry in manifest.files.values()))
+        terminal.print(Text(f"Saved {written} to {str(out)!r}{_since(started)}: check it with `hf-gip verify`."))
+    if push_to is not None:
+        from hf_gip.hub.push import push_to_hub
+
+        done = push_to_hub(subset, push_to, include_rows=rows, private=private, split="train")
+        terminal.print(Text(f"Published {done.commit_url}: check it with `hf-gip verify {push_to}`."))
+
+
+def _check_where(out: Path | None, push_to: str | None) -> None:
+    """Raise unless there is a place for the result.
+
+    Raises:
+        ValueError: If none was named.
+    """
+    from hf_gip.manifest.layout import check_empty
+
+    if out is None and push_to is None:
+        raise ValueError("the result must go somewhere: give `--out FOLDER`, `--push-to me/rows`, or both.")
+    if out is not None:
+        check_empty(out)
 
 
 def _show(subset: "Dataset", started: float, terminal: "Console") -> None:

@@ -43,9 +43,7 @@ def open_dataset(
         return _file(path)
     if not _looks_like_hub_id(source):
         raise FileNotFoundError(f"no file or folder {source!r}: check the path, or give a Hub id such as 'user/name'.")
-    return datasets.load_dataset(
-        source, config, split=split, revision=revision, **({} if token is None else {"token": token})
-    )
+    return datasets.load_dataset(source, config, split=split, revision=revision, token=token)
 
 
 def _file(path: Path) -> Dataset:

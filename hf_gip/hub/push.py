@@ -103,7 +103,7 @@ def _named(subset: Any, split: str | None) -> dict[str, Dataset]:
         )
     if len({str(rows.features) for rows in subset.values()}) != 1:
         raise ValueError("`subset` must have the same columns in every split: publish the splits one by one.")
-    return {name: subset[name] for name in sorted(subset, key=lambda name: name != "train")}
+    return {str(name): subset[name] for name in sorted(subset, key=lambda name: name != "train")}
 
 
 def _ensure(api: HfApi, repo_id: str, private: bool | None, closed: str | None, hidden: bool) -> None:

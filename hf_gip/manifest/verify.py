@@ -11,7 +11,7 @@ from hf_gip.manifest.report import Check, Report
 from hf_gip.manifest.schema import Manifest, read_manifest
 from hf_gip.manifest.slots import Slot, files_in, slot_roots
 
-Opener = Callable[[Manifest], Dataset]
+Opener = Callable[[Manifest], Dataset | None]
 
 
 def verify_folder(
