@@ -187,7 +187,7 @@ def epoch(folder: str, count: int, k: int, features: Any) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, and write `results/callback.*`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=600, help="rows of the pool")
+    parser.add_argument("--rows", type=int, default=480, help="rows of the pool")
     parser.add_argument("--memory-rows", type=int, default=20_000, help="rows of the memory measurement")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()

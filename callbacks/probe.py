@@ -139,6 +139,9 @@ class Probe:
                 "token: only a language model's loss is read."
             )
         target = self.labels[:, 1:]
-        logits = output.logits[:, :-1].float().transpose(1, 2)
-        loss = nn.functional.cross_entropy(logits, target, ignore_index=-100, reduction="none").sum(dim=1)
-        return loss / (target != -100).sum(dim=1).clamp(min=1)
+        counted = target != -100
+        each = nn.functional.cross_entropy(
+            output.logits[:, :-1][counted].float(), target[counted], reduction="none"
+        )  # only where a token counts: prompts and padding cost nothing
+        loss = torch.zeros(counted.shape, device=each.device).masked_scatter(counted, each).sum(dim=1)
+        return loss / counted.sum(dim=1).clamp(min=1)
