@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from os import PathLike
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -104,6 +105,45 @@ def plot_histogram(pool: "Tensor", chosen: "Tensor", name: str, *, ax: "Axes | N
     taken = np.clip(taken, edges[0], edges[-1])
     ax.hist(taken, bins=list(edges), weights=next(share), color=INK, label="chosen", histtype="step", linewidth=1.6)
     ax.set(xlabel=name, ylabel="share of rows", title=f"{name}: pool and chosen")
+    ax.legend(loc="best", frameon=False)
+    return _figure(ax)
+
+
+def plot_overlap(folder: "str | PathLike[str]", *, ax: "Axes | None" = None) -> "Figure":
+    """Draw how much of each selection of a training run was in the one before, and in the first.
+
+    Args:
+        folder: The run's `output_dir`, where `GIPSelectionCallback` wrote `gip/selection_epoch_*.parquet`.
+        ax: Axes to draw into, instead of a new figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        FileNotFoundError: If the run has fewer than two selections.
+    """
+    from pathlib import Path
+
+    import pyarrow.parquet as pq
+
+    paths = sorted((Path(folder) / "gip").glob("selection_epoch_*.parquet"))
+    if len(paths) < 2:
+        raise FileNotFoundError(
+            f"folder {Path(folder).name!r} must hold at least two selections in gip/, got {len(paths)}: give the "
+            "`output_dir` of a run that selected again."
+        )
+    tables = [pq.read_table(path, columns=["index", "epoch"]) for path in paths]
+    rounds = [set(table["index"].to_pylist()) for table in tables]
+    epochs = [table["epoch"][0].as_py() for table in tables]
+    ax = ax or _new_axes()
+    for earlier, color, label in (
+        (rounds[:-1], INK, "the one before"),
+        ([rounds[0]] * len(rounds), ACCENT, "the first"),
+    ):
+        share = [len(a & b) / len(a | b) for a, b in zip(earlier, rounds[1:], strict=False)]
+        ax.plot(epochs[1:], share, marker="o", color=color, label=f"rows shared with {label}")
+    ax.set(xlabel="epoch", ylabel="|A ∩ B| / |A ∪ B|", ylim=(-0.02, 1.02), title="How selections overlap")
+    ax.set_xticks(epochs[1:])
     ax.legend(loc="best", frameon=False)
     return _figure(ax)
 

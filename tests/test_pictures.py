@@ -3,12 +3,14 @@
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import samples
 import torch
 
 from hf_gip.core.gip import gip
-from hf_gip.pictures import plot_gains, plot_histogram, plot_map
+from hf_gip.pictures import plot_gains, plot_histogram, plot_map, plot_overlap
 
 
 def test_the_gains_and_the_share_are_drawn_as_they_are(tmp_path: Path) -> None:
@@ -55,3 +57,17 @@ def test_the_random_band_spans_least_to_most() -> None:
     selection = gip(samples.rows(30, 6), samples.queries(3, 6), 8, noise=0.1)
     band = plot_gains(selection, random={4: [0.1, 0.3], 8: [0.2, 0.4]}).axes[1].collections[0]
     assert band.get_paths()[0].get_extents().bounds == pytest.approx((4, 0.1, 4, 0.3))
+
+
+def test_overlap_of_a_run_is_read_from_its_selections(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"^folder 'run' must hold at least two selections in gip/, got 0: give "
+    ):
+        plot_overlap(tmp_path / "run")
+    (tmp_path / "run" / "gip").mkdir(parents=True)
+    for epoch, rows in enumerate([[1, 2, 3, 4], [3, 4, 5, 6], [5, 6, 3, 4]]):
+        table = pa.table({"index": rows, "epoch": [epoch] * 4})
+        pq.write_table(table, tmp_path / "run" / "gip" / f"selection_epoch_{epoch:05d}.parquet")
+    before, first = plot_overlap(tmp_path / "run").axes[0].lines
+    assert before.get_ydata().tolist() == pytest.approx([2 / 6, 1.0])
+    assert first.get_ydata().tolist() == pytest.approx([2 / 6, 2 / 6])

@@ -75,6 +75,11 @@ def test_the_share_that_is_new_is_the_explanations_novelty(tmp_path: Path) -> No
     for rank in (0, 5, 11):
         found = subset.selection.explain(int(subset.selection.indices[rank]))
         assert page["rows"][rank][column] == f"{found.novelty:.0%}"
+    covered = rows.add_column("kind", ["a", "b"] * 30).gip_select(9, encoder="lexical", cover=["kind"])
+    fresh = table(covered.selection.report(tmp_path / "covered.html"))["rows"]
+    for rank in (0, 8):
+        found = covered.selection.explain(int(covered.selection.indices[rank]))
+        assert fresh[rank][column] == f"{found.novelty:.0%}"
     X = torch.randn(30, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     selection = hf_gip.gip(X, None, 9, noise=0.2)
     every = [explain(selection, int(row), X).novelty for row in selection.indices]

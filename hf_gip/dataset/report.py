@@ -50,23 +50,24 @@ def write_report(subset: Dataset, path: str | PathLike[str]) -> Path:
 
 def report_with_evidence(selection: Selection, signals: Signals, path: str | PathLike[str]) -> Path:
     """The page with everything that the pool, its features and its scores can show."""
+    from hf_gip.dataset.evidence import GipEvidence
+
     pool, features = signals.dataset, signals.features()
-    queries = signals.queries(features)
-    matrix = features.matrix
+    problem, asked = GipEvidence(signals).problem(selection), signals.queries(features)
     chosen = pool.select(selection.indices.numpy())
     columns: dict[str, Sequence[Any]] = {}
     if len(selection) <= EXPLAINED:
-        fresh = novelty_of_picks(selection, matrix, precision=signals.precision())
+        fresh = novelty_of_picks(selection, problem.matrix, precision=signals.precision())
         columns["new"] = [f"{share:.0%}" for share in fresh.tolist()]
     random = None
     if selection.record["parameters"]["objective"] == "projection" and signals.scores is None:
         noise = float(selection.record["parameters"]["noise"])
-        random = _random_band(matrix, None if queries is None else queries.matrix, len(selection), noise)
+        random = _random_band(problem.rows(), problem.queries, len(selection), noise)
     pictures = [
         ("What each pick added, beside random subsets", plot_gains(selection, random=random)),
         (
             "The pool on its first two principal components, with the picks",
-            plot_map(matrix, selection, None if queries is None else queries.matrix),
+            plot_map(features.matrix, selection, None if asked is None else asked.matrix),
         ),
     ]
     if signals.scores is not None:

@@ -95,7 +95,7 @@ def _data(selection: Selection, texts: Sequence[str], columns: Mapping[str, Sequ
     names = [{"name": name, "number": True} for name in ("pick", "row", "gain", *columns)]
     values = zip(selection.indices.tolist(), selection.gains.tolist(), texts, *columns.values(), strict=True)
     rows = [
-        [str(rank), str(row), f"{gain:.4g}", *map(str, more), text[:WORDS]]
+        [str(rank), str(row), f"{gain:.4g}", *map(str, more), text if len(text) <= WORDS else text[: WORDS - 1] + "…"]
         for rank, (row, gain, text, *more) in enumerate(values, start=1)
     ]
     content = json.dumps({"columns": [*names, {"name": "text", "number": False}], "rows": rows}, ensure_ascii=False)
