@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from hf_gip.core.engine.greedy import Picks, first_best
+from hf_gip.core.engine.greedy import Picks
+from hf_gip.core.engine.shortlist import first_best
 
 
 def project(

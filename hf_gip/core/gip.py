@@ -10,10 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hf_gip.core.checks import check_k, check_matrix
-from hf_gip.core.engine.greedy import greedy, ratio
+from hf_gip.core.engine.greedy import greedy
 from hf_gip.core.engine.ledger import Ledger
 from hf_gip.core.engine.loop import match
 from hf_gip.core.engine.objectives import Information, Projection
+from hf_gip.core.engine.shortlist import ratio
 from hf_gip.core.limits import Limits
 from hf_gip.core.rows import MemoryRows, Rows
 from hf_gip.core.selection import Selection

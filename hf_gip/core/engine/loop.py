@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hf_gip.core.engine.greedy import Picks, first_best
+from hf_gip.core.engine.greedy import Picks
+from hf_gip.core.engine.shortlist import first_best
 
 
 def match(features: Float[Tensor, "n d"], scale: Float[Tensor, " n"], queries: Float[Tensor, "d r"], k: int) -> Picks:

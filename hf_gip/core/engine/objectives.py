@@ -37,6 +37,22 @@ class Panel:
         return Panel(self.first[:count], self.second[:count], self.beta[:count], self.gains[:count])
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the state holds of some rows."""
+
+    scale: Float[Tensor, " p"]
+    C: Float[Tensor, "p r"]  # empty where it is not kept
+    top: Float[Tensor, " p"]
+    bottom: Float[Tensor, " p"]
+    floor: Float[Tensor, " p"] | None
+
+    def at(self, where: slice | Int64[Tensor, " c"]) -> "Held":
+        """The same of some of them."""
+        floor = None if self.floor is None else self.floor[where]
+        return Held(self.scale[where], self.C[where], self.top[where], self.bottom[where], floor)
+
+
 def fill(source: Rows, scale: Float[Tensor, " n"], columns: Float[Tensor, "d r"]) -> Float[Tensor, "n r"]:
     """The product X columns, its rows scaled."""
     out = scale.new_empty(source.n, columns.shape[1])
@@ -85,47 +101,37 @@ class Projection:
         self.stop = torch.finfo(work).eps * total if ridge == 0 else -1.0
         self.bottom = power + ridge
         self.top = self.C.square().sum(1) if self.kept else energies(source, scale, self.residual)
-        self.since, self.level = 0, float((self.top / self.bottom).max()) if ridge else 0.0
+        self.since, self.level = 0, 0.0
 
-    def left(self, rows: Float[Tensor, "p d"]) -> tuple[Float[Tensor, "p d"]]:
-        """Rows Σ_S."""
-        return (self.posterior.of(rows),)
+    def held(self) -> Held:
+        """All that is kept per row here."""
+        return Held(self.scale, self.C, self.top, self.bottom, self.floor)
 
-    def kernels(
-        self, near: Int64[Tensor, " p"], rows: Float[Tensor, "p d"], left: tuple[Tensor, ...]
-    ) -> tuple[Float[Tensor, "p p"], Float[Tensor, "p p"]]:
-        """X Σ_S Xᵀ and C Cᵀ of the rows `near`."""
-        work = self.scale.dtype
-        C = self.C[near] if self.kept else rows.to(work) @ self.residual.to(work)
-        return left[0].to(work) @ rows.T.to(work), C @ C.T
+    def kernels(self, rows: Float[Tensor, "p d"], held: Held) -> tuple[Float[Tensor, "p p"], Float[Tensor, "p p"]]:
+        """X Σ_S Xᵀ and C Cᵀ of scaled rows, to draft by."""
+        C = held.C if self.kept else rows @ self.residual.to(rows.dtype)
+        return self.posterior.of(rows) @ rows.T, C @ C.T
 
-    def panel(
-        self,
-        picks: Int64[Tensor, " b"],
-        rows: Float[Tensor, "b d"],
-        left: tuple[Tensor, ...],
-    ) -> Panel:
-        """The columns of the drafted picks."""
-        triangle, first = factor(rows, left[0], self.ridge)
+    def panel(self, rows: Float[Tensor, "b d"], held: Held) -> Panel:
+        """The columns of the drafted picks, from their scaled rows in float64."""
+        triangle, first = factor(rows, self.posterior.of(rows), self.ridge)
         good = len(first)
         if self.ridge == 0 and self.told:
             beta = first @ self.residual  # a pick in the span of others has no row in L⁻¹
         else:
-            C = rows[:good] @ self.residual if self.told else self.C[picks[:good]].double()
+            C = rows[:good] @ self.residual if self.told else held.C[:good].double()
             beta = torch.linalg.solve_triangular(triangle, C, upper=False)
         second = first[:0] if self.kept else beta @ self.residual.T - _halved(beta).T @ first
         return Panel(first, second, beta, beta.square().sum(1))
 
-    def products(
-        self, rows: Float[Tensor, "c d"], where: slice | Int64[Tensor, " c"], panel: Panel, out: Float[Tensor, "q c"]
-    ) -> None:
+    def products(self, rows: Float[Tensor, "c d"], held: Held, panel: Panel, out: Float[Tensor, "q c"]) -> None:
         """Products a and, below them, e for rows (c × d, in the working dtype)."""
         work, b = self.scale.dtype, len(panel.gains)
         if not self.kept:
-            torch.mm(torch.cat([panel.first, panel.second]).to(work), rows.T, out=out).mul_(self.scale[where])
+            torch.mm(torch.cat([panel.first, panel.second]).to(work), rows.T, out=out).mul_(held.scale)
             return
-        torch.mm(panel.first.to(work), rows.T, out=out[:b]).mul_(self.scale[where])
-        torch.mm(panel.beta.to(work), self.C[where].T, out=out[b:])
+        torch.mm(panel.first.to(work), rows.T, out=out[:b]).mul_(held.scale)
+        torch.mm(panel.beta.to(work), held.C.T, out=out[b:])
         out[b:].addmm_(_halved(panel.beta).T.to(work), out[:b], alpha=-1)
 
     def moves(self, a: Float[Tensor, "*b c"], e: Float[Tensor, "*b c"]) -> tuple[Tensor, Tensor]:
@@ -133,7 +139,7 @@ class Projection:
         return (a * e).mul_(2), a.square()
 
     def step(
-        self, near: "Near", j: Int64[Tensor, " 1"], gain: Float[Tensor, " p"], t: int
+        self, near: "Trial", j: Int64[Tensor, " 1"], gain: Float[Tensor, " p"], t: int
     ) -> tuple[Float[Tensor, "1 p"], Float[Tensor, "1 p"]]:
         """Products a and e of drafting j: column j of both kernels, less what the drafts before took from them."""
         A, E = near.a[:t], near.e[:t]
@@ -161,7 +167,7 @@ class Projection:
 
     def refresh(self, best: float) -> None:
         """Without C, make top anew from Q_S before the error of its differences counts."""
-        self.since += 1
+        self.since, self.level = self.since + 1, max(self.level, best)
         if not self.kept and (self.since >= 32 or best < 0.2 * self.level):
             self.top = energies(self.source, self.scale, self.residual)
             self.since, self.level = 0, best
@@ -182,38 +188,33 @@ class Information:
         self.top = energies(source, scale, whitened)
         self.bottom = (energies(source, scale, None) - self.top).clamp_(min=0) + ridge
 
-    def left(self, rows: Float[Tensor, "p d"]) -> tuple[Float[Tensor, "p d"], Float[Tensor, "p d"]]:
-        """Rows Σ without and with the queries known."""
-        return self.plain.of(rows), self.given.of(rows)
+    def held(self) -> Held:
+        """All that is kept per row here."""
+        return Held(self.scale, self.scale.new_empty(len(self.scale), 0), self.top, self.bottom, None)
 
-    def kernels(
-        self, near: Int64[Tensor, " p"], rows: Float[Tensor, "p d"], left: tuple[Tensor, ...]
-    ) -> tuple[Float[Tensor, "p p"], Float[Tensor, "p p"]]:
-        """X Σ Xᵀ without and with the queries known."""
-        work = self.scale.dtype
-        return left[0].to(work) @ rows.T.to(work), left[1].to(work) @ rows.T.to(work)
+    def kernels(self, rows: Float[Tensor, "p d"], held: Held) -> tuple[Float[Tensor, "p p"], Float[Tensor, "p p"]]:
+        """X Σ Xᵀ without and with the queries known, of scaled rows, to draft by."""
+        return self.plain.of(rows) @ rows.T, self.given.of(rows) @ rows.T
 
-    def panel(self, picks: Int64[Tensor, " b"], rows: Float[Tensor, "b d"], left: tuple[Tensor, ...]) -> Panel:
-        """The columns of the drafted picks."""
-        triangle, first = factor(rows, left[0], self.ridge)
-        lower, second = factor(rows, left[1], self.ridge)
+    def panel(self, rows: Float[Tensor, "b d"], held: Held) -> Panel:
+        """The columns of the drafted picks, from their scaled rows in float64."""
+        triangle, first = factor(rows, self.plain.of(rows), self.ridge)
+        lower, second = factor(rows, self.given.of(rows), self.ridge)
         good = min(len(first), len(second))
         gains = (triangle.diagonal()[:good] / lower.diagonal()[:good]).log().clamp_(min=0)
         return Panel(first[:good], second[:good], first[:good, :0], gains)
 
-    def products(
-        self, rows: Float[Tensor, "c d"], where: slice | Int64[Tensor, " c"], panel: Panel, out: Float[Tensor, "q c"]
-    ) -> None:
+    def products(self, rows: Float[Tensor, "c d"], held: Held, panel: Panel, out: Float[Tensor, "q c"]) -> None:
         """Products a and, below them, e for rows (c × d, in the working dtype)."""
         columns = torch.cat([panel.first, panel.second]).to(self.scale.dtype)
-        torch.mm(columns, rows.T, out=out).mul_(self.scale[where])
+        torch.mm(columns, rows.T, out=out).mul_(held.scale)
 
     def moves(self, a: Float[Tensor, "*b c"], e: Float[Tensor, "*b c"]) -> tuple[Tensor, Tensor]:
         """By how much each pick lowers top and bottom."""
         return (a - e).mul_(a + e), e.square()
 
     def step(
-        self, near: "Near", j: Int64[Tensor, " 1"], gain: Float[Tensor, " p"], t: int
+        self, near: "Trial", j: Int64[Tensor, " 1"], gain: Float[Tensor, " p"], t: int
     ) -> tuple[Float[Tensor, "1 p"], Float[Tensor, "1 p"]]:
         """Products a and e of drafting j."""
         A, E = near.a[:t], near.e[:t]
@@ -237,7 +238,7 @@ class Information:
 
 
 @dataclass(slots=True)
-class Near:
+class Trial:
     """The shortlist while picks are drafted from it."""
 
     K: Float[Tensor, "p p"]

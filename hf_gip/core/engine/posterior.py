@@ -21,8 +21,8 @@ class Posterior:
     def of(self, rows: Float[Tensor, "p d"]) -> Float[Tensor, "p d"]:
         """Rows Σ_S."""
         if self.matrix is not None:
-            return rows @ self.matrix
-        basis = self.basis[: self.used]
+            return rows @ self.matrix.to(rows.dtype)
+        basis = self.basis[: self.used].to(rows.dtype)
         for _ in range(self.sweeps):
             rows = rows - (rows @ basis.T) @ basis
         return rows
