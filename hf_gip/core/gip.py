@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from hf_gip.core.engine.greedy import greedy
 from hf_gip.core.engine.ledger import Ledger
 from hf_gip.core.engine.loop import match
 from hf_gip.core.engine.objectives import Information, Projection
+from hf_gip.core.engine.ranks import Ranks, agree, fingerprint, shared
 from hf_gip.core.engine.shortlist import ratio
 from hf_gip.core.limits import Limits
 from hf_gip.core.rows import MemoryRows, Rows
@@ -34,6 +36,7 @@ def gip(
     pursuit: Literal["orthogonal", "matching"] = "orthogonal",
     prefilter: int | None = None,
     limits: Limits | None = None,
+    group: dist.ProcessGroup | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Selection:
     r"""Choose `k` rows that hold most of what the queries ask for.
@@ -70,6 +73,10 @@ def gip(
             candidates. `record["prefilter"]` holds the first gain of the last row kept and of the first row cut.
         limits: Rows given from the start, quotas per group, a budget of tokens (`hf_gip.core.limits.Limits`); each
             pick is the best row that is still allowed. A budget, and each given row, costs one pass per pick.
+        group: Processes that share the rows (`torch.distributed.group.WORLD` under `torchrun`): `features` and
+            `precision` are then this rank's share, rows are numbered through in rank order, and every rank returns
+            the whole selection. A block of picks costs one gather of its shortlist and one reduction. A rank that
+            ends makes the others fail; one that hangs does so within the group's `timeout`.
         progress: Called after each pass with the number of picks and of passes so far.
 
     Returns:
@@ -79,18 +86,25 @@ def gip(
 
     Raises:
         TypeError: If a matrix is no floating-point tensor.
-        ValueError: If a shape, a value or a name is wrong, or the features or the queries are all zero.
+        ValueError: If a shape, a value or a name is wrong, the features or the queries are all zero, or ranks
+            disagree.
     """
     check_names(objective, pursuit, noise, precision)
     source = _rows(features, pursuit)
-    check_k(k, source.n)
+    if group is not None:
+        if pursuit == "matching" or prefilter is not None or limits is not None:
+            raise ValueError("`group` must go without `pursuit`, `prefilter` and `limits`: select in one process.")
+        told = {"k": k, "objective": objective, "noise": noise, "width": source.d, "dtype": str(source.dtype)}
+        agree({**told, "queries": fingerprint(queries)}, group)
+    ranks = shared(source.n, group)
+    check_k(k, ranks.n)
     if prefilter is not None and not k <= prefilter <= source.n:
         raise ValueError(
             f"`prefilter` must lie between `k` ({k}) and the number of rows ({source.n}), got {prefilter}."
         )
     if limits is not None:
         _check_limits(limits, source.n, k, noise, prefilter is None and pursuit == "orthogonal")
-    setting = prepare(source, queries, noise, precision)
+    setting = prepare(source, queries, noise, precision, ranks)
     work = _Work(source, setting.scale, setting.queries, k, float(noise), objective)
     kept, cut = None, None
     if prefilter is not None:
@@ -103,10 +117,11 @@ def gip(
         state = work.state()
         told = {"log": objective == "information"}
         ledger = None if limits is None else Ledger(limits, source.n, k, setting.scale.device, **told)
-        picks = greedy(work.source, state, k, ledger=ledger, progress=progress)
+        inside = ranks if kept is None else None
+        picks = greedy(work.source, state, k, ledger=ledger, ranks=inside, progress=progress)
     indices = picks.indices if kept is None else kept.cpu()[picks.indices]
     gains = picks.gains * (setting.query_energy if objective == "projection" else 1.0)
-    chosen = source.rows(indices).double() / math.sqrt(setting.row_energy)
+    chosen = _chosen(source, indices, ranks) / math.sqrt(setting.row_energy)
     full_at = _span_full_at(chosen, setting.queries)
     record = {
         "method": "gip",
@@ -126,7 +141,7 @@ def gip(
     }
     if cut is not None:
         record["prefilter"] = cut
-    total = _total(source, setting, k, objective, noise, queries is None)
+    total = _total(source, setting, k, objective, noise, queries is None, ranks)
     return Selection(indices, gains, total=total, record=record)
 
 
@@ -154,6 +169,17 @@ def _rows(features: Float[Tensor, "n d"] | Rows, pursuit: str) -> Rows:
         return features
     check_matrix("features", features)
     return MemoryRows(features)
+
+
+def _chosen(source: Rows, indices: Int64[Tensor, " k"], ranks: Ranks) -> Float[Tensor, "k d"]:
+    """The rows `indices`, whoever holds them, in float64."""
+    if ranks.group is None:
+        return source.rows(indices).double()
+    here = (indices >= ranks.first) & (indices < ranks.first + source.n)
+    mine = source.rows(indices[here] - ranks.first).double()
+    out = mine.new_zeros(len(indices), source.d)
+    out[here.to(out.device)] = mine
+    return ranks.total(out)
 
 
 def _strongest(work: _Work, size: int) -> tuple[Int64[Tensor, " p"], dict[str, float | int | None]]:
@@ -194,12 +220,14 @@ def _span_full_at(chosen: Float[Tensor, "k d"], queries: Float[Tensor, "d r"]) -
     return None
 
 
-def _total(source: Rows, setting: Setting, k: int, objective: str, noise: float, own: bool) -> float | None:
+def _total(
+    source: Rows, setting: Setting, k: int, objective: str, noise: float, own: bool, ranks: Ranks
+) -> float | None:
     if objective == "projection":
         return setting.query_energy * float(setting.queries.square().sum())
     if k < source.d and not own:
         return None
-    known = gram(source, setting.scale, setting.scale.dtype) / noise
+    known = gram(source, setting.scale, setting.scale.dtype, ranks) / noise
     known.diagonal().add_(1.0)
     left = setting.queries.T @ torch.linalg.solve(known, setting.queries)
     unit = torch.eye(len(left), dtype=torch.float64, device=left.device)

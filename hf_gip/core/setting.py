@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hf_gip.core.checks import check_matrix
+from hf_gip.core.engine.ranks import Ranks, admit, shared
 from hf_gip.core.engine.rows import pieces
 from hf_gip.core.rows import Rows, precision
 
@@ -29,17 +30,19 @@ def prepare(
     queries: Float[Tensor, "m d"] | None,
     noise: float,
     weight: Float[Tensor, " n"] | None,
+    ranks: Ranks | None = None,
 ) -> Setting:
-    """Units and compressed queries: one walk over the features, two without queries.
+    """Units and compressed queries: one walk over the features, two without queries; the same on all `ranks`.
 
     Raises:
         ValueError: If the weights are not one per row.
     """
     work = precision(features.dtype)
-    row_energy, device = row_mean(features)
+    ranks = ranks or shared(features.n, None)
+    row_energy, device = row_mean(features, ranks)
     if queries is None:
         query_energy = row_energy
-        columns = _own(features, row_energy, work)
+        columns = _own(features, row_energy, work, ranks)
     else:
         check_matrix("queries", queries, features.d)
         query_energy = float(_energies("queries", queries, 0).mean())
@@ -56,25 +59,31 @@ def prepare(
     return Setting((scale / math.sqrt(row_energy)).to(work), columns, row_energy, query_energy)
 
 
-def row_mean(features: Rows) -> tuple[float, torch.device]:
-    """Mean ‖xᵢ‖² in float64, and where the rows are."""
-    total, device = 0.0, torch.device("cpu")
-    for where, rows in pieces(features, PIECE):
-        total += float(_energies("features", rows, where.start).sum())
-        device = rows.device
+def row_mean(features: Rows, ranks: Ranks | None = None) -> tuple[float, torch.device]:
+    """Mean ‖xᵢ‖² in float64, of the rows of all `ranks`, and where the rows are."""
+    ranks = ranks or shared(features.n, None)
+    total, device, problem = 0.0, torch.device("cpu"), None
+    try:
+        for where, rows in pieces(features, PIECE):
+            total += float(_energies("features", rows, where.start).sum())
+            device = rows.device
+    except ValueError as error:
+        problem = str(error)
+    admit(problem, ranks.group)  # all ranks end with the one that cannot go on
+    total = float(ranks.total(torch.tensor([total], dtype=torch.float64, device=device)))
     if total == 0:
-        _nothing("features", features.n)
-    return total / features.n, device
+        _nothing("features", ranks.n)
+    return total / ranks.n, device
 
 
-def gram(features: Rows, scale: Float[Tensor, " n"] | None, work: torch.dtype) -> Float[Tensor, "d d"]:
-    """XᵀX of the scaled rows, summed in float64 over chunks multiplied in the working type."""
+def gram(features: Rows, scale: Float[Tensor, " n"] | None, work: torch.dtype, ranks: Ranks) -> Float[Tensor, "d d"]:
+    """XᵀX of the scaled rows of all ranks, summed in float64 over chunks multiplied in the working type."""
     out: Tensor | None = None
     for where, rows in pieces(features, PIECE):
         scaled = rows.to(work) if scale is None else rows.to(work) * scale[where, None]
         part = (scaled.T @ scaled).double()
         out = part if out is None else out.add_(part)
-    return torch.zeros(features.d, features.d, dtype=torch.float64) if out is None else out
+    return ranks.total(torch.zeros(features.d, features.d, dtype=torch.float64) if out is None else out)
 
 
 def _energies(name: str, matrix: Float[Tensor, "n d"], first: int) -> Float[Tensor, " n"]:
@@ -92,11 +101,11 @@ def _nothing(name: str, n: int) -> None:
     raise ValueError(f"`{name}` must hold at least one row that is not zero, got {n} zero row(s).")
 
 
-def _own(features: Rows, energy: float, work: torch.dtype) -> Float[Tensor, "d r"]:
+def _own(features: Rows, energy: float, work: torch.dtype, ranks: Ranks) -> Float[Tensor, "d r"]:
     """The features as queries of themselves."""
-    if features.n < features.d:
+    if ranks.group is None and features.n < features.d:
         return _compress(features.rows(torch.arange(features.n)).to(work) / math.sqrt(energy))
-    return _columns(gram(features, None, work) / energy, work)
+    return _columns(gram(features, None, work, ranks) / energy, work)
 
 
 def _compress(queries: Float[Tensor, "m d"]) -> Float[Tensor, "d r"]:

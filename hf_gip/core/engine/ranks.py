@@ -55,9 +55,8 @@ class Ranks:
         height = min(size, max(self.counts))
         mine = rows.new_zeros(height, rows.shape[1])
         mine[: len(rows)] = rows
-        out = rows.new_empty(len(self.counts) * height, rows.shape[1])
-        dist.all_gather_into_tensor(out, mine, group=self.group)
-        parts = out.split(height)
+        parts = [torch.empty_like(mine) for _ in self.counts]
+        dist.all_gather(parts, mine, group=self.group)
         return torch.cat([part[: min(size, count)] for part, count in zip(parts, self.counts, strict=True)])
 
     def least(self, count: Int64[Tensor, ""], picks: Int64[Tensor, " b"]) -> Int64[Tensor, ""]:

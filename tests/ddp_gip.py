@@ -1,0 +1,66 @@
+"""One rank of tests/test_gip_ddp.py: holds its share of the rows and writes what it saw."""
+
+import datetime
+import json
+import os
+import sys
+from pathlib import Path
+
+import samples
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hf_gip import gip
+
+
+def choices(mine: Tensor, Q: Tensor) -> dict[str, list]:
+    """Both objectives, with and without queries, in both types."""
+    found = {}
+    for name in ("projection", "information"):
+        for asked in (Q, None):
+            for dtype in (torch.float32, torch.float64):
+                queries = None if asked is None else asked.to(dtype)
+                got = gip(mine.to(dtype), queries, 150, objective=name, group=dist.group.WORLD)
+                told = "own" if asked is None else "told"
+                found[f"{name} {told} {dtype}"] = [got.indices.tolist(), got.objective, got.total]
+    return found
+
+
+def die(picks: int, passes: int) -> None:
+    """End without a word after two passes, as a killed process does."""
+    if passes == 2:
+        os._exit(9)
+
+
+def faulty(mode: str, rank: int, mine: Tensor, Q: Tensor) -> None:
+    """What rank 1 does otherwise than the others."""
+    wrong = mine.clone()
+    wrong[3] = torch.nan
+    features = wrong if (mode, rank) == ("nan", 1) else mine
+    queries = Q + 1 if (mode, rank) == ("queries", 1) else Q
+    k = 301 if (mode, rank) == ("k", 1) else 300
+    progress = die if (mode, rank) == ("dies", 1) else None
+    gip(features, queries, k, group=dist.group.WORLD, progress=progress)
+
+
+def main() -> None:
+    """Write this rank's JSON file."""
+    out, mode = Path(sys.argv[1]), sys.argv[2]
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    rank, world = dist.get_rank(), dist.get_world_size()
+    X, Q = samples.rows(700, 24, duplicates=60), samples.queries(5, 24)
+    ends = [0, *(700 * (r + 1) // world + 13 * (r % 2 + 1) for r in range(world - 1)), 700]
+    mine = X[ends[rank] : ends[rank + 1]]
+    found = {}
+    try:
+        if mode == "picks":
+            found = choices(mine, Q)
+        else:
+            faulty(mode, rank, mine, Q)
+    except (ValueError, RuntimeError) as error:
+        found = {"error": str(error)}
+    (out / f"{mode}-{world}-{rank}.json").write_text(json.dumps(found))
+
+
+main()
