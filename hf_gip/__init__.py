@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from hf_gip.core.selection import Selection
     from hf_gip.core.spice import spice
     from hf_gip.dataset.comparison import Comparison, compare
+    from hf_gip.dataset.gtp_select import gtp_select
     from hf_gip.dataset.rate import Endpoint, rate
     from hf_gip.dataset.report import write_report
     from hf_gip.dataset.spice_select import spice_select
+    from hf_gip.dataset.trajectories import gradient_trajectories
     from hf_gip.features.adam import adam_moments
     from hf_gip.features.embed import embed
     from hf_gip.features.gradients import gradient_features
@@ -41,7 +43,9 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "explain": "hf_gip.core.explain",
     "gip": "hf_gip.core.gip",
     "gradient_features": "hf_gip.features.gradients",
+    "gradient_trajectories": "hf_gip.dataset.trajectories",
     "gtp": "hf_gip.core.gtp",
+    "gtp_select": "hf_gip.dataset.gtp_select",
     "less": "hf_gip.core.less",
     "load_subset": "hf_gip.hub.load",
     "push_to_hub": "hf_gip.hub.push",
@@ -66,7 +70,9 @@ __all__ = [
     "gip",
     "gip_select",
     "gradient_features",
+    "gradient_trajectories",
     "gtp",
+    "gtp_select",
     "less",
     "load_subset",
     "push_to_hub",

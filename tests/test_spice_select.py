@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset, DatasetDict, config, disable_caching, enable_caching
 from oracles_pipeline import pipeline
 from peft import LoraConfig, get_peft_model
-from tiny import tiny_model, tiny_rows
+from tiny import LORA, tiny_model, tiny_rows, with_lora
 from torch import nn
 from training import tiny_llama, word_rows, word_tokenizer
 from transformers import LlamaModel
@@ -24,23 +24,11 @@ from hf_gip.core.spice import spice
 from hf_gip.features import proxy, spice_run
 from hf_gip.features.gradients import gradient_features
 
-LORA = {"r": 3, "lora_dropout": 0.2, "target_modules": ["q_proj", "down_proj"]}
-
 
 @pytest.fixture(autouse=True)
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "cache"
-
-
-def with_lora(model: nn.Module) -> nn.Module:
-    lora = get_peft_model(model, LoraConfig(**LORA))
-    with torch.random.fork_rng():
-        torch.manual_seed(4)
-        for name, parameter in lora.named_parameters():
-            if "lora_B" in name:
-                nn.init.normal_(parameter, std=0.1)
-    return lora
 
 
 def pool(n: int = 50) -> Dataset:

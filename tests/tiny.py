@@ -3,9 +3,12 @@
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCABULARY = 48
+LORA = {"r": 3, "lora_dropout": 0.2, "target_modules": ["q_proj", "down_proj"]}
 
 
 def tiny_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
@@ -37,3 +40,14 @@ def tiny_rows(n: int, seed: int = 0) -> list[dict[str, list[int]]]:
         tokens = torch.randint(0, VOCABULARY, (length,), generator=generator).tolist()
         rows.append({"input_ids": tokens, "labels": [-100] * (length // 3) + tokens[length // 3 :]})
     return rows
+
+
+def with_lora(model: nn.Module) -> nn.Module:
+    """`model` with LoRA layers whose B is not zero, so that A has a gradient too."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        lora = get_peft_model(model, LoraConfig(**LORA))
+        for name, parameter in lora.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.1)
+    return lora

@@ -1,7 +1,7 @@
 """Gradient Trajectory Pursuit: few rows whose weighted gradients follow a target's along the whole training run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int64
@@ -23,6 +23,7 @@ def gtp(
     rates: Sequence[float] | None = None,
     ridge: float | None = None,
     max_passes: int = 20,
+    progress: Callable[[int, float], None] | None = None,
 ) -> Selection:
     r"""Choose `k` rows, with weights, whose weighted gradients match a target's at every checkpoint of a run.
 
@@ -54,6 +55,7 @@ def gtp(
         ridge: Penalty ½ρ‖w‖² with ρ = `ridge` · mean‖aᵢ‖². None: 0, but 0.001 where k exceeds the width, as then no
             single best w exists.
         max_passes: Passes over the rows at most.
+        progress: Called after each pass with the number of passes and the residual so far, a share of the target.
 
     Returns:
         `k` rows by falling gain, with `.weights`. Row i's gain is ½ wᵢ aᵢᵀb: at the optimum their sum is exactly
@@ -78,7 +80,7 @@ def gtp(
     unit = math.sqrt(energy)
     pool = SideBySide(parts, [scale / unit for scale in scales])
     penalty = ridge if ridge is not None else (RIDGE if k > pool.d else 0.0)
-    fit = pursue(pool, goals / size, k, penalty, max_passes)
+    fit = pursue(pool, goals / size, k, penalty, max_passes, progress)
     parameters = {"k": k, "rates": list(rates) if rates is not None else None, "ridge": penalty, "targets": len(goals)}
     return as_selection(pool, fit, k, size, size / unit, parameters)
 

@@ -1,5 +1,6 @@
 """Compressive sampling with non-negative weights: the search behind GTP."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from hf_gip.core.rows import SideBySide
 SAME = 1e-12  # rows are copies of each other if 1 − cos² is at most this
 EXACT = 1e-14  # a loss of this share of the target's energy is none
 FALL = 1e-3  # a loss that falls by less than this share is as good as steady
+
+Progress = Callable[[int, float], None]  # passes and residual so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,9 @@ class Fit:
     history: list[float]
 
 
-def pursue(pool: SideBySide, goals: Float[Tensor, "m d"], k: int, ridge: float, max_passes: int) -> Fit:
+def pursue(
+    pool: SideBySide, goals: Float[Tensor, "m d"], k: int, ridge: float, max_passes: int, progress: Progress | None
+) -> Fit:
     """The best at most `k` rows found for `goals` (unit norm in all), rows of mean energy one."""
     scores = positive(pool.products(goals))
     ranking, passes, width = scores, 1, 2 * k
@@ -56,6 +61,8 @@ def pursue(pool: SideBySide, goals: Float[Tensor, "m d"], k: int, ridge: float, 
         if step.loss < loss:
             rows, weights, targets, loss, residual = step.rows, step.weights, step.targets, step.loss, step.residual
             history.append(residual)
+        if progress is not None:
+            progress(passes, residual)
         if fall < FALL:
             width //= 4
         if passes == max_passes or width < max(1, k // 8):

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from datasets import Dataset, DatasetDict, config, is_caching_enabled
+from datasets import Dataset, DatasetDict
 
+from hf_gip.dataset.run_cache import cache_folder
 from hf_gip.dataset.subset import attach, check_dataset, environment, fingerprint_of, select_once, splits
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def spice_select(
         name: value for name, value in options.items() if name not in ("model", "tokenizer", "device", "batch_size")
     }
     request = {"method": "spice", "version": VERSION, "k": k, "proxy": named.identity, **plain}
-    folder = _folder("runs", fingerprint_of(dataset, request))
+    folder = cache_folder("runs", fingerprint_of(dataset, request))
     selection = select_once(dataset, request, lambda: _select(dataset, cast("int", k), named, options, folder))
     from hf_gip.features.spice_run import forget
 
@@ -177,18 +178,15 @@ def _frozen(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any],
 
     import torch
 
+    from hf_gip.dataset.run_cache import cached_gradients
     from hf_gip.features.gradients import GradientRecipe
-    from hf_gip.features.identity import content_id, model_id, rows_id
     from hf_gip.features.spice_run import WindowedRun
-    from hf_gip.features.store import store_gradients
 
     length, seed = options["max_length"], options["seed"]
     recipe = GradientRecipe(options["parameters"], options["dims"], None, False, seed, length)
     order = tokens.usable
     with tempfile.TemporaryDirectory() as scratch:
-        key = content_id({"model": model_id(model), "rows": rows_id(tokens.rows), "recipe": repr(recipe)})
-        where = _folder("gradients", key) or Path(scratch)
-        store = store_gradients(where, model, tokens.rows, recipe, batch_size=options["batch_size"])
+        store = cached_gradients(model, tokens.rows, recipe, options["batch_size"], Path(scratch))
         matrix = store.features.load()
         place = torch.full((len(tokens.rows),), -1)
         place[store.rows] = torch.arange(len(store.rows))
@@ -196,11 +194,6 @@ def _frozen(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any],
             order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))]
         run = WindowedRun(order, k, options["window"] or len(order), rule)
         return run.run(lambda rows: matrix[place[rows]].to(options["device"]), lambda done: None)
-
-
-def _folder(kind: str, name: str) -> Path | None:
-    """Where the datasets cache keeps what is being made, or None where caching is off."""
-    return Path(config.HF_DATASETS_CACHE) / "hf_gip" / kind / name if is_caching_enabled() else None
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -142,7 +142,18 @@ def context_length(model: nn.Module) -> int:
 class GradientReader:
     """Turns batches of tokens into projected per-example gradients. See `gradient_features`."""
 
-    def __init__(self, model: nn.Module, recipe: GradientRecipe, scaling: AdamMoments | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: GradientRecipe,
+        scaling: AdamMoments | None = None,
+        basis: Float[Tensor, "p r"] | None = None,
+    ) -> None:
+        """Find the layers. A `basis`, one column per direction, takes the place of the sketch.
+
+        Raises:
+            ValueError: If options exclude each other, or are out of range.
+        """
         if scaling is not None and (recipe.side is not None or recipe.parameters == "hidden"):
             raise ValueError(
                 "`scaling` needs the exact gradient of weights: leave `side` and `parameters='hidden'` out."
@@ -154,8 +165,13 @@ class GradientReader:
         self.layers = [] if self.hidden else find_layers(model, recipe.parameters)
         self.side, self.seed, self.normalize, self.scaling = recipe.side, recipe.seed, recipe.normalize, scaling
         full = self.full_width()
+        self.basis = None if basis is None else basis.to(next(model.parameters()).device)
+        if basis is not None and (len(basis) != full or recipe.side is not None):
+            raise ValueError(
+                f"`basis` must have one row per weight ({full}), got {len(basis)}, or goes with no `side`."
+            )
         self.dims = recipe.dims if recipe.dims is not None and recipe.dims < full else None
-        self.width = self.dims or full
+        self.width = basis.shape[1] if basis is not None else self.dims or full
         self.flips: dict[int, Tensor] = {}
 
     def full_width(self) -> int:
@@ -180,7 +196,7 @@ class GradientReader:
                 f"`model` must give finite gradients, got NaN or infinity in row {bad}: "
                 "look at these rows, or load the model in bfloat16 or float32."
             )
-        if self.normalize:
+        if self.normalize and self.basis is None:
             vectors = torch.nn.functional.normalize(vectors, dim=1)
         return vectors.cpu()
 
@@ -195,12 +211,17 @@ class GradientReader:
         outputs = [output for record in passed for output in record.outputs]
         flowed = iter(torch.autograd.grad(loss, outputs, allow_unused=True))
         out = torch.zeros(rows, self.width, device=loss.device)
+        energy = torch.zeros(rows, device=loss.device)
         start = 0
         for number, (layer, record) in enumerate(zip(self.layers, passed, strict=True)):
             arrived = [next(flowed) for _ in record.outputs]
             for offset, block in self.weight_gradient(layer, record, arrived, scale):
                 self.add(out, start, number, offset, block)
+                if self.basis is not None:
+                    energy += block.square().sum(dim=1)
             start += self.size(layer)
+        if self.normalize and self.basis is not None:  # by the whole gradient: what lies outside the basis counts
+            out /= energy.sqrt().clamp(min=torch.finfo(energy.dtype).tiny)[:, None]
         return out
 
     def hidden_vectors(self, batch: TokenBatch) -> Float[Tensor, "b d"]:
@@ -275,7 +296,10 @@ class GradientReader:
         return factor @ rademacher(factor.shape[2], self.side, seed=~self.seed, stream=stream, like=factor)
 
     def add(self, out: Tensor, start: int, stream: int, offset: int, block: Tensor) -> None:
-        """Put part of a layer's vector where it belongs: into the sketch, or in its place."""
+        """Put part of a layer's vector where it belongs: on the basis, into the sketch, or in its place."""
+        if self.basis is not None:
+            out += block @ self.basis[start + offset : start + offset + block.shape[1]]
+            return
         if self.dims is None:
             out[:, start + offset : start + offset + block.shape[1]] = block
             return

@@ -80,11 +80,11 @@ def name_model(model: str | nn.Module, tokenizer: Any = None, *, device: str = "
 
 
 @contextmanager
-def prepared(model: nn.Module, parameters: str, seed: int) -> Iterator[nn.Module]:
+def prepared(model: nn.Module, parameters: str, seed: int, adapter: Path | None = None) -> Iterator[nn.Module]:
     """`model` ready for gradients of `parameters`; afterwards with the weights, adapters and flags it came with.
 
     Where LoRA gradients are asked of a model without LoRA, layers of the paper's shape (rank 16 on every linear
-    layer) are put on, drawn from `seed`, and taken off again.
+    layer) are put on, drawn from `seed`, and taken off again; of the shape that the folder `adapter` holds, if given.
 
     Raises:
         ImportError: If LoRA layers are wanted and peft is not installed.
@@ -107,7 +107,8 @@ def prepared(model: nn.Module, parameters: str, seed: int) -> Iterator[nn.Module
         with torch.random.fork_rng(devices), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft mentions layers stored the other way round, and handles them
             torch.manual_seed(seed)
-            ready = get_peft_model(model, LoraConfig(**LORA))
+            shape = LoraConfig(**LORA) if adapter is None else LoraConfig.from_pretrained(str(adapter))
+            ready = get_peft_model(model, shape)
     try:
         yield ready
     finally:
@@ -120,10 +121,17 @@ def prepared(model: nn.Module, parameters: str, seed: int) -> Iterator[nn.Module
 class ProxyTrainer:
     """AdamW on the weights whose gradients are read, in evaluation mode: no dropout, so that a run can be repeated."""
 
-    def __init__(self, reader: GradientReader) -> None:
+    def __init__(
+        self, reader: GradientReader, learning_rate: float | None = None, weight_decay: float | None = None
+    ) -> None:
+        """Start from no moments; the rates are SPICE's unless told."""
         self.reader = reader
         self.weights: list[nn.Parameter] = [getattr(layer.module, "weight") for layer in reader.layers]  # noqa: B009
-        self.optimizer = torch.optim.AdamW(self.weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self.optimizer = torch.optim.AdamW(
+            self.weights,
+            lr=LEARNING_RATE if learning_rate is None else learning_rate,
+            weight_decay=WEIGHT_DECAY if weight_decay is None else weight_decay,
+        )
         self.before = [weight.detach().clone() for weight in self.weights]
 
     def step(self, batches: Sequence[TokenBatch]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from datasets.utils import tqdm
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
@@ -19,7 +19,7 @@ from torch import Tensor, distributed, nn
 from hf_gip.features.adam import AdamMoments
 from hf_gip.features.files import FileRows, safetensors_rows
 from hf_gip.features.gradients import GradientReader, GradientRecipe, context_length
-from hf_gip.features.identity import content_id, model_id, moments_id, rows_id
+from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
 from hf_gip.features.tokens import Tally, token_batches
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def store_gradients(
     recipe: GradientRecipe | None = None,
     *,
     scaling: AdamMoments | None = None,
+    basis: Float[Tensor, "p r"] | None = None,
     batch_size: int = 8,
 ) -> GradientStore:
     """Take the gradients of all rows into a folder, or finish what an earlier run left there.
@@ -69,6 +70,7 @@ def store_gradients(
         rows: As for `gradient_features`.
         recipe: Which gradients, how projected.
         scaling: Adam's moments, as for `gradient_features`.
+        basis: Directions to project on instead of the sketch, one row per weight, (p, r).
         batch_size: Rows per forward pass; it changes nothing but the pace.
 
     Returns:
@@ -80,7 +82,7 @@ def store_gradients(
     """
     recipe = recipe or GradientRecipe()
     rank, world = rank_and_world()
-    reader = GradientReader(model, recipe, scaling)
+    reader = GradientReader(model, recipe, scaling, basis)
     identity = {
         "format": FORMAT,
         "model": model_id(model),
@@ -90,6 +92,7 @@ def store_gradients(
         "tokens": rows_id(rows),
         "width": reader.width,
         "shard_rows": SHARD_ROWS,
+        **({"basis": tensors_id({"basis": basis})} if basis is not None else {}),
     }
     folder = Path(folder)
     claim(folder, identity)

@@ -1,0 +1,125 @@
+"""GTP on a dataset: rows in, gradients along a training run, the few weighted rows that together follow a target's."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from datasets import Dataset, DatasetDict
+
+from hf_gip.dataset.subset import attach, check_dataset, environment, select_once, splits
+from hf_gip.dataset.trajectories import Plan, Target, plan_trajectories
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hf_gip.core.selection import Selection
+
+logger = logging.getLogger(__name__)
+
+Pool = TypeVar("Pool", Dataset, DatasetDict)
+VERSION = 1  # of the result: raise it when the same call would choose other rows, so that old caches are left behind
+BESIDES = ("dataset", "k", "ridge", "id_column")  # arguments that are not `gradient_trajectories`'s
+
+
+def gtp_select(
+    dataset: Pool,
+    k: int | Mapping[str, int],
+    *,
+    model: "str | nn.Module",
+    target: Target | None = None,
+    tokenizer: Any = None,
+    checkpoints: Sequence[str | Path] | None = None,
+    rates: Sequence[float] | None = None,
+    columns: Sequence[str] | None = None,
+    parameters: str = "lora",
+    subspace: Literal["random", "snapshots"] = "random",
+    dims: int | None = 2048,
+    adam: bool = True,
+    ridge: float | None = None,
+    share: float = 0.05,
+    epochs: int = 4,
+    learning_rate: float = 2e-5,
+    max_length: int = 2048,
+    batch_size: int = 8,
+    seed: int = 0,
+    id_column: str | None = None,
+    device: str | None = None,
+) -> Pool:
+    """Choose `k` rows, with weights, that together follow a target's gradients along a training run.
+
+    Three stages ([GTP](https://huggingface.co/papers/2410.16710)): checkpoints, from a Trainer or from a short warm-up
+    run on a random part of the pool; the gradient of every row at each of them (`hf_gip.gradient_trajectories`, whose
+    arguments these are); and the pursuit of the mean gradient of the target, or of the whole pool where no target is
+    given (`hf_gip.gtp`). Unlike scores taken row by row, a row that says what a chosen one already says is left out.
+
+    Every stage is kept in the datasets cache: a killed call goes on where it was, with the same rows, and another `k`
+    costs the pursuit alone.
+
+    Args:
+        dataset: The pool. Of a `DatasetDict` each split named in `k` is replaced by its subset.
+        k: How many rows; for a `DatasetDict` a mapping from split to rows, or a number for its `train` split.
+        model: A causal language model: a Hub id, a local folder, or a live one, which is left as it was.
+        target: What the rows should serve: a dataset, texts, or several subtasks as a mapping from names to datasets,
+            which are matched together. None: the pool itself.
+        tokenizer: For rows of text with a live model; otherwise the model's own.
+        checkpoints: A Trainer's checkpoint folders in place of the warm-up run.
+        rates: Learning rate of each of `checkpoints`; None: as the Trainer logged them.
+        columns: Text columns, instead of the detected layout.
+        parameters: Whose gradients: `"lora"`, `"last_layer"` or a pattern of layer names.
+        subspace: `"random"` or `"snapshots"`, see `hf_gip.gradient_trajectories`.
+        dims: Width per checkpoint at most.
+        adam: Whether the pool's gradients are seen through Adam's moments.
+        ridge: Penalty on the weights, see `hf_gip.gtp`.
+        share: Part of the pool that the warm-up run trains on.
+        epochs: Passes of the warm-up run, a checkpoint after each.
+        learning_rate: Its peak.
+        max_length: Tokens per row at most, within the model's context; longer rows are cut and counted.
+        batch_size: Rows per forward pass.
+        seed: Of the warm-up run, the LoRA layers and the projection.
+        id_column: A column that names the rows in the manifest, instead of their position.
+        device: Torch device; a GPU where there is one unless told. A live model stays where it is.
+
+    Returns:
+        An ordinary `Dataset` of the chosen rows by falling gain. Its `selection` holds their `weights`, and a record
+        with the residual after every pass and the target's share matched.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument does not fit the data or the model, or a row's gradient is not finite.
+    """
+    options: dict[str, Any] = {name: value for name, value in locals().items() if name not in ("dataset", "k")}
+    if isinstance(dataset, DatasetDict):
+        chosen = {name: gtp_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
+        return cast("Pool", DatasetDict({**dataset, **chosen}))
+    check_dataset(dataset, k, id_column)
+    _check_ridge(ridge)
+    plan = plan_trajectories(dataset, {name: value for name, value in options.items() if name not in BESIDES})
+    request = {"method": "gtp", "version": VERSION, "k": k, "ridge": ridge, "id_column": id_column, **plan.request}
+    selection = select_once(dataset, request, lambda: _select(dataset, cast("int", k), plan, ridge, id_column))
+    return attach(dataset, selection, request)
+
+
+def _select(dataset: Dataset, k: int, plan: Plan, ridge: float | None, id_column: str | None) -> "Selection":
+    from hf_gip.core.gtp import gtp
+
+    found = plan.gather(k)
+    logger.info("stage 3 of 3: the pursuit of %d rows among %d", k, len(found.rows))
+    began = time.monotonic()
+
+    def tell(passes: int, residual: float) -> None:
+        seconds = time.monotonic() - began
+        logger.info("pass %d after %.1f s: residual %.4f", passes, seconds, residual)
+
+    selection = gtp(found.features, found.goals(), k, rates=found.rates, ridge=ridge, progress=tell)
+    timings = {**found.record["timings"], "select_seconds": time.monotonic() - began}
+    record = {**selection.record, **found.record, **environment(dataset, id_column), "timings": timings}
+    return replace(selection, indices=found.rows[selection.indices], record=record)
+
+
+def _check_ridge(ridge: float | None) -> None:
+    from hf_gip.core.gtp import check_options
+
+    check_options(None, 1, ridge, 1)

@@ -1,0 +1,42 @@
+"""What a long run leaves in the datasets cache for the next call: gradients, and where it stood when it was killed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets import config, is_caching_enabled
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hf_gip.features.adam import AdamMoments
+    from hf_gip.features.gradients import GradientRecipe
+    from hf_gip.features.store import GradientStore
+
+
+def cache_folder(kind: str, name: str) -> Path | None:
+    """Where the datasets cache keeps what is being made, or None where caching is off."""
+    return Path(config.HF_DATASETS_CACHE) / "hf_gip" / kind / name if is_caching_enabled() else None
+
+
+def cached_gradients(
+    model: "nn.Module",
+    rows: Any,
+    recipe: "GradientRecipe",
+    batch_size: int,
+    scratch: Path,
+    *,
+    scaling: "AdamMoments | None" = None,
+    basis: "Tensor | None" = None,
+) -> "GradientStore":
+    """Gradients of tokenised rows, from the cache or made now; under `scratch` where caching is off."""
+    from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
+    from hf_gip.features.store import store_gradients
+
+    parts = {"model": model_id(model), "rows": rows_id(rows), "recipe": repr(recipe)}
+    if scaling is not None:
+        parts["scaling"] = moments_id(scaling)
+    if basis is not None:
+        parts["basis"] = tensors_id({"basis": basis})
+    key = content_id(parts)
+    where = cache_folder("gradients", key) or scratch / key
+    return store_gradients(where, model, rows, recipe, scaling=scaling, basis=basis, batch_size=batch_size)

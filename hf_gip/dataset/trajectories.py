@@ -1,0 +1,206 @@
+"""Per-example gradients of a pool and of a target along a training run: what GTP and LESS choose from."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from datasets import Dataset
+
+from hf_gip.dataset.subset import check_dataset
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hf_gip.core.rows import Rows
+
+Target = Dataset | Sequence[str] | Mapping[str, Dataset]
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectories:
+    """Gradients at every checkpoint of a run, the pool's on disk where caching is on, the target's in memory.
+
+    Attributes:
+        features: The pool's gradients, one matrix per checkpoint, (m, d) each.
+        rows: Positions of their rows in the pool, ascending, (m,): those with a labelled token.
+        targets: The target's, (t, d) per checkpoint; None without a target.
+        subtasks: Number of the subtask of each target row, (t,); empty without a target.
+        rates: The learning rate of each checkpoint.
+        record: How they were made, as plain JSON.
+    """
+
+    features: "list[Rows]"
+    rows: "Tensor"
+    targets: "list[Tensor] | None"
+    subtasks: list[int]
+    rates: list[float]
+    record: dict[str, Any]
+
+    def goals(self) -> "list[Tensor] | None":
+        """The mean gradient of every subtask's rows, (subtasks, d) per checkpoint: what `hf_gip.gtp` matches."""
+        import torch
+
+        if self.targets is None:
+            return None
+        groups = torch.tensor(self.subtasks)
+        return [
+            torch.stack([target[groups == group].double().mean(0) for group in groups.unique()])
+            for target in self.targets
+        ]
+
+
+def gradient_trajectories(
+    dataset: Dataset,
+    *,
+    model: "str | nn.Module",
+    target: Target | None = None,
+    tokenizer: Any = None,
+    checkpoints: Sequence[str | Path] | None = None,
+    rates: Sequence[float] | None = None,
+    columns: Sequence[str] | None = None,
+    parameters: str = "lora",
+    subspace: Literal["random", "snapshots"] = "random",
+    dims: int | None = 2048,
+    adam: bool = True,
+    share: float = 0.05,
+    epochs: int = 4,
+    learning_rate: float = 2e-5,
+    max_length: int = 2048,
+    batch_size: int = 8,
+    seed: int = 0,
+    device: str | None = None,
+) -> Trajectories:
+    """Take the gradient of every row of a pool, and of a target, at every checkpoint of a run, as LESS does.
+
+    Without `checkpoints` a warm-up run makes them: `epochs` passes over a random `share` of the pool, a checkpoint
+    after each ([LESS](https://huggingface.co/papers/2402.04333); ours trains rank-16 LoRA layers on every linear layer
+    unless the model brings its own, and without dropout, so that it can be repeated). Gradients of the pool's rows are
+    those seen through Adam's moments, Γ = m′/√(v′+ε), those of the target plain; all are divided by their length,
+    so that no row counts more for being short. Everything is kept in the datasets cache: the run and its gradients
+    serve every later call, and a killed call goes on where it was.
+
+    Costs one training step of the model per row and checkpoint, and m · `dims` numbers on disk per checkpoint.
+
+    Args:
+        dataset: The pool: rows of text, or tokenised ones with `input_ids` and, where not every token counts,
+            `labels`. Rows without a label are left out and counted.
+        model: A causal language model: a Hub id, a local folder, or a live one, which is left as it was. With
+            `checkpoints` the model they were trained from.
+        target: What the rows should serve: a dataset, texts, or several subtasks as a mapping from names to datasets.
+        tokenizer: For rows of text with a live model; otherwise the model's own.
+        checkpoints: Folders that a Trainer saved (`checkpoint-…`), of LoRA or of full training, in place of the
+            warm-up run.
+        rates: Learning rate of each of `checkpoints`; None: as the Trainer logged them.
+        columns: Text columns, instead of the detected layout.
+        parameters: Whose gradients: `"lora"`, `"last_layer"` or a pattern of layer names.
+        subspace: `"random"`, the LESS recipe, one seeded sketch; or `"snapshots"`: the principal components of the
+            weights along each epoch (or of the checkpoints so far), which evolve along the run.
+        dims: Width per checkpoint at most; 8192 in LESS, whose error is half as large. None: never project, or all
+            components.
+        adam: Whether the pool's gradients are seen through Adam's moments.
+        share: Part of the pool that the warm-up run trains on.
+        epochs: Passes of the warm-up run.
+        learning_rate: Its peak.
+        max_length: Tokens per row at most, within the model's context; longer rows are cut and counted.
+        batch_size: Rows per forward pass.
+        seed: Of the warm-up run, the LoRA layers and the projection.
+        device: Torch device; a GPU where there is one unless told. A live model stays where it is.
+
+    Returns:
+        The gradients: `hf_gip.less(found.features, found.targets, k, rates=found.rates)` is LESS on them.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument does not fit the data or the model, or a row's gradient is not finite.
+    """
+    options: dict[str, Any] = {name: value for name, value in locals().items() if name != "dataset"}
+    check_dataset(dataset, 1)
+    return plan_trajectories(dataset, options).gather(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A call whose arguments were checked; nothing long has run.
+
+    Attributes:
+        request: Plain JSON that changes when the gradients would.
+        gather: Do it, if at least as many rows as told have a label.
+    """
+
+    request: dict[str, Any]
+    gather: Callable[[int], Trajectories]
+
+
+def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
+    """Check the arguments of `gradient_trajectories`, and name the model, the target and the checkpoints.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range.
+    """
+    from hf_gip.dataset.signals import check_device
+    from hf_gip.dataset.trajectory_run import gather
+    from hf_gip.features.checkpoints import check_folders, folders_id
+    from hf_gip.features.proxy import name_model
+
+    _check_options(options)
+    tasks = _tasks(options["target"])
+    folders = options["checkpoints"]
+    if folders is not None:
+        check_folders(folders, options["rates"], snapshots=options["subspace"] == "snapshots")
+    named = name_model(options["model"], options["tokenizer"], device=check_device(options["device"]))
+    apart = ("model", "tokenizer", "target", "checkpoints", "device", "batch_size")
+    request = {name: value for name, value in options.items() if name not in apart} | {
+        "proxy": named.identity,
+        "checkpoints": None if folders is None else folders_id(folders),
+    }
+    whole = request | {"target": [[name, rows._fingerprint] for name, rows in tasks]}
+    return Plan(whole, lambda least: gather(dataset, named, tasks, options, request, least))
+
+
+def _tasks(target: Any) -> list[tuple[str, Dataset]]:
+    """The subtasks by name; one for a single dataset, none without a target.
+
+    Raises:
+        TypeError: If the target is of another kind.
+        ValueError: If it is empty.
+    """
+    if target is None:
+        return []
+    if isinstance(target, Dataset):
+        tasks = {"target": target}
+    elif isinstance(target, Mapping) and all(isinstance(rows, Dataset) for rows in target.values()):
+        tasks = target
+    elif isinstance(target, Sequence) and not isinstance(target, str) and all(isinstance(t, str) for t in target):
+        tasks = {"target": Dataset.from_dict({"text": list(target)})}
+    else:
+        raise TypeError(
+            "`target` must be a Dataset, a list of texts, or a mapping from names to datasets, got "
+            f"{type(target).__name__}."
+        )
+    if not tasks or not all(len(rows) for rows in tasks.values()):
+        raise ValueError("`target` must hold at least one row in every subtask, got none: leave empty ones out.")
+    return list(tasks.items())
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise unless every option is in its range.
+
+    Raises:
+        ValueError: Naming the option, the value found and the range.
+    """
+    if options["parameters"] == "hidden":
+        raise ValueError('`parameters="hidden"` are no weights to train: name layers, or leave it out for LoRA.')
+    if options["subspace"] not in ("random", "snapshots"):
+        raise ValueError(f'`subspace` must be "random" or "snapshots", got {options["subspace"]!r}.')
+    numbers = ["epochs", "max_length", "batch_size", *(["dims"] if options["dims"] is not None else [])]
+    if wrong := [name for name in numbers if not isinstance(options[name], int) or options[name] < 1]:
+        raise ValueError(f"`{wrong[0]}` must be a positive number, got {options[wrong[0]]!r}.")
+    if not 0 < options["share"] <= 1:
+        raise ValueError(f"`share` must be a part of the pool in (0, 1], got {options['share']!r}.")
+    if not 0 < options["learning_rate"] < math.inf:
+        raise ValueError(f"`learning_rate` must be a positive number, got {options['learning_rate']!r}.")
+    if options["rates"] is not None and options["checkpoints"] is None:
+        raise ValueError("`rates` belong to `checkpoints`, got none: the warm-up run knows its own.")

@@ -1,0 +1,178 @@
+"""The stages behind `gradient_trajectories`: a warm-up run or a Trainer's checkpoints, then gradients at each."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from datasets import Dataset, is_caching_enabled
+from torch import Tensor, nn
+
+from hf_gip.core.rows import MemoryRows, Rows
+from hf_gip.dataset.run_cache import cache_folder, cached_gradients
+from hf_gip.dataset.subset import fingerprint_of
+from hf_gip.dataset.trajectories import Trajectories
+from hf_gip.features.checkpoints import Checkpoint, adapter_folder, at, trainer_checkpoints, warm_checkpoints
+from hf_gip.features.files import FileRows
+from hf_gip.features.gradients import GradientReader, GradientRecipe, context_length
+from hf_gip.features.proxy import NamedModel, prepared
+from hf_gip.features.subspace import snapshot_basis
+from hf_gip.features.tokenise import TokenRows, tokenised
+from hf_gip.features.warmup import WarmUpPlan, warm_up
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What every stage needs.
+
+    Attributes:
+        pool: The pool's tokens.
+        goals: Those of the target's subtasks, by name.
+        recipe: Which gradients, how projected.
+        options: The caller's.
+        scratch: Where things go while caching is off.
+    """
+
+    pool: TokenRows
+    goals: dict[str, TokenRows]
+    recipe: GradientRecipe
+    options: dict[str, Any]
+    scratch: Path
+
+
+def gather(
+    dataset: Dataset,
+    named: NamedModel,
+    tasks: Sequence[tuple[str, Dataset]],
+    options: dict[str, Any],
+    request: dict[str, Any],
+    least: int,
+) -> Trajectories:
+    """Both stages, or what of them the cache does not hold.
+
+    Args:
+        dataset: The pool.
+        named: The model.
+        tasks: The target's subtasks.
+        options: Arguments of `gradient_trajectories`.
+        request: What the warm-up run depends on besides the pool.
+        least: How many rows with a label are needed.
+    """
+    started = time.perf_counter()
+    model, tokenizer = named.load()
+    options = options | {"max_length": min(options["max_length"], context_length(model))}
+    with (
+        TemporaryDirectory() as scratch,
+        prepared(model, options["parameters"], options["seed"], adapter_folder(options["checkpoints"])) as ready,
+    ):
+        run = _prepare(dataset, tasks, tokenizer, options, least, Path(scratch))
+        points = _checkpoints(ready, run, fingerprint_of(dataset, _warm_up_request(request, run)))
+        begun = time.perf_counter()
+        stored, targets = _gradients(ready, points, run)
+        features = stored if is_caching_enabled() else [MemoryRows(each.load()) for each in stored]
+    record = {
+        "proxy": named.identity,
+        "checkpoints": [{"name": point.name, "rate": point.rate} for point in points],
+        **_record(run, features),
+        "timings": {"checkpoints_seconds": begun - started, "gradients_seconds": time.perf_counter() - begun},
+    }
+    subtasks = [number for number, goal in enumerate(run.goals.values()) for _ in range(len(goal.usable))]
+    rates = [point.rate for point in points]
+    return Trajectories(list(features), run.pool.usable, targets or None, subtasks, rates, record)
+
+
+def _prepare(
+    dataset: Dataset,
+    tasks: Sequence[tuple[str, Dataset]],
+    tokenizer: Any,
+    options: dict[str, Any],
+    least: int,
+    scratch: Path,
+) -> Run:
+    """Tokens of the pool and the target.
+
+    Raises:
+        ValueError: If too few rows have a labelled token.
+    """
+    length, columns = options["max_length"], options["columns"]
+    pool = tokenised(dataset, tokenizer, columns, length)
+    if least > len(pool.usable):
+        raise ValueError(
+            f"`k` must be at most the number of rows with a labelled token ({len(pool.usable)} of {len(dataset)}), "
+            f"got {least}."
+        )
+    goals = {}
+    for name, rows in tasks:
+        own = columns if columns is not None and set(columns) <= set(rows.column_names) else None
+        goals[name] = tokenised(rows, tokenizer, own, length)
+        if not len(goals[name].usable):
+            raise ValueError(f"`target` must hold rows with a labelled token, got none of {len(rows)} in {name!r}.")
+    recipe = GradientRecipe(options["parameters"], options["dims"], None, True, options["seed"], length)
+    return Run(pool, goals, recipe, options, scratch)
+
+
+def _warm_up_request(request: dict[str, Any], run: Run) -> dict[str, Any]:
+    """What the warm-up run depends on: not on how gradients are projected afterwards."""
+    after = ("dims", "adam", "rates", "checkpoints")
+    kept = {name: value for name, value in request.items() if name not in after}
+    return kept | {"max_length": run.options["max_length"], "tokens": run.pool.recipe}
+
+
+def _checkpoints(model: nn.Module, run: Run, key: str) -> list[Checkpoint]:
+    """Stage 1: the Trainer's folders, or a warm-up run in the cache."""
+    options = run.options
+    if options["checkpoints"] is not None:
+        logger.info("stage 1 of 3: %d checkpoints of a Trainer", len(options["checkpoints"]))
+        return trainer_checkpoints(options["checkpoints"], model, options["rates"])
+    along = options["subspace"] == "snapshots"
+    plan = WarmUpPlan(options["share"], options["epochs"], options["learning_rate"], options["seed"], along)
+    steps = len(plan.orders(run.pool.usable)[0])
+    logger.info("stage 1 of 3: a warm-up run of %d epochs of %d steps", plan.epochs, steps)
+    folder = cache_folder("warmups", key) or run.scratch / key
+    reader = GradientReader(model, run.recipe)
+    length, batch_size = options["max_length"], options["batch_size"]
+    warm_up(folder, reader, run.pool.rows, run.pool.usable, plan, max_length=length, batch_size=batch_size)
+    return warm_checkpoints(folder, plan, steps)
+
+
+def _gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tuple[list[FileRows], list[Tensor]]:
+    """Stage 2: the pool's and the target's gradients at every checkpoint."""
+    logger.info("stage 2 of 3: gradients of %d rows at %d checkpoints", len(run.pool.usable), len(points))
+    features, targets, began = [], [], time.monotonic()
+    for number, point in enumerate(points, start=1):
+        with at(model, point.weights()):
+            basis = None
+            if run.options["subspace"] == "snapshots":
+                basis = snapshot_basis(point.snapshots(GradientReader(model, run.recipe).layers), run.options["dims"])
+            place = run.recipe, run.options["batch_size"], run.scratch
+            scaling = point.moments() if run.options["adam"] else None
+            store = cached_gradients(model, run.pool.rows, *place, scaling=scaling, basis=basis)
+            features.append(store.features)
+            goals = [cached_gradients(model, goal.rows, *place, basis=basis) for goal in run.goals.values()]
+            if goals:
+                targets.append(torch.cat([goal.features.load() for goal in goals]))
+        left = (time.monotonic() - began) / number * (len(points) - number)
+        logger.info("checkpoint %d of %d (%s) done: about %.0f s left", number, len(points), point.name, left)
+    return features, targets
+
+
+def _record(run: Run, features: Sequence[Rows]) -> dict[str, Any]:
+    """How the gradients were made."""
+    names = ("parameters", "subspace", "adam", "dims", "seed")
+    kept = {name: run.options[name] for name in names} | {"widths": [each.d for each in features]}
+    warm_up = {name: run.options[name] for name in ("share", "epochs", "learning_rate")}
+    return {
+        "features": {"kind": "gradients", **kept, **run.pool.recipe},
+        "warm_up": warm_up if run.options["checkpoints"] is None else None,
+        "target": [
+            {"name": name, "rows": len(goal.rows), "left_out": goal.left_out, **goal.recipe}
+            for name, goal in run.goals.items()
+        ],
+        "rows": {"left_out": run.pool.left_out, "truncated": run.pool.truncated},
+    }
