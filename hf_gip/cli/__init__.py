@@ -11,6 +11,7 @@ from hf_gip.cli.push import push_command
 from hf_gip.cli.report import report_command
 from hf_gip.cli.reproduce import reproduce_command
 from hf_gip.cli.select import select_command
+from hf_gip.cli.spice import spice_command
 from hf_gip.cli.verify import verify_command
 
 PROGRAM = typer.Typer(
@@ -22,6 +23,7 @@ PROGRAM = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 PROGRAM.command("select")(select_command)
+PROGRAM.command("spice")(spice_command)
 PROGRAM.command("push")(push_command)
 PROGRAM.command("load")(load_command)
 PROGRAM.command("verify")(verify_command)

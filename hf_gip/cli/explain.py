@@ -21,6 +21,7 @@ def explain_command(
 
     from hf_gip.cli.inputs import open_target, vectors
     from hf_gip.cli.output import console, plain
+    from hf_gip.core.explain_spice import explain_pick
     from hf_gip.dataset.evidence import recorded_evidence
     from hf_gip.dataset.open import open_dataset
     from hf_gip.manifest.again_gip import recorded_options
@@ -38,7 +39,10 @@ def explain_command(
         "exclude": None,
         "include": selection.indices.tolist(),
     }
-    found = recorded_evidence(pool, recorded_options(manifest, given)).explain(selection, row)
+    if manifest.method == "spice":
+        found = explain_pick(selection, row)
+    else:
+        found = recorded_evidence(pool, recorded_options(manifest, given)).explain(selection, row)
     console().print(Text(str(found)))
     texts = manifest.recipe["features"].get("columns") or manifest.columns[:3]
     for name in texts:

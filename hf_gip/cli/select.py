@@ -2,13 +2,9 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from rich.console import Console
 
 
 def select_command(
@@ -63,20 +59,14 @@ def select_command(
     ] = True,
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
-    from rich.text import Text
-
     from hf_gip.cli.inputs import names, open_target, quotas, vectors, weighed
-    from hf_gip.cli.output import console, size
+    from hf_gip.cli.output import console
+    from hf_gip.cli.pools import read_pool, save_and_tell, show_picks
     from hf_gip.dataset.gip_select import gip_select
-    from hf_gip.dataset.open import open_dataset
-    from hf_gip.manifest.save import save_subset
 
     _check_where(out, push_to)
     terminal = console()
-    started = time.perf_counter()
-    pool = open_dataset(source, split=split, config=config, revision=revision)
-    shape = f"{_plural(len(pool), 'row')} of {_plural(len(pool.column_names), 'column')}"
-    terminal.print(Text(f"Read {shape} from {Path(source).name!r}{_since(started)}."))
+    pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {
         "scores": weighed(scores),
         "scores_as": scores_as,
@@ -103,13 +93,12 @@ def select_command(
     }
     started = time.perf_counter()
     subset = gip_select(pool, k, **options)
-    _show(subset, started, terminal)
+    show_picks(subset, started, terminal)
     if out is not None:
-        started = time.perf_counter()
-        manifest = save_subset(subset, out, include_rows=rows)
-        written = size(sum(entry.size for entry in manifest.files.values()))
-        terminal.print(Text(f"Saved {written} to {str(out)!r}{_since(started)}: check it with `hf-gip verify`."))
+        save_and_tell(subset, out, terminal, rows=rows)
     if push_to is not None:
+        from rich.text import Text
+
         from hf_gip.hub.push import push_to_hub
 
         done = push_to_hub(subset, push_to, include_rows=rows, private=private, split="train")
@@ -128,34 +117,3 @@ def _check_where(out: Path | None, push_to: str | None) -> None:
         raise ValueError("the result must go somewhere: give `--out FOLDER`, `--push-to me/rows`, or both.")
     if out is not None:
         check_empty(out)
-
-
-def _show(subset: "Dataset", started: float, terminal: "Console") -> None:
-    """What was reached, and the first picks."""
-    from hf_gip.cli.output import picks_table
-
-    selection = getattr(subset, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
-    share = "" if selection.captured is None else f", {selection.captured:.1%} of what there is to capture"
-    terminal.print(
-        f"Chose {_plural(len(subset), 'row')}{_since(started)}: objective {selection.objective:.6g}{share}."
-    )
-    for note in selection.record.get("notes", ()):
-        terminal.print(f"Note: {note}")
-    texts = selection.record["features"].get("columns") or _columns(subset)
-    if texts:
-        terminal.print(picks_table(subset, texts))
-
-
-def _columns(subset: "Dataset") -> list[str]:
-    """Columns of strings, where the features name none."""
-    from datasets import Value
-
-    return [name for name, kind in subset.features.items() if isinstance(kind, Value) and kind.dtype == "string"][:3]
-
-
-def _plural(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
-def _since(started: float) -> str:
-    return f" in {time.perf_counter() - started:.1f} s"

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -109,9 +110,11 @@ def spice_select(
     request = {"method": "spice", "version": VERSION, "k": k, "proxy": named.identity, **plain}
     folder = cache_folder("runs", fingerprint_of(dataset, request))
     selection = select_once(dataset, request, lambda: _select(dataset, cast("int", k), named, options, folder))
+    from hf_gip.dataset.spice_evidence import SpiceEvidence
     from hf_gip.features.spice_run import forget
 
     forget(folder)
+    selection = replace(selection, evidence=SpiceEvidence(dataset, named, options))
     return attach(dataset, selection, request)
 
 

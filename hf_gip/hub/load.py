@@ -131,6 +131,8 @@ def reproduce(
     features: Any = None,
     encoder: Any = None,
     exclude: Any = None,
+    model: Any = None,
+    tokenizer: Any = None,
     device: str | None = None,
     revision: str | None = None,
     token: Token = None,
@@ -151,6 +153,8 @@ def reproduce(
         features: The vectors, where the manifest only names their kind.
         encoder: The encoder, where it was no Hub id and not `"lexical"`.
         exclude: What to stay away from, where the manifest only names its kind.
+        model: The proxy whose gradients chose the rows, where it was no Hub id.
+        tokenizer: The proxy's tokenizer, where one was given.
         device: Torch device; a GPU where there is one unless told.
         revision: Branch, tag or commit of the repository.
         token: The token for the Hub, instead of the stored one.
@@ -168,4 +172,5 @@ def reproduce(
     slot = choose_slot(place.slots(), config_name, split)
     indices = read_selection(place.folder / slot.root / SELECTION_PATH)["index"].to_pylist()
     given = {"target": target, "features": features, "encoder": encoder, "exclude": exclude}
+    given |= {"model": model, "tokenizer": tokenizer}
     return reproduce_from(slot.manifest, indices, open_source(slot.manifest, source, token), given, device=device)

@@ -1,0 +1,64 @@
+"""SPICE selected again, as a manifest says."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+
+from hf_gip.manifest.again_gip import HUB_ID
+from hf_gip.manifest.schema import Manifest
+
+if TYPE_CHECKING:
+    from hf_gip.core.selection import Selection
+
+PARAMETERS = ("dims", "window", "update_every", "alpha", "conflict_penalty", "stop_ratio", "fisher", "seed")
+
+
+def spice_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *, device: str | None) -> "Selection":
+    """Call `spice_select` with the recorded arguments.
+
+    Args:
+        manifest: What was recorded.
+        source: The pool.
+        given: What a manifest cannot hold, by argument: `model`, `tokenizer`.
+        device: Torch device.
+
+    Returns:
+        The selection made now.
+
+    Raises:
+        ValueError: If the proxy must be given again, or is another than the recorded one.
+    """
+    from hf_gip.dataset.spice_select import spice_select
+    from hf_gip.features.proxy import name_model
+
+    proxy, features = manifest.recipe["proxy"], manifest.recipe["features"]
+    recorded = {name: value for name, value in proxy.items() if name != "steps"}
+    model, tokenizer = given.get("model"), given.get("tokenizer")
+    if model is None:
+        if "revision" not in recorded or not HUB_ID.fullmatch(recorded["model"]):  # never a path out of a manifest
+            raise ValueError(
+                f"`model` must be given again: the manifest names {recorded['model']!r} and does not hold it."
+            )
+        model = f"{recorded['model']}@{recorded['revision']}"
+    found = name_model(model, tokenizer).identity
+    if differing := sorted(name for name in found.keys() | recorded.keys() if found.get(name) != recorded.get(name)):
+        raise ValueError(
+            f"`model` must be the recorded proxy {recorded['model']!r}, got {found['model']!r} with other "
+            f"{' and '.join(differing)}: give the model and tokenizer it was chosen with."
+        )
+    options = {name: manifest.parameters[name] for name in PARAMETERS}
+    if "tokenizer" in features:  # rows of text; others bring their tokens
+        options["columns"] = features["columns"]
+    subset = spice_select(
+        source,
+        manifest.parameters["k"],
+        model=model,
+        tokenizer=tokenizer,
+        parameters=features["parameters"],
+        max_length=features["max_length"],
+        id_column=manifest.source.id_column,
+        device=device,
+        **options,
+    )
+    return getattr(subset, "selection")  # noqa: B009 — set by `spice_select`, unknown to type checkers
