@@ -57,8 +57,12 @@ def pivot(lines: list[dict[str, Any]], measures: Sequence[str] | None = None, ro
     measures = measures or list(dict.fromkeys(line["measure"] for line in lines))
     cells = {(line[row], line["measure"]): line for line in lines}
     names = list(dict.fromkeys(line[row] for line in lines))
-    head = f"| {row} | " + " | ".join(measures) + " |\n| --- |" + " ---: |" * len(measures)
-    body = [f"| {name} | " + " | ".join(cell(cells.get((name, key))) for key in measures) + " |" for name in names]
+    pools = {name: str(min(line["pools"] for line in lines if line[row] == name)) for name in names}
+    head = f"| {row} | pools | " + " | ".join(measures) + " |\n| --- | ---: |" + " ---: |" * len(measures)
+    body = [
+        f"| {name} | {pools[name]} | " + " | ".join(cell(cells.get((name, key))) for key in measures) + " |"
+        for name in names
+    ]
     return "\n".join([head, *body])
 
 
