@@ -15,7 +15,7 @@ from hf_gip.core.engine.greedy import greedy
 from hf_gip.core.engine.ledger import Ledger
 from hf_gip.core.engine.loop import match
 from hf_gip.core.engine.objectives import Information, Projection
-from hf_gip.core.engine.ranks import Ranks, agree, fingerprint, shared
+from hf_gip.core.engine.ranks import Ranks, admit, agree, fingerprint, shared
 from hf_gip.core.engine.shortlist import ratio
 from hf_gip.core.limits import Limits
 from hf_gip.core.rows import MemoryRows, Rows
@@ -90,7 +90,7 @@ def gip(
             disagree.
     """
     check_names(objective, pursuit, noise, precision)
-    source = _rows(features, pursuit)
+    source = _share(features, pursuit, group)
     if group is not None:
         if pursuit == "matching" or prefilter is not None or limits is not None:
             raise ValueError("`group` must go without `pursuit`, `prefilter` and `limits`: select in one process.")
@@ -169,6 +169,24 @@ def _rows(features: Float[Tensor, "n d"] | Rows, pursuit: str) -> Rows:
         return features
     check_matrix("features", features)
     return MemoryRows(features)
+
+
+def _share(features: Float[Tensor, "n d"] | Rows, pursuit: str, group: dist.ProcessGroup | None) -> Rows:
+    """This rank's rows; all ranks end with the one whose rows cannot be used.
+
+    Raises:
+        TypeError: If they are no floating-point tensor.
+        ValueError: If they are no finite matrix.
+    """
+    if group is None:
+        return _rows(features, pursuit)
+    try:
+        source = _rows(features, pursuit)
+    except (TypeError, ValueError) as error:
+        admit(str(error), group)
+        raise
+    admit(None, group)
+    return source
 
 
 def _chosen(source: Rows, indices: Int64[Tensor, " k"], ranks: Ranks) -> Float[Tensor, "k d"]:
