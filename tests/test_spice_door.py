@@ -54,6 +54,7 @@ def test_the_command_line_chooses_what_python_does(
     saved = Dataset.from_parquet([str(path) for path in (tmp_path / "out" / "data").iterdir()])
     assert saved["text"][:] == expected["text"][:]
     assert command("verify", tmp_path / "out", "--source", tmp_path / "pool.parquet") == 0
+    assert command("reproduce", tmp_path / "out", "--source", tmp_path / "pool.parquet", "--model", proxy) == 0
     whole = ["spice", tmp_path / "pool.parquet", "--k", 6, "--model", proxy, "--frozen", "--window", 0]
     assert command(*whole, "--out", tmp_path / "whole") == 0
     assert read_manifest(tmp_path / "whole").parameters["window"] is None
