@@ -1,182 +1,184 @@
-"""`gip` beside its own plain loop and beside other selection packages: time, peak memory, objective reached.
+"""The engine beside the plain loop and beside every peer: seconds, memory, and the objective under one judge.
 
-Run `make bench`, or `python benchmarks/speed.py [k] [folder of real data]`. Every method runs in a process of its own
-on the same vectors (the real Alpaca ones where they are at hand), one after the other. One judge, in float64, says
-what share of the queries' energy the rows hold that each method chose.
+python benchmarks/speed.py [--data ../shared/data] [--only plain peers scaling] [--n 52002] [--k 5000] [--m 64]
+
+Each call runs in a process of its own, so that its peak memory is its own; the judge is float64 and the same for all.
+The rows are the ready Alpaca vectors (or made ones where the folder is absent).
 """
 
+# pyright: reportMissingImports=false
+# (the plain loop lives with the tests)
+
+import argparse
+import json
 import resource
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from machine import write_results
+from peers import PEERS, captured
 
 from hf_gip import gip
 
-ROOT = Path(__file__).resolve().parents[1]
-NOISE, QUERIES, THREADS = 0.1, 64, 2
-PEERS_N, PEERS_K = 20_000, 300  # scikit-learn's pursuit ends at d = 384 rows; others hold n x n numbers
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))  # the plain loop is the tests' reference
+
+Case = dict[str, Any]
 
 
-def vectors(folder: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit rows and 64 of them as queries: real ones, or clustered ones made here."""
-    path = Path(folder) / "alpaca_minilm_f16.npy"
-    rng = np.random.default_rng(0)
-    if path.exists():
-        rows = np.load(path).astype(np.float32)
+def vectors(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit rows (n, d), real ones where they are at hand; queries (m, d): some of them, blurred."""
+    n, d, m = case["n"], case["d"], case["m"]
+    path = Path(case["data"]) / "alpaca_minilm_f16.npy"
+    generator = torch.Generator().manual_seed(0)
+    if path.exists() and d == 384 and n <= 52_002:
+        rows = torch.from_numpy(np.load(path, mmap_mode="r")[:n].astype(np.float32))
     else:
-        rows = rng.standard_normal((256, 384))[rng.integers(256, size=52_002)] + rng.standard_normal((52_002, 384))
-        rows = (rows / np.sqrt(np.arange(1, 385))).astype(np.float32)
-    rows = rows[rng.permutation(len(rows))[:n]]
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows, rows[rng.permutation(n)[:QUERIES]]
+        centres = torch.randn(256, d, generator=generator)
+        spread = torch.arange(1, d + 1).float().rsqrt()
+        rows = (
+            centres[torch.randint(256, (n,), generator=generator)] + torch.randn(n, d, generator=generator)
+        ) * spread
+    rows = torch.nn.functional.normalize(rows, dim=1)
+    near = rows[torch.randperm(n, generator=generator)[:m]]
+    queries = near + 0.5 * d**-0.5 * torch.randn(near.shape, generator=generator)
+    return rows, torch.nn.functional.normalize(queries, dim=1)
 
 
-def engine(X: np.ndarray, Q: np.ndarray, k: int) -> list[int]:
-    """Ours."""
-    return gip(torch.from_numpy(X), torch.from_numpy(Q), k, noise=NOISE).indices.tolist()
-
-
-def plain(X: np.ndarray, Q: np.ndarray, k: int) -> list[int]:
-    """The same greedy, one pick per pass over the rows, in the same torch."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    import plain_loops
-
-    from hf_gip.core.rows import MemoryRows
-    from hf_gip.core.setting import prepare
-
-    rows = torch.from_numpy(X)
-    setting = prepare(MemoryRows(rows), torch.from_numpy(Q), NOISE, None)
-    return plain_loops.project(rows, setting.scale, setting.queries, k, NOISE).indices.tolist()
-
-
-def apricot(X: np.ndarray, Q: np.ndarray, k: int) -> list[int]:
-    """Facility location, lazy greedy."""
-    from apricot import FacilityLocationSelection
-
-    return FacilityLocationSelection(k, metric="cosine", optimizer="lazy").fit(X).ranking.tolist()
-
-
-def sklearn_omp(X: np.ndarray, Q: np.ndarray, k: int) -> list[int]:
-    """Orthogonal matching pursuit towards the mean query: it takes one target at a time."""
-    from sklearn.linear_model import orthogonal_mp
-
-    return np.flatnonzero(orthogonal_mp(X.T.astype(np.float64), Q.mean(0), n_nonzero_coefs=k)).tolist()
-
-
-def submodlib(X: np.ndarray, Q: np.ndarray, k: int) -> list[int]:
-    """Facility-location mutual information with the queries (FLVMI variant without the n x n kernel)."""
-    from submodlib import FacilityLocationVariantMutualInformationFunction as Function
-
-    made = Function(n=len(X), num_queries=len(Q), query_sijs=X @ Q.T, queryDiversityEta=1.0)
-    found = made.maximize(budget=k, optimizer="NaiveGreedy", verbose=False, show_progress=False)
-    return [row for row, _ in found]
-
-
-def pyversity_dpp(X: np.ndarray, Q: np.ndarray, k: int) -> list[int]:
-    """Greedy determinantal point process, relevance = mean cosine to the queries."""
-    from pyversity import dpp
-
-    return dpp(X, (X @ Q.T).mean(1), k, diversity=0.5).indices.tolist()
-
-
-def semhash(X: np.ndarray, Q: np.ndarray, k: int) -> list[int]:
-    """Representative selection of semhash, from the vectors as they are."""
-    from semhash import SemHash
-
-    records = [{"row": str(row)} for row in range(len(X))]
-    chosen = SemHash.from_embeddings(X, records=records, columns=["row"], model=Vectors(X))
-    return [int(record["row"]) for record in chosen.self_find_representative(selection_size=k).selected]
-
-
-class Vectors:
-    """The vectors as the encoder that semhash wants."""
-
-    def __init__(self, X: np.ndarray) -> None:
-        self.X = X
-
-    def encode(self, inputs: list[str], **options: Any) -> np.ndarray:
-        """The rows of these numbers."""
-        return self.X[[int(row) for row in inputs]]
-
-
-def numpy_dpp(X: np.ndarray, Q: np.ndarray, k: int) -> list[int]:
-    """Greedy determinantal point process of the rows, pivoted Cholesky in numpy."""
-    left, factors, picks = np.einsum("ij,ij->i", X, X) + NOISE, np.zeros((k, len(X)), X.dtype), []
-    for step in range(k):
-        row = int(left.argmax())
-        picks.append(row)
-        factors[step] = (X @ X[row] - factors[:step, row] @ factors[:step]) / np.sqrt(left[row])
-        left -= factors[step] ** 2
-        left[row] = -np.inf
-    return picks
-
-
-PEERS = (apricot, sklearn_omp, submodlib, pyversity_dpp, semhash, numpy_dpp)
-
-
-def captured(X: np.ndarray, Q: np.ndarray, picks: list[int]) -> float:
-    """Share of the queries' energy that the rows `picks` hold, in float64 from its definition."""
-    rows, asked = X[picks].astype(np.float64), Q.astype(np.float64)
-    ridge = NOISE * float((X.astype(np.float64) ** 2).sum(1).mean())
-    cross = rows @ asked.T
-    kernel = rows @ rows.T + ridge * np.eye(len(rows))
-    return float((cross * np.linalg.solve(kernel, cross)).sum() / (asked**2).sum())
-
-
-def measure(method: Callable[..., list[int]], folder: str, n: int, k: int) -> dict[str, Any]:
-    """One line of the table, in a process of its own."""
-    torch.set_num_threads(THREADS)
-    X, Q = vectors(folder, n)
+def run(case: Case) -> Case:
+    """One selection in this process: seconds, processor seconds, extra peak memory, picks."""
+    rows, queries = vectors(case)
+    name, k, noise = case["method"], case["k"], case["noise"]
+    warm_up(name)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    line: dict[str, Any] = {"method": method.__name__, "n": n, "d": X.shape[1], "m": len(Q), "k": k}
-    start = time.perf_counter()
-    try:
-        picks = method(X, Q, k)
-    except Exception as error:  # a peer that cannot do it says why in the table
-        return line | {"note": f"{type(error).__name__}: {error}"[:80]}
-    line["seconds"] = time.perf_counter() - start
-    line["extra_mib"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
-    return line | {"chosen": len(picks), "captured": captured(X, Q, picks)}
+    wall, cpu = time.perf_counter(), time.process_time()
+    picks, passes = choose(name, rows, queries, k, noise)
+    seconds, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    share = captured(rows, queries, picks, noise)
+    answer = {"seconds": seconds, "cpu_seconds": cpu, "extra_mib": extra, "rows": len(picks), "captured": share}
+    return answer | {"passes": passes, "picks": picks}
 
 
-def apart(method: Callable[..., list[int]], folder: str, n: int, k: int) -> dict[str, Any]:
-    """`measure` in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        line = pool.submit(measure, method, folder, n, k).result()
-    print(line, flush=True)
-    return line
+def choose(name: str, rows: torch.Tensor, queries: torch.Tensor, k: int, noise: float) -> tuple[list[int], int | None]:
+    """The picks of one method, and how often it read all rows where it tells."""
+    if name in PEERS:
+        return PEERS[name](rows.numpy(), queries.numpy(), k), None
+    if name == "plain loop":
+        from plain_loops import project
+
+        from hf_gip.core.rows import MemoryRows
+        from hf_gip.core.setting import prepare
+
+        setting = prepare(MemoryRows(rows), queries, noise, None)
+        return project(rows, setting.scale, setting.queries, k, noise).indices.tolist(), k
+    passes = [0]
+    found = gip(rows, queries, k, noise=noise, progress=lambda done, count: passes.__setitem__(0, count))
+    return found.indices.tolist(), passes[0]
+
+
+def warm_up(name: str) -> None:
+    """Load and compile what the first call needs."""
+    rows = torch.nn.functional.normalize(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)), dim=1)
+    choose(name, rows, rows[:8] * 0.5, 20, 0.1)
+
+
+def apart(case: Case) -> Case:
+    """`run` in a process of its own."""
+    call = [sys.executable, str(Path(__file__).resolve()), "--case", json.dumps(case)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1][:120] if done.stderr.strip() else str(done.returncode)}
+    answer = json.loads(done.stdout.splitlines()[-1])
+    print(case["method"], {key: value for key, value in answer.items() if key != "picks"}, flush=True)
+    return answer
+
+
+def against_plain(base: Case) -> list[Case]:
+    """The engine and the plain one-pick loop on the same problem, at two ridges."""
+    lines = []
+    for noise in (0.1, 10 * base["k"] / base["d"]):
+        case = base | {"noise": noise}
+        ours, plain = apart(case | {"method": "hf_gip.gip"}), apart(case | {"method": "plain loop"})
+        shared = len(set(ours["picks"]) & set(plain["picks"])) / base["k"]
+        head = {"n": base["n"], "d": base["d"], "m": base["m"], "k": base["k"], "noise": round(noise, 3)}
+        ratio = plain["seconds"] / ours["seconds"]
+        for name, found in (("hf_gip.gip", ours), ("plain loop", plain)):
+            line = {key: value for key, value in found.items() if key != "picks"}
+            lines.append(head | {"method": name} | line)
+        lines[-2] |= {"times_faster": ratio, "same_rows": shared, "gib_read_per_s": traffic(base, ours)}
+    return lines
+
+
+def traffic(case: Case, found: Case) -> float:
+    """GiB a second of the rows alone: passes × n × d × 4 bytes over the time."""
+    return found["passes"] * case["n"] * case["d"] * 4 / 2**30 / found["seconds"]
+
+
+def against_peers(base: Case) -> list[Case]:
+    """All on the first 20,000 rows, k = 2,000."""
+    case = base | {"n": min(20_000, base["n"]), "k": min(2_000, base["k"]), "noise": 0.1}
+    lines = []
+    for name in ("hf_gip.gip", *PEERS):
+        found = apart(case | {"method": name})
+        line = {key: value for key, value in found.items() if key not in ("picks", "passes")}
+        lines.append({"method": name, "n": case["n"], "k": case["k"]} | line)
+        if "seconds" in found and "seconds" in lines[0]:
+            lines[-1]["seconds_to_ours"] = found["seconds"] / lines[0]["seconds"]
+    return lines
+
+
+def scaling(base: Case) -> list[Case]:
+    """One thing changed at a time."""
+    lines = []
+    start = base | {"method": "hf_gip.gip", "n": min(20_000, base["n"]), "k": 1_000, "noise": 0.1}
+    changes = [{}, {"n": 5_000}, {"n": 52_002}, {"n": 200_000}, {"d": 128}, {"d": 1_024}, {"k": 100}, {"k": 4_000}]
+    for change in [*changes, {"m": 1}, {"m": 512}, {"noise": 0.01}, {"noise": 10.0}]:
+        case = start | change
+        found = apart(case)
+        shown = {key: case[key] for key in ("n", "d", "k", "m", "noise")}
+        kept = ("seconds", "passes", "extra_mib", "captured", "failed")
+        lines.append(shown | {key: found[key] for key in kept if key in found})
+        if found.get("passes"):
+            lines[-1] |= {
+                "picks_per_pass": case["k"] / found["passes"],
+                "ms_per_pick": 1e3 * found["seconds"] / case["k"],
+            }
+    return lines
 
 
 def main() -> None:
-    """Measure all and write the table."""
-    k = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000
-    folder = sys.argv[2] if len(sys.argv) > 2 else str(ROOT.parent / "shared" / "data")
-    real = (Path(folder) / "alpaca_minilm_f16.npy").exists()
-    lines = [apart(method, folder, 52_002, k) for method in (engine, plain)]
-    lines += [apart(method, folder, PEERS_N, PEERS_K) for method in (engine, *PEERS)]
-    for group in (lines[:2], lines[2:]):
-        for line in group:
-            if "seconds" in line:
-                line["times_engine"] = line["seconds"] / group[0]["seconds"]
-    write_results(
-        "speed",
-        lines,
-        command=f"python benchmarks/speed.py {k}",
-        packages=["torch", "numpy", "apricot-select", "scikit-learn", "submodlib-py", "pyversity", "semhash"],
-        notes=[
-            f"{'Real Alpaca vectors (MiniLM)' if real else 'Clustered vectors made here'}, {QUERIES} of them as "
-            f"queries, {THREADS} threads. `captured`: share of the queries' energy held by the chosen rows (ridge "
-            f"{NOISE}), one float64 judge. Peers optimise other objectives; the captured share is ours.",
-        ],
-    )
+    """Measure, print, write the result files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=str(HERE.parents[1] / "shared" / "data"))
+    parser.add_argument("--only", nargs="+", choices=["plain", "peers", "scaling"])
+    for name, value in {"n": 52_002, "k": 5_000, "m": 64}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.case:
+        print(json.dumps(run(json.loads(given.case))))
+        return
+    base = {"data": given.data, "n": given.n, "d": 384, "m": given.m, "k": given.k}
+    note = "Each line is one process; extra_mib is its peak memory above the loaded rows. captured: one float64 judge."
+    parts = {
+        "plain": (against_plain, "speed"),
+        "peers": (against_peers, "speed_peers"),
+        "scaling": (scaling, "speed_scaling"),
+    }
+    for part in given.only or parts:
+        measure, name = parts[part]
+        packages = ["torch", "numpy"]
+        if part == "peers":
+            packages += ["apricot-select", "scikit-learn", "submodlib-py", "pyversity", "semhash"]
+        write_results(
+            name, measure(base), command=f"python benchmarks/speed.py --only {part}", packages=packages, notes=[note]
+        )
 
 
 if __name__ == "__main__":
