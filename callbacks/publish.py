@@ -1,6 +1,5 @@
 """The rows of a round as a subset of their own: saved in the run's folder, then published."""
 
-import json
 import logging
 import shlex
 import shutil
@@ -53,8 +52,7 @@ def publish(trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: Roun
 
 def command(folder: Path, repo_id: str) -> str:
     """The line that pushes a saved subset."""
-    push = f'import hf_gip; hf_gip.push_to_hub(hf_gip.load_subset({json.dumps(str(folder))}), "{repo_id}")'
-    return f"python -c {shlex.quote(push)}"
+    return shlex.join(["hf-gip", "push", str(folder), repo_id])
 
 
 def as_subset(trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: Round) -> Dataset:

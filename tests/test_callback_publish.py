@@ -87,11 +87,15 @@ def test_a_push_that_fails_costs_nothing_but_a_command(
     [said] = [record.getMessage() for record in caplog.records if record.name == "hf_gip.callbacks.publish"]
     folder = tmp_path / "gip" / "subset"
     assert said.startswith(f"The subset was not pushed to {REPO!r} (")
-    assert f"); it is saved in {folder}: push it later with `python -c " in said
+    assert f"); it is saved in {folder}: push it later with `hf-gip push " in said
     assert hf_gip.verify(folder, source=rows)
-    _, *command = shlex.split(said.split("push it later with `")[1].removesuffix("`."))
+    program, *command = shlex.split(said.split("push it later with `")[1].removesuffix("`."))
     subprocess.run(
-        [sys.executable, *command], env={**os.environ, "HF_TOKEN": ALICE}, check=True, timeout=200, capture_output=True
+        [sys.executable, "-m", program.replace("-", "_"), *command],
+        env={**os.environ, "HF_TOKEN": ALICE},
+        check=True,
+        timeout=200,
+        capture_output=True,
     )
     monkeypatch.setenv("HF_TOKEN", ALICE)
     assert len(load_dataset(REPO, split="train")) == 6

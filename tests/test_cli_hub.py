@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from datasets import config, load_dataset
+from datasets import DatasetDict, config, load_dataset
 from hub_server import ALICE, Hub
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from saved import pool
 
+import hf_gip
 from hf_gip.cli import main
 
 pytestmark = pytest.mark.hub
@@ -60,6 +61,27 @@ def test_select_push_verify_load_reproduce(hub: Hub, capsys: pytest.CaptureFixtu
     )
     hub.commit(REPO, {"gip/selection.parquet": b"broken"})
     assert run("verify", REPO) == 1
+
+
+def test_every_configuration_of_a_downloaded_repository_goes_on_to_another(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = {k: hf_gip.gip_select(pool(), k, features="vector", device="cpu") for k in (3, 4, 5)}
+    hf_gip.push_to_hub(DatasetDict(train=chosen[3], test=chosen[4]), REPO, config_name="small")
+    hf_gip.push_to_hub(chosen[5], REPO, config_name="large")
+    snapshot_download(REPO, repo_type="dataset", local_dir="copy")
+    assert run("push", "copy", "alice/one", "--config-name", "large") == 0
+    assert len(hf_gip.load_subset("alice/one")) == 5
+    assert run("push", "copy", "alice/one", "--config-name", "huge") == 2
+    assert "`--config-name` must name one of the configurations ['small', 'large'], got 'huge'." in (
+        capsys.readouterr().err.replace("\n", " ")
+    )
+    for _ in range(2):
+        assert run("push", "copy", "alice/all") == 0
+        assert len(hub.history("alice/all")) == 3, "the second time nothing had changed"
+    for config_name, split, k in (("small", "train", 3), ("small", "test", 4), ("large", "train", 5)):
+        assert load_dataset("alice/all", config_name, split=split)["name"][:] == chosen[k]["name"][:]
+    assert hf_gip.verify("alice/all").ok
 
 
 def test_what_is_wrong_is_said_in_one_line(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
