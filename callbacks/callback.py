@@ -79,7 +79,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         push_each: Whether to push every selection when it is made, not only the last.
 
     Raises:
-        TypeError: If the training set is not a `datasets.Dataset`.
+        TypeError: If the training set is not a `datasets.Dataset`, or an option is of another kind than it should be.
         ValueError: If an option is out of range or does not fit the trainer.
     """
 
@@ -118,7 +118,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         check_push(push_to, push_each, pool)
         self.pool = read_pool(trainer, pool, id_column)
         check_texts(features, self.pool.rows.column_names, trainer.processing_class)
-        check_options(scores, self.pool.rows.column_names, select, every_n_epochs, start_epoch)
+        check_options(scores, self.pool.rows, select, every_n_epochs, start_epoch, warmup)
         recipe = Recipe(
             features, prepare_target(trainer, target), tuple(scores), objective, noise, select, TextVectors(encoder)
         )

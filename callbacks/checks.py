@@ -8,6 +8,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
+from hf_gip.core.selection import Selection
 from hf_gip.features.layers import lora_layers
 
 from .view import PackedView, SelectionView
@@ -23,8 +24,14 @@ def check_trainer(trainer: Trainer) -> None:
     """Raise where re-selection would go wrong in silence; warn where it merely costs.
 
     Raises:
+        TypeError: If it is no trainer.
         ValueError: If the trainer has a selection already, splits a batch over ranks or cannot be given one.
     """
+    if not isinstance(trainer, Trainer):
+        raise TypeError(
+            f"`trainer` must be a `transformers.Trainer`, got {type(trainer).__name__}: "
+            "`GIPSelectionCallback(trainer, k)`."
+        )
     if isinstance(trainer.train_dataset, SelectionView | PackedView):
         raise ValueError(
             "`trainer` must have no other selection callback, got one whose training set is a selection already: use "
@@ -65,12 +72,12 @@ def check_attached(trainer: Trainer | None, callback: TrainerCallback) -> None:
     """Raise unless `callback` belongs to the trainer that is running.
 
     Raises:
-        RuntimeError: If it was rebuilt without its trainer, or added to another one.
+        RuntimeError: If it has no trainer, was added to another one, or its rows are not what is trained on.
     """
     if trainer is None:
         raise RuntimeError(
-            "`trainer` must be the trainer that trains, got None: `restore_callback_states_from_checkpoint=True` "
-            "rebuilds callbacks without one; leave it False, this callback restores itself."
+            "`trainer` must be the trainer that trains, got None: write `GIPSelectionCallback(trainer, k)`, and leave "
+            "`restore_callback_states_from_checkpoint` False, which rebuilds callbacks without one."
         )
     same = [other for other in trainer.callback_handler.callbacks if isinstance(other, type(callback))]
     if same != [callback]:
@@ -78,31 +85,40 @@ def check_attached(trainer: Trainer | None, callback: TrainerCallback) -> None:
             f"The callback must be added once, to the trainer it was made with, got {len(same)} there: "
             "`trainer.add_callback(GIPSelectionCallback(trainer, …))`."
         )
+    if not isinstance(trainer.train_dataset, SelectionView | PackedView):
+        raise RuntimeError(
+            "`trainer.train_dataset` must be left as the callback set it, got "
+            f"{type(trainer.train_dataset).__name__}: change the training set before the callback is made."
+        )
 
 
 def check_options(
-    scores: Sequence[str], columns: Sequence[str], select: object, every_n_epochs: int, start_epoch: int
+    scores: Sequence[str], rows: Dataset, select: object, every_n_epochs: int, start_epoch: int, warmup: object
 ) -> None:
     """Raise for options that contradict each other.
 
     Raises:
-        TypeError: If `scores` is a single string.
+        TypeError: If `scores` is a single string or `warmup` no selection.
         ValueError: If one is out of range.
     """
+    if not isinstance(warmup, Selection | None):
+        raise TypeError(
+            f"`warmup` must be a `Selection`, got {type(warmup).__name__}: a subset has it as `.selection`."
+        )
     if isinstance(scores, str):
         raise TypeError(f"`scores` must be a list of column names, got {scores!r}: write `scores=[{scores!r}]`.")
-    if every_n_epochs < 1:
-        raise ValueError(f"`every_n_epochs` must be at least 1, got {every_n_epochs}.")
-    if start_epoch < 0:
-        raise ValueError(f"`start_epoch` must be at least 0, got {start_epoch}.")
+    for name, value, least in (("every_n_epochs", every_n_epochs, 1), ("start_epoch", start_epoch, 0)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"`{name}` must be a whole number, at least {least}, got {value}.")
     if scores and select is not None:
         raise ValueError(
             "`scores` must be left out with `select`, which takes GIP's place and with it the scores: use them inside "
             "your function."
         )
-    missing = [name for name in scores if name != "loss" and name not in columns]
-    if missing:
-        raise ValueError(f'`scores` must be numeric columns of the pool or "loss", got {missing}: it has {columns}.')
+    numeric = [name for name, kind in rows.features.items() if re.match("u?int|float", getattr(kind, "dtype", ""))]
+    wrong = [name for name in scores if name != "loss" and name not in numeric]
+    if wrong:
+        raise ValueError(f'`scores` must be numeric columns of the pool or "loss", got {wrong}: it has {numeric}.')
 
 
 def check_features(features: str, objective: str, trainer: Trainer) -> None:

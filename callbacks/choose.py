@@ -1,5 +1,6 @@
 """From rows to a ranking: features, queries, precision, selector."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Recipe:
             queries = None
             if self.target is not None:
                 queries = read_rows(trainer, self.target, token_counts(self.target), self.features, name="the target")
+        on_main(trainer.accelerator, lambda: _check_finite(found, queries))
         if found is not None:
             found, queries = self._alike(found, queries)
         precision = self._precision(chosen, found) if found is not None and self.scores else None
@@ -85,8 +87,11 @@ class Recipe:
         return _unit(found, middle), None if queries is None else _unit(queries, middle)
 
     def _precision(self, rows: Dataset, found: RowVectors) -> Tensor:
-        columns = [found.losses if name == LOSS else torch.tensor(rows[name][:]) for name in self.scores]
-        return precision_from_scores(torch.stack([column.double() for column in columns if column is not None], dim=1))
+        columns = []
+        for name in self.scores:
+            values = found.losses if name == LOSS else [math.nan if score is None else score for score in rows[name]]
+            columns.append(torch.as_tensor(values, dtype=torch.float64))
+        return precision_from_scores(torch.stack(columns, dim=1))
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,19 @@ class Evidence:
             precision = None if self.precision is None else self.precision.to(device)
             picked = gip(features, queries, k, objective=self.recipe.objective, noise=noise, precision=precision)
         return Selection(self.rows[picked.indices], picked.gains, picked.total, picked.weights, picked.record)
+
+
+def _check_finite(found: RowVectors | None, queries: RowVectors | None) -> None:
+    for name, read in (("pool", found), ("target", queries)):
+        if read is None:
+            continue
+        sums = read.features.sum(dim=1) + (0 if read.losses is None else read.losses)  # n numbers, not n × d flags
+        bad = int((~sums.isfinite()).sum())
+        if bad:
+            raise ValueError(
+                f"The model in training must give finite numbers, got NaN or infinity in {bad} of {len(sums)} "
+                f"row(s) of the {name}: lower the learning rate, or check the rows and the number format."
+            )
 
 
 def _unit(rows: RowVectors, middle: Tensor) -> RowVectors:

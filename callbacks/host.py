@@ -81,14 +81,25 @@ def prepare(trainer: Trainer, rows: Dataset, name: str, *, truncate: bool = True
 
 
 def prepare_target(trainer: Trainer, target: Dataset | Sequence[str] | None) -> Dataset | None:
-    """The target set, prepared as the training set was."""
+    """The target set, prepared as the training set was.
+
+    Raises:
+        ValueError: If nothing of it is left.
+    """
     if target is None:
         return None
     check_target(target)
     if isinstance(target, Dataset):
-        return prepare(trainer, target, "gip target")
-    field = getattr(trainer.args, "dataset_text_field", "text")
-    return prepare(trainer, Dataset.from_dict({field: list(target)}), "gip target", formatted=True)
+        rows = prepare(trainer, target, "gip target")
+    else:
+        field = getattr(trainer.args, "dataset_text_field", "text")
+        rows = prepare(trainer, Dataset.from_dict({field: list(target)}), "gip target", formatted=True)
+    if not len(rows):
+        raise ValueError(
+            f"`target` must have a row with a labelled token within `max_length`, got {len(target)} without: raise "
+            "`max_length` or check the masks."
+        )
+    return rows
 
 
 def positions_of(trainer: Trainer, rows: Dataset) -> Tensor:

@@ -36,7 +36,7 @@ def report_table(trainer: Trainer, pool: Pool, chosen: Round) -> None:
         tracker: Any = import_module(name)
         if name == "wandb" and tracker.run is None:
             continue
-        frame = table_of(pool, chosen).slice(0, TABLE_ROWS).to_pandas()
+        frame = table_of(pool, chosen).slice(0, TABLE_ROWS).to_pandas().dropna(axis=1, how="all")
         texts = _texts(trainer, pool, chosen)
         if texts is not None:
             frame["text"] = texts

@@ -30,12 +30,14 @@ COLUMNS = ["text", "uid", "input_ids", "labels"]
 OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"k": 13}, "`k` must be a whole number between 1 and the number of rows (12), got 13."),
     ({"k": 0}, "`k` must be a whole number between 1 and the number of rows (12), got 0."),
-    ({"every_n_epochs": 0}, "`every_n_epochs` must be at least 1, got 0."),
-    ({"start_epoch": -1}, "`start_epoch` must be at least 0, got -1."),
+    ({"every_n_epochs": 0}, "`every_n_epochs` must be a whole number, at least 1, got 0."),
+    ({"every_n_epochs": 1.5}, "`every_n_epochs` must be a whole number, at least 1, got 1.5."),
+    ({"start_epoch": -1}, "`start_epoch` must be a whole number, at least 0, got -1."),
+    ({"warmup": "rows"}, "`warmup` must be a `Selection`, got str: a subset has it as `.selection`."),
     ({"id_column": "name"}, f"`id_column` must name a column of the training set, got 'name': it has {COLUMNS}."),
     (
-        {"scores": ["help"]},
-        f"`scores` must be numeric columns of the pool or \"loss\", got ['help']: it has {COLUMNS}.",
+        {"scores": ["help", "text"]},
+        "`scores` must be numeric columns of the pool or \"loss\", got ['help', 'text']: it has [].",
     ),
     ({"scores": "loss"}, "`scores` must be a list of column names, got 'loss': write `scores=['loss']`."),
     (
@@ -123,7 +125,7 @@ def test_a_callback_added_twice_or_elsewhere_is_refused(rows: Dataset, tmp_path:
         other.train()
     trainer.add_callback(callback)
     trainer.add_callback(callback)
-    with pytest.raises(RuntimeError, match="got 2 there"):
+    with pytest.raises(RuntimeError, match=exactly(message.replace("got 0", "got 2"))):
         trainer.train()
 
 
@@ -135,8 +137,8 @@ def test_a_callback_rebuilt_by_the_trainer_is_refused(rows: Dataset, tmp_path: P
     again = make_trainer(tmp_path, rows, restore_callback_states_from_checkpoint=True, **options)
     again.add_callback(GIPSelectionCallback(again, 4))
     message = (
-        "`trainer` must be the trainer that trains, got None: `restore_callback_states_from_checkpoint=True` rebuilds "
-        "callbacks without one; leave it False, this callback restores itself."
+        "`trainer` must be the trainer that trains, got None: write `GIPSelectionCallback(trainer, k)`, and leave "
+        "`restore_callback_states_from_checkpoint` False, which rebuilds callbacks without one."
     )
     with pytest.raises(RuntimeError, match=exactly(message)):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
