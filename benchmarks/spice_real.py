@@ -42,14 +42,19 @@ def texts(folder: Path, alpaca: int, maths: int) -> list[str]:
     return concatenate_datasets(parts).shuffle(seed=1)["text"][:]
 
 
-def tokenised(pool: list[str]) -> list[dict[str, list[int]]]:
-    """The rows as tokens of a byte-level tokenizer trained on them."""
+def learned(pool: list[str]) -> Tokenizer:
+    """A byte-level tokenizer trained on the rows."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<s>"], show_progress=False)
     tokenizer.train_from_iterator(pool, trainer)
-    return [{"input_ids": [0, *encoded.ids[: LENGTH - 1]]} for encoded in tokenizer.encode_batch(pool)]
+    return tokenizer
+
+
+def tokenised(pool: list[str]) -> list[dict[str, list[int]]]:
+    """The rows as tokens of a tokenizer trained on them."""
+    return [{"input_ids": [0, *encoded.ids[: LENGTH - 1]]} for encoded in learned(pool).encode_batch(pool)]
 
 
 def trained(rows: list[dict[str, list[int]]], steps: int) -> tuple[nn.Module, float, float]:

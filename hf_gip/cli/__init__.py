@@ -6,6 +6,7 @@ import typer
 
 from hf_gip.cli.compare import compare_command
 from hf_gip.cli.explain import explain_command
+from hf_gip.cli.gtp import gtp_command
 from hf_gip.cli.load import load_command
 from hf_gip.cli.push import push_command
 from hf_gip.cli.report import report_command
@@ -24,6 +25,7 @@ PROGRAM = typer.Typer(
 )
 PROGRAM.command("select")(select_command)
 PROGRAM.command("spice")(spice_command)
+PROGRAM.command("gtp")(gtp_command)
 PROGRAM.command("push")(push_command)
 PROGRAM.command("load")(load_command)
 PROGRAM.command("verify")(verify_command)

@@ -15,6 +15,7 @@ def explain_command(
     target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
     features: Annotated[str | None, typer.Option(help="The vectors again, where they were a .npy file.")] = None,
     encoder: Annotated[str | None, typer.Option(help="The encoder again, where it was a local folder.")] = None,
+    model: Annotated[str | None, typer.Option(help="GTP's model again, where it was a local folder.")] = None,
 ) -> None:
     """Say why a row was chosen or left out, recomputed from the pool and the recorded parameters."""
     from rich.text import Text
@@ -25,6 +26,7 @@ def explain_command(
     from hf_gip.dataset.evidence import recorded_evidence
     from hf_gip.dataset.open import open_dataset
     from hf_gip.manifest.again_gip import recorded_options
+    from hf_gip.manifest.again_gtp import recorded_gtp_options
     from hf_gip.manifest.save import read_picks
     from hf_gip.manifest.schema import read_manifest
 
@@ -41,6 +43,11 @@ def explain_command(
     }
     if manifest.method == "spice":
         found = explain_pick(selection, row)
+    elif manifest.method == "gtp":
+        from hf_gip.dataset.gtp_evidence import recorded_gtp_evidence
+
+        options = recorded_gtp_options(manifest, given | {"model": model})
+        found = recorded_gtp_evidence(pool, options).explain(selection, row)
     else:
         found = recorded_evidence(pool, recorded_options(manifest, given)).explain(selection, row)
     console().print(Text(str(found)))

@@ -16,7 +16,10 @@ def reproduce_command(
     target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
     features: Annotated[str | None, typer.Option(help="The vectors again, where they were a .npy file.")] = None,
     encoder: Annotated[str | None, typer.Option(help="The encoder again, where it was a local folder.")] = None,
-    model: Annotated[str | None, typer.Option(help="SPICE's proxy again, where it was a local folder.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model again, where it was a local folder.")] = None,
+    checkpoints: Annotated[
+        list[str] | None, typer.Option("--checkpoint", help="GTP's checkpoint folders again; repeat it.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
     config_name: Annotated[str | None, typer.Option(help="Which subset, where there are several.")] = None,
     split: Annotated[str | None, typer.Option(help="Which split of it.")] = None,
@@ -36,6 +39,7 @@ def reproduce_command(
         features=None if features is None else vectors(features),
         encoder=encoder,
         model=model,
+        checkpoints=checkpoints or None,
         device=device,
         revision=revision,
         config_name=config_name,

@@ -13,9 +13,8 @@ from hf_gip.core.selection import Selection
 def rds(features: Float[Tensor, "n d"] | Rows, queries: Float[Tensor, "m q"], k: int) -> Selection:
     """Choose `k` rows round-robin: each query takes its nearest row that is not yet taken, until `k` are.
 
-    Nearness is the cosine; features are meant to be hidden states meaned with later tokens counting more, as in
-    [RDS+](https://huggingface.co/papers/2503.01807) (`gradient_features` gives these for `layers="hidden"`).
-    O(n m d) and memory O(n m).
+    Nearness is the cosine; features are meant to be a model's last hidden states meaned with later tokens counting
+    more, as in [RDS+](https://huggingface.co/papers/2503.01807). O(n m d) and memory O(n m).
 
     Args:
         features: One row per example, (n, d), in memory or on disk.

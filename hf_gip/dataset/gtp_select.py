@@ -37,7 +37,7 @@ def gtp_select(
     parameters: str = "lora",
     subspace: Literal["random", "snapshots"] = "random",
     dims: int | None = 2048,
-    adam: bool = True,
+    adam: bool = False,
     ridge: float | None = None,
     share: float = 0.05,
     epochs: int = 4,
@@ -71,7 +71,8 @@ def gtp_select(
         parameters: Whose gradients: `"lora"`, `"last_layer"` or a pattern of layer names.
         subspace: `"random"` or `"snapshots"`, see `hf_gip.gradient_trajectories`.
         dims: Width per checkpoint at most.
-        adam: Whether the pool's gradients are seen through Adam's moments.
+        adam: Whether the pool's gradients are seen through Adam's moments, as LESS does; the target's never are, so
+            the two are then unlike and no weights bring the residual down far.
         ridge: Penalty on the weights, see `hf_gip.gtp`.
         share: Part of the pool that the warm-up run trains on.
         epochs: Passes of the warm-up run, a checkpoint after each.
@@ -99,6 +100,9 @@ def gtp_select(
     plan = plan_trajectories(dataset, {name: value for name, value in options.items() if name not in BESIDES})
     request = {"method": "gtp", "version": VERSION, "k": k, "ridge": ridge, "id_column": id_column, **plan.request}
     selection = select_once(dataset, request, lambda: _select(dataset, cast("int", k), plan, ridge, id_column))
+    from hf_gip.dataset.gtp_evidence import GtpEvidence
+
+    selection = replace(selection, evidence=GtpEvidence(dataset, plan))
     return attach(dataset, selection, request)
 
 

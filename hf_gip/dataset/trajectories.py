@@ -99,7 +99,7 @@ def gradient_trajectories(
             weights along each epoch (or of the checkpoints so far), which evolve along the run.
         dims: Width per checkpoint at most; 8192 in LESS, whose error is half as large. None: never project, or all
             components.
-        adam: Whether the pool's gradients are seen through Adam's moments.
+        adam: Whether the pool's gradients are seen through Adam's moments, as in LESS; `gtp_select` leaves it out.
         share: Part of the pool that the warm-up run trains on.
         epochs: Passes of the warm-up run.
         learning_rate: Its peak.

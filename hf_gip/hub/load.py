@@ -1,6 +1,7 @@
 """Load, verify and reproduce what was published, on the Hub or in a folder."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -133,6 +134,7 @@ def reproduce(
     exclude: Any = None,
     model: Any = None,
     tokenizer: Any = None,
+    checkpoints: Sequence[str | os.PathLike[str]] | None = None,
     device: str | None = None,
     revision: str | None = None,
     token: Token = None,
@@ -155,6 +157,7 @@ def reproduce(
         exclude: What to stay away from, where the manifest only names its kind.
         model: The proxy whose gradients chose the rows, where it was no Hub id.
         tokenizer: The proxy's tokenizer, where one was given.
+        checkpoints: A Trainer's checkpoint folders, where GTP chose along its run.
         device: Torch device; a GPU where there is one unless told.
         revision: Branch, tag or commit of the repository.
         token: The token for the Hub, instead of the stored one.
@@ -172,5 +175,5 @@ def reproduce(
     slot = choose_slot(place.slots(), config_name, split)
     indices = read_selection(place.folder / slot.root / SELECTION_PATH)["index"].to_pylist()
     given = {"target": target, "features": features, "encoder": encoder, "exclude": exclude}
-    given |= {"model": model, "tokenizer": tokenizer}
+    given |= {"model": model, "tokenizer": tokenizer, "checkpoints": checkpoints}
     return reproduce_from(slot.manifest, indices, open_source(slot.manifest, source, token), given, device=device)

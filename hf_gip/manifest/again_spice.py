@@ -25,28 +25,11 @@ def spice_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *
 
     Returns:
         The selection made now.
-
-    Raises:
-        ValueError: If the proxy must be given again, or is another than the recorded one.
     """
     from hf_gip.dataset.spice_select import spice_select
-    from hf_gip.features.proxy import name_model
 
-    proxy, features = manifest.recipe["proxy"], manifest.recipe["features"]
-    recorded = {name: value for name, value in proxy.items() if name != "steps"}
-    model, tokenizer = given.get("model"), given.get("tokenizer")
-    if model is None:
-        if "revision" not in recorded or not HUB_ID.fullmatch(recorded["model"]):  # never a path out of a manifest
-            raise ValueError(
-                f"`model` must be given again: the manifest names {recorded['model']!r} and does not hold it."
-            )
-        model = f"{recorded['model']}@{recorded['revision']}"
-    found = name_model(model, tokenizer).identity
-    if differing := sorted(name for name in found.keys() | recorded.keys() if found.get(name) != recorded.get(name)):
-        raise ValueError(
-            f"`model` must be the recorded proxy {recorded['model']!r}, got {found['model']!r} with other "
-            f"{' and '.join(differing)}: give the model and tokenizer it was chosen with."
-        )
+    features = manifest.recipe["features"]
+    model, tokenizer = recorded_proxy(manifest, given)
     options = {name: manifest.parameters[name] for name in PARAMETERS}
     if "tokenizer" in features:  # rows of text; others bring their tokens
         options["columns"] = features["columns"]
@@ -62,3 +45,28 @@ def spice_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *
         **options,
     )
     return getattr(subset, "selection")  # noqa: B009 — set by `spice_select`, unknown to type checkers
+
+
+def recorded_proxy(manifest: Manifest, given: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The model whose gradients chose the rows, and the tokenizer that was given with it.
+
+    Raises:
+        ValueError: If the model must be given again, or is another than the recorded one.
+    """
+    from hf_gip.features.proxy import name_model
+
+    recorded = {name: value for name, value in manifest.recipe["proxy"].items() if name != "steps"}
+    model, tokenizer = given.get("model"), given.get("tokenizer")
+    if model is None:
+        if "revision" not in recorded or not HUB_ID.fullmatch(recorded["model"]):  # never a path out of a manifest
+            raise ValueError(
+                f"`model` must be given again: the manifest names {recorded['model']!r} and does not hold it."
+            )
+        model = f"{recorded['model']}@{recorded['revision']}"
+    found = name_model(model, tokenizer).identity
+    if differing := sorted(name for name in found.keys() | recorded.keys() if found.get(name) != recorded.get(name)):
+        raise ValueError(
+            f"`model` must be the recorded proxy {recorded['model']!r}, got {found['model']!r} with other "
+            f"{' and '.join(differing)}: give the model and tokenizer it was chosen with."
+        )
+    return model, tokenizer

@@ -9,6 +9,7 @@ import datasets
 from datasets import Dataset
 
 from hf_gip.manifest.again_gip import gip_again
+from hf_gip.manifest.again_gtp import gtp_again
 from hf_gip.manifest.again_spice import spice_again
 from hf_gip.manifest.check_source import check_source
 from hf_gip.manifest.schema import Manifest
@@ -16,6 +17,7 @@ from hf_gip.manifest.schema import Manifest
 SELECT_AGAIN = {
     "gip": gip_again,
     "spice": spice_again,
+    "gtp": gtp_again,
 }  # method: selects again as the manifest says, in a file of its own
 SAME_OBJECTIVE = 1e-4  # relative: what float32 on another machine may cost
 
