@@ -112,7 +112,7 @@ class Experiment:
             title: [x for x in lines if (x["pool"], x["measure"], x["budget"]) == (pool, measure, 0.05)]
             for title, (lines, pool, measure) in wanted.items()
         }
-        picture(panels, RESULTS / f"quality{self.suffix}.png")
+        picture(panels, RESULTS.parents[1] / "docs" / "pictures" / f"quality{self.suffix}.png")
 
 
 def labelled(row: Unit) -> Unit:

@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
+import torch
 from datasets import config
+
+from hf_gip import gip
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -48,3 +52,23 @@ def test_the_notebook_runs_and_was_saved_with_what_it_showed(
     for cell in code:
         exec("".join(line for line in cell["source"] if not line.startswith("%")), names)
     assert len(names["subset"]) == 100  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.ddp
+def test_processes_that_share_a_matrix_save_the_picks_of_one(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((601, 16)).astype("float32")
+    np.save(tmp_path / "vectors.npy", vectors)
+    words = [
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(EXAMPLES / "select_many_gpus.py"),
+        "vectors.npy",
+        "8",
+        "picks.npy",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", *words]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment, timeout=300)
+    want = gip(torch.from_numpy(vectors), None, 8).indices
+    assert np.load(tmp_path / "picks.npy").tolist() == want.tolist()
