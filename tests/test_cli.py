@@ -219,7 +219,9 @@ def test_sources_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.Ca
 
 def test_verify_names_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = str(tmp_path / "nothing")
-    assert refusal(capsys, "verify", missing) == f"no folder {missing!r}: give one written by `hf_gip.save_subset`."
+    assert refusal(capsys, "verify", missing) == (
+        f"no folder {missing!r}: give one written by `hf_gip.save_subset`, or a repository such as 'me/rows'."
+    )
     (tmp_path / "empty").mkdir()
     assert hf_gip("verify", tmp_path / "empty") == 1
     assert "holds no gip/manifest.json" in capsys.readouterr().out

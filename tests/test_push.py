@@ -3,16 +3,19 @@
 import json
 import re
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from datasets import Dataset, DatasetDict, config, load_dataset
+from datasets import Dataset, DatasetDict, Image, config, load_dataset
 from hub_server import ALICE, ALICE_READS, BOB, Hub
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
+from PIL import Image as Picture
 from saved import pool
 
 import hf_gip
@@ -311,6 +314,66 @@ def test_a_token_that_may_not_write_and_none_at_all_are_told_before_anything_is_
     with pytest.raises(ConnectionError, match=r"^cannot publish to 'alice/chosen': the connection failed 6 times"):
         push(select())
     assert len(hub.history(REPO)) == 1
+
+
+def empty() -> Dataset:
+    none = pool().select([])
+    selection = hf_gip.Selection(
+        torch.empty(0, dtype=torch.long), torch.empty(0).double(), record=select().selection.record
+    )
+    setattr(none, "selection", selection)  # noqa: B010
+    return none
+
+
+@pytest.mark.parametrize(
+    ("make", "repo", "options", "sentence"),
+    [
+        (select, REPO, {"max_shard_size": "lots"}, "`max_shard_size` must be a positive number of bytes or such as"),
+        (select, REPO, {"max_shard_size": 0}, "`max_shard_size` must be a positive number of bytes or such as"),
+        (select, "chosen", {}, "`repo_id` must be a dataset repository such as 'me/rows', got 'chosen'."),
+        (empty, REPO, {}, "`subset` must have at least one row, got none: select rows first."),
+        (lambda: select().map(lambda row: row), REPO, {}, "`subset` must carry its `.selection`, got none: "),
+    ],
+)
+def test_what_cannot_be_published_is_said_before_a_repository_is_made(
+    hub: Hub, make: Callable[[], Any], repo: str, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(sentence)):
+        push(make(), repo, **options)
+    assert not hub.repos
+
+
+@pytest.mark.parametrize("token", ["hf_secret\nhf_secret", " "])
+def test_a_token_that_cannot_be_sent_is_told_at_once_and_not_shown(hub: Hub, token: str) -> None:
+    for call in (lambda: push(select(), token=token), lambda: hf_gip.load_subset(REPO, token=token)):
+        with pytest.raises(ValueError, match=r": `token` must be one non-empty line without spaces: ") as caught:
+            call()
+        shown = "".join(traceback.format_exception(caught.value))
+        assert "hf_secret" not in re.sub(r"(?m)^    .*$", "", shown), "but for source lines"
+    assert not hub.repos
+
+
+def test_rows_in_another_order_under_the_selection_s_name_are_found(hub: Hub) -> None:
+    subset = select()
+    turned = subset.select([1, 0, 2, 3, 4, 5])
+    setattr(turned, "selection", subset.selection)  # noqa: B010
+    push(turned)
+    assert [check.name for check in hf_gip.verify(REPO, source=pool()).failed] == ["source rows"]
+
+
+def test_words_of_any_script_and_images_go_round(hub: Hub) -> None:
+    images = [Picture.new("RGB", (4, 4), (i, 0, 0)) for i in range(40)]
+    columns = {**pool()[:], "téxt 文 / .x": ["🙂\u2028\ud7ff"] * 40, "image": images}
+    rows = Dataset.from_dict(columns).cast_column("image", Image())
+    subset = select(rows, 4)
+    head = push(subset).oid
+    assert hf_gip.verify(REPO, source=rows).ok
+    loaded = hf_gip.load_subset(REPO)
+    assert isinstance(loaded, Dataset)
+    assert loaded[:] == subset.with_format(None)[:]
+    read = load_dataset(REPO, split="train")
+    assert [image.getpixel((0, 0)) for image in read["image"]] == [(i, 0, 0) for i in subset.selection.indices]
+    assert push(loaded).oid == head
 
 
 def test_reading_survives_passing_faults_and_names_lasting_ones(hub: Hub) -> None:

@@ -72,7 +72,9 @@ def locate(name: str | os.PathLike[str], *, revision: str | None, token: Token) 
             raise ValueError(f"`revision` must be left out for the folder {text!r}, got {revision!r}.")
         return Place(folder, text, files_in(folder), remote=False)
     if folder.is_absolute() or text.count("/") != 1 or text.startswith((".", "~")) or "\\" in text:
-        raise FileNotFoundError(f"no folder {text!r}: give one written by `hf_gip.save_subset`.")
+        raise FileNotFoundError(
+            f"no folder {text!r}: give one written by `hf_gip.save_subset`, or a repository such as 'me/rows'."
+        )
     return fetch(text, revision=revision, token=token)
 
 

@@ -14,7 +14,7 @@ from hf_gip.hub.fetch import Token
 from hf_gip.hub.retry import persist
 from hf_gip.hub.source import Origin, origin_of
 from hf_gip.manifest.card import PICTURE_PATH
-from hf_gip.manifest.layout import SHARD_BYTES, check_names, check_subset, write_layout
+from hf_gip.manifest.layout import SHARD_BYTES, check_names, check_shard_size, check_subset, write_layout
 
 
 def push_to_hub(
@@ -59,15 +59,18 @@ def push_to_hub(
 
     Raises:
         TypeError: If `subset` is no dataset.
-        ValueError: If `subset` carries no selection, a name does not do, or rows of a closed source would become
-            public.
+        ValueError: If `subset` carries no selection, a name, size or token does not do, or rows of a closed source
+            would become public.
         HfHubHTTPError: If the Hub refuses, in one sentence.
         ConnectionError: If the connection fails again and again.
     """
     named = _named(subset, split)
+    check_shard_size(max_shard_size)
     for name, rows in named.items():
         check_subset(rows)
         check_names(config_name, name)
+    if repo_id.count("/") != 1:
+        raise ValueError(f"`repo_id` must be a dataset repository such as 'me/rows', got {repo_id!r}.")
     api = HfApi(token=token)
     origins = {name: origin_of(_selection(rows).record, token) for name, rows in named.items()}
     closed = next((origin.closed for origin in origins.values() if origin.closed), None)

@@ -40,6 +40,7 @@ def persist(call: Callable[[], T], what: str, *, repeatable: bool = True) -> T:
     Raises:
         HfHubHTTPError: If the Hub refuses, or is still busy; of the kind it was, in one sentence.
         ConnectionError: If the connection does not hold.
+        ValueError: If the token cannot be sent.
     """
     attempt = 0
     while True:
@@ -53,6 +54,9 @@ def persist(call: Callable[[], T], what: str, *, repeatable: bool = True) -> T:
 
 def _pause_before_next(error: Exception, what: str, attempt: int, repeatable: bool) -> float:
     cause = _cause(error)
+    if isinstance(cause, httpx2.LocalProtocolError) and "header" in str(cause):
+        # Its words hold the token: they go nowhere, not even as this error's cause
+        raise ValueError(f"cannot {what}: `token` must be one non-empty line without spaces: copy it again.") from None
     if cause is None:
         raise error
     if attempt == TRIES - 1 or not _passes(cause, repeatable):

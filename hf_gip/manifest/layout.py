@@ -57,7 +57,7 @@ def write_layout(
     check_empty(target)
     check_subset(subset)
     check_names(config_name, split)
-    shard_bytes = _bytes(max_shard_size)
+    shard_bytes = check_shard_size(max_shard_size)
     with _aside(target) as aside:
         written = _write_rows(subset, aside if include_rows else None, split, shard_bytes)
         manifest = _write_selection(subset, aside, written, config_name, split)
@@ -98,6 +98,8 @@ def check_subset(subset: Any) -> None:
             "`subset` must carry its `.selection`, got none: call `gip_select` first and save its result before other "
             "transforms, which drop the record."
         )
+    if not len(subset):
+        raise ValueError("`subset` must have at least one row, got none: select rows first.")
     if len(selection) != len(subset):
         raise ValueError(
             f"`subset` must have the rows its `.selection` chose ({len(selection)}), got {len(subset)}: save before "
@@ -230,7 +232,18 @@ def _row_ids(subset: Dataset, id_column: str | None) -> pa.Array:
     return pa.chunked_array(chunks, pa.string()).combine_chunks()
 
 
-def _bytes(size: int | str) -> int:
+def check_shard_size(size: int | str) -> int:
+    """The bytes that `max_shard_size` stands for.
+
+    Raises:
+        ValueError: If it is no positive size.
+    """
     from datasets.utils.py_utils import convert_file_size_to_int
 
-    return convert_file_size_to_int(size)
+    try:
+        found = convert_file_size_to_int(size)
+    except ValueError:
+        found = 0
+    if found < 1:
+        raise ValueError(f'`max_shard_size` must be a positive number of bytes or such as "500MB", got {size!r}.')
+    return found
