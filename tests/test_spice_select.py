@@ -1,6 +1,5 @@
 """SPICE on a dataset: the paper's pipeline written out, caches and kills, honest records, mistakes named."""
 
-import logging
 import re
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from transformers import LlamaModel
 
 import hf_gip
 from hf_gip.core.spice import spice
-from hf_gip.features import proxy, spice_run
+from hf_gip.features import proxy
 from hf_gip.features.gradients import gradient_features
 
 
@@ -327,9 +326,3 @@ def test_bad_input_is_one_sentence(rows: Any, k: int, options: dict[str, Any], m
 def test_a_model_of_the_wrong_kind_is_a_type_error() -> None:
     with pytest.raises(TypeError, match=r"^`model` must be a Hub id, a local folder or a torch module, got int\.$"):
         hf_gip.spice_select(pool(), 3, model=7)
-
-
-def test_progress_and_cost_are_told_before_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger=spice_run.__name__):
-        hf_gip.spice_select(pool(), 10, model=tiny_model(), window=10)
-    assert re.search(r"50 rows in 5 windows: about \d+ s", caplog.text)

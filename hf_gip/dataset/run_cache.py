@@ -28,9 +28,13 @@ def cached_gradients(
     scaling: "AdamMoments | None" = None,
     basis: "Tensor | None" = None,
 ) -> "GradientStore":
-    """Gradients of tokenised rows, from the cache or made now; under `scratch` where caching is off."""
+    """Gradients of tokenised rows, from the cache or made now; under `scratch` where caching is off.
+
+    Raises:
+        ValueError: If caching is off and several processes share the work.
+    """
     from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
-    from hf_gip.features.store import store_gradients
+    from hf_gip.features.store import rank_and_world, store_gradients
 
     parts = {"model": model_id(model), "rows": rows_id(rows), "recipe": repr(recipe)}
     if scaling is not None:
@@ -38,5 +42,11 @@ def cached_gradients(
     if basis is not None:
         parts["basis"] = tensors_id({"basis": basis})
     key = content_id(parts)
-    where = cache_folder("gradients", key) or scratch / key
+    where = cache_folder("gradients", key)
+    if where is None and rank_and_world()[1] > 1:
+        raise ValueError(
+            "the datasets cache must be on where several processes share the gradients, got it disabled: "
+            "call `datasets.enable_caching()`."
+        )
+    where = where or scratch / key
     return store_gradients(where, model, rows, recipe, scaling=scaling, basis=basis, batch_size=batch_size)

@@ -55,7 +55,8 @@ def spice_select(
 
     With `update_every=None` the proxy stays as it is: its gradients are taken once, kept in the datasets cache, and
     serve every later call, whatever its `k` or penalty; then `window=None` chooses from all rows at once. Finished
-    selections are cached, and a killed run goes on where it was, with the same picks.
+    selections are cached, and a killed run goes on where it was, with the same picks. Ranks with a process group and
+    one datasets cache share the gradients and return the same rows.
 
     Costs one training step of the proxy per row that is looked at (`benchmarks/gradients.py`), and one forward pass
     in memory per batch, besides n · `dims` numbers where the proxy is frozen.
@@ -76,8 +77,8 @@ def spice_select(
             paper. None: never.
         alpha: Weight α of the gradients against the identity.
         conflict_penalty: Weight λ of the conflict.
-        stop_ratio: Leave a window once a pick would bring at most this share of the window's first one (0.5 in the
-            paper): fewer rows than `k`, as many as the record then says. None: all `k`.
+        stop_ratio: Leave a window once a pick would bring at most this share of the window's first one: fewer rows
+            than `k`, as many as the record then says. 0.5 is the paper's, as "SPICE+". None: exactly `k` rows.
         fisher: `"full"`, `"diagonal"` as in the paper, or `"diagonal_g4"` as in the released code.
         max_length: Tokens per row at most, within the model's context; longer rows are cut and counted.
         batch_size: Rows per forward pass.
@@ -161,6 +162,7 @@ def _trained(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any]
     import torch
 
     from hf_gip.features.gradients import GradientReader, GradientRecipe
+    from hf_gip.features.pace import announce
     from hf_gip.features.spice_run import TrainedProxy, WindowedRun
 
     length, seed = options["max_length"], options["seed"]
@@ -170,6 +172,17 @@ def _trained(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any]
     run = WindowedRun(order, k, options["window"], rule)
     try:
         run.done = proxy.resumed()
+        left = [row for number, rows in enumerate(run.windows) if run.waits(number) for row in rows.tolist()]
+        if proxy.rank == 0:
+            announce(
+                reader,
+                tokens.rows,
+                left[:: proxy.world],
+                batch_size=options["batch_size"],
+                max_length=length,
+                extra=k - len(run.done.rows),
+                note=f"{len(run.windows)} windows, a step of the proxy per {options['update_every']} picks",
+            )
         return run.run(proxy.gradients, proxy.after)
     finally:
         proxy.trainer.undo()

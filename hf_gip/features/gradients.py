@@ -1,7 +1,6 @@
 """Per-example gradients of a causal language model, in batches, projected as they are made."""
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from hf_gip.core.sketch import add_sketch, rademacher, signs
 from hf_gip.features.adam import AdamMoments
 from hf_gip.features.layers import Layer, Passed, at_rest, find_layers, output_head, watched, watched_hidden
+from hf_gip.features.pace import announce
 from hf_gip.features.tokens import IGNORED, Tally, TokenBatch, token_batches
 
 logger = logging.getLogger(__name__)
@@ -107,6 +107,14 @@ def gradient_features(
     length = max_length or context_length(model)
     batches = token_batches(rows, range(len(rows)), batch_size, length, tally)
     features, positions = [torch.empty(0, reader.width)], [torch.empty(0, dtype=torch.int64)]
+    announce(
+        reader,
+        rows,
+        range(len(rows)),
+        batch_size=batch_size,
+        max_length=length,
+        note=f"{4 * len(rows) * reader.width / 1e6:,.0f} MB in memory",
+    )
     for batch, vectors in with_progress(reader, batches, len(rows)):
         features.append(vectors)
         positions.append(batch.rows)
@@ -121,14 +129,10 @@ def gradient_features(
 def with_progress(
     reader: "GradientReader", batches: Iterator[TokenBatch], total: int
 ) -> Iterator[tuple[TokenBatch, Tensor]]:
-    """Every batch with its vectors, under a progress bar in rows; the first batch tells how long all will take."""
-    began = time.monotonic()
-    with tqdm(total=total, unit="row", desc="gradients") as bar:
-        for number, batch in enumerate(batches):
+    """Every batch with its vectors, under a progress bar with rows a second and the time left."""
+    with tqdm(total=total, unit="row", desc="Gradients") as bar:
+        for batch in batches:
             vectors = reader.read(batch)
-            if number == 0:
-                pace = len(vectors) / (time.monotonic() - began)
-                logger.info("%d rows at %.1f rows/s: about %.0f s", total, pace, total / pace)
             bar.update(len(vectors))
             yield batch, vectors
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from datasets.utils import tqdm
 from jaxtyping import Float, Int64
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, distributed
 
 from hf_gip.core.diagnostics import curvature, greedy_guarantee, random_sets, set_quality
 from hf_gip.core.selection import Selection
@@ -21,7 +22,7 @@ from hf_gip.core.spice import spice
 from hf_gip.core.windows import quotas
 from hf_gip.features.gradients import GradientReader
 from hf_gip.features.proxy import ProxyTrainer
-from hf_gip.features.store import write_aside
+from hf_gip.features.store import rank_and_world, write_aside
 from hf_gip.features.tokens import Tally, TokenBatch, token_batches
 
 logger = logging.getLogger(__name__)
@@ -69,19 +70,18 @@ class WindowedRun:
     def run(self, gradients: Gradients, after: Callable[[Progress], None]) -> Progress:
         """Choose from every window that is still to do; `after` is called behind each."""
         waiting = [len(rows) if share else 0 for rows, share in zip(self.windows, self.shares, strict=True)]
-        began = time.monotonic()
         with tqdm(total=sum(waiting), initial=sum(waiting[: self.done.window]), unit="row", desc="SPICE") as bar:
-            first = self.done.window
-            for number in range(first, len(self.windows)):
+            for number in range(self.done.window, len(self.windows)):
                 if self.shares[number]:
                     self.choose(self.windows[number], self.shares[number], gradients)
                 self.done.window = number + 1
                 after(self.done)
                 bar.update(waiting[number])
-                if number == first and len(self.windows) > 1:
-                    seconds = (time.monotonic() - began) / max(waiting[number], 1) * sum(waiting[first:])
-                    logger.info("%d rows in %d windows: about %.0f s", sum(waiting), len(waiting), seconds)
         return self.done
+
+    def waits(self, number: int) -> bool:
+        """Whether this window is still to be looked at."""
+        return number >= self.done.window and self.shares[number] > 0
 
     def choose(self, rows: Int64[Tensor, " w"], share: int, gradients: Gradients) -> None:
         """Add the picks of one window, and how they compare with random ones and with those without a penalty."""
@@ -125,13 +125,32 @@ class TrainedProxy:
         self.max_length, self.batch_size = max_length, batch_size
         self.trainer = ProxyTrainer(reader)
         self.folder, self.saved = folder, time.monotonic()
+        self.rank, self.world = rank_and_world()
 
     def gradients(self, rows: Int64[Tensor, " w"]) -> Float[Tensor, "w d"]:
-        """One row per row asked for, in their order."""
-        found = torch.empty(len(rows), self.reader.width)
+        """One row per row asked for, in their order; several ranks share the batches out, and each gets all rows.
+
+        Raises:
+            ValueError: On every rank, if a gradient is not finite on one of them.
+        """
+        found = torch.zeros(len(rows), self.reader.width)
         place = {row: number for number, row in enumerate(rows.tolist())}
-        for batch in self.batches(list(place)):
-            found[[place[row] for row in batch.rows.tolist()]] = self.reader.read(batch)
+        wrong: str | None = None
+        try:
+            for batch in islice(self.batches(list(place)), self.rank, None, self.world):
+                found[[place[row] for row in batch.rows.tolist()]] = self.reader.read(batch)
+        except ValueError as error:
+            wrong = str(error)
+        told = [wrong]
+        if self.world > 1:
+            told = [None] * self.world
+            distributed.all_gather_object(told, wrong)
+        if any(told):
+            raise ValueError(next(message for message in told if message))
+        if self.world > 1:
+            shared = found.to(next(self.reader.model.parameters()).device)
+            distributed.all_reduce(shared)  # every row is zero on all ranks but one: the sum is exact
+            found = shared.cpu()
         return found
 
     def batches(self, rows: list[int]) -> Iterator[TokenBatch]:
@@ -144,7 +163,7 @@ class TrainedProxy:
             self.trainer.step(list(self.batches(done.buffer[: self.update_every])))
             del done.buffer[: self.update_every]
             done.steps += 1
-        if self.folder is not None and time.monotonic() - self.saved >= SAVE_SECONDS:
+        if self.folder is not None and self.rank == 0 and time.monotonic() - self.saved >= SAVE_SECONDS:
             self.save(done)
             self.saved = time.monotonic()
 
@@ -155,20 +174,32 @@ class TrainedProxy:
         write_aside(self.folder / "state.safetensors", self.trainer.state(), {"progress": json.dumps(vars(done))})
 
     def resumed(self) -> Progress:
-        """Where a killed run stood, the proxy's weights included; a fresh start where there was none."""
-        path = None if self.folder is None else self.folder / "state.safetensors"
-        if path is None or not path.exists():
-            return Progress()
-        with safe_open(path, "pt") as state:
-            self.trainer.restore({name: state.get_tensor(name) for name in state.keys()})  # noqa: SIM118 — no mapping
-            done = Progress(**json.loads(state.metadata()["progress"]))
-        logger.info("going on after window %d with %d rows chosen", done.window, len(done.rows))
+        """Where a killed run stood, the proxy's weights included; a fresh start where there was none.
+
+        Raises:
+            RuntimeError: If ranks stand at different windows.
+        """
+        path, done = None if self.folder is None else self.folder / "state.safetensors", Progress()
+        if path is not None and path.exists():
+            with safe_open(path, "pt") as state:
+                names = list(state.keys())
+                self.trainer.restore({name: state.get_tensor(name) for name in names})
+                done = Progress(**json.loads(state.metadata()["progress"]))
+            logger.info("going on after window %d with %d rows chosen", done.window, len(done.rows))
+        stands = [done.window] * self.world
+        if self.world > 1:
+            distributed.all_gather_object(stands, done.window)
+        if len(set(stands)) > 1:
+            raise RuntimeError(
+                f"ranks must go on from one state, got windows {', '.join(map(str, stands))}: let them share the "
+                "datasets cache (`HF_DATASETS_CACHE`)."
+            )
         return done
 
 
 def forget(folder: Path | None) -> None:
-    """Remove the state of a run that has finished."""
-    if folder is not None and (folder / "state.safetensors").exists():
+    """Remove the state of a run that has finished; the first rank does, which wrote it."""
+    if folder is not None and rank_and_world()[0] == 0 and (folder / "state.safetensors").exists():
         os.remove(folder / "state.safetensors")
         folder.rmdir()
 

@@ -1,9 +1,7 @@
 """Gradients of many rows on disk: made shard by shard by any number of processes, resumed, and read in place."""
 
 import json
-import logging
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +18,8 @@ from hf_gip.features.adam import AdamMoments
 from hf_gip.features.files import FileRows, safetensors_rows
 from hf_gip.features.gradients import GradientReader, GradientRecipe, context_length
 from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
+from hf_gip.features.pace import announce
 from hf_gip.features.tokens import Tally, token_batches
-
-logger = logging.getLogger(__name__)
 
 FORMAT = 1
 SHARD_ROWS = 1024  # what a kill costs at most, per process
@@ -106,10 +103,19 @@ def store_gradients(
 def fill(
     folder: Path, reader: GradientReader, rows: Sequence[Any], shards: Sequence[int], batch_size: int, identity: Any
 ) -> None:
-    """Make these shards, under a progress bar in rows; the first batch tells how long all will take."""
+    """Make these shards, under a progress bar with rows a second and the time left; the first rank tells the cost."""
     length = identity["recipe"]["max_length"]
     spans = [range(number * SHARD_ROWS, min((number + 1) * SHARD_ROWS, len(rows))) for number in shards]
-    total, began = sum(map(len, spans)), time.monotonic()
+    total = sum(map(len, spans))
+    if rank_and_world()[0] == 0:
+        announce(
+            reader,
+            rows,
+            [row for span in spans for row in span],
+            batch_size=batch_size,
+            max_length=length,
+            note=f"{4 * total * reader.width / 1e6:,.0f} MB on disk; if stopped, it goes on there",
+        )
     with tqdm(total=total, unit="row", desc="Gradients") as bar:
         for number, span in zip(shards, spans, strict=True):
             tally = Tally()
@@ -117,9 +123,6 @@ def fill(
             for batch in token_batches(rows, span, batch_size, length, tally):
                 features.append(reader.read(batch))
                 positions.append(batch.rows)
-                if bar.n == 0:
-                    pace = len(batch.rows) / (time.monotonic() - began)
-                    logger.info("%d rows at %.1f rows/s: about %.0f s", total, pace, total / pace)
                 bar.update(len(batch.rows))
             order = torch.cat(positions).argsort()
             tensors = {"features": torch.cat(features)[order], "rows": torch.cat(positions)[order]}

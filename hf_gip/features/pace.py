@@ -1,0 +1,71 @@
+"""What a pass over all rows will cost, told before it starts."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from datasets.utils import tqdm
+
+from hf_gip.features.tokens import Tally, padded, read_row
+
+if TYPE_CHECKING:
+    from hf_gip.features.gradients import GradientReader
+
+ANNOUNCE_SECONDS = 10.0
+SAMPLE_ROWS = 64  # whose lengths are looked at
+FEWEST_BATCHES = 16  # below that the sample would be a good part of the work
+
+
+def announce(
+    reader: "GradientReader",
+    rows: Sequence[Any],
+    positions: Sequence[int],
+    *,
+    batch_size: int,
+    max_length: int,
+    extra: float = 0.0,
+    note: str,
+) -> float | None:
+    """Say how many rows, batches and numbers are to come, and how long they should take, where that is long.
+
+    A batch of the median length of `SAMPLE_ROWS` rows spread over the pool is read twice; the second reading is
+    timed, and corrected for the mean length.
+
+    Args:
+        reader: What will read them.
+        rows: As for `gradient_features`.
+        positions: Which of them are to do.
+        batch_size: Rows per forward pass.
+        max_length: Tokens per row at most.
+        extra: Rows' worth of work besides, such as training steps.
+        note: What is kept where, and what a killed run costs.
+
+    Returns:
+        The estimated seconds; None where so few batches are to come that nothing was measured.
+
+    Raises:
+        ValueError: If a sampled row is not tokenised or its gradient is not finite.
+    """
+    batches = -(-len(positions) // batch_size)
+    if batches < FEWEST_BATCHES:
+        return None
+    spread = [positions[i * len(positions) // SAMPLE_ROWS] for i in range(min(SAMPLE_ROWS, len(positions)))]
+    read = [(row, read_row(rows[row], row, max_length, Tally())) for row in dict.fromkeys(spread)]
+    ready = sorted(((row, *tokens) for row, tokens in read if tokens is not None), key=lambda one: len(one[1]))
+    if not ready:
+        return None
+    first = max(0, (len(ready) - batch_size) // 2)
+    batch = padded(ready[first : first + batch_size])
+    reader.read(batch)
+    began = time.perf_counter()
+    reader.read(batch)
+    longer = sum(len(tokens) for _, tokens, _ in ready) / len(ready) / batch.input_ids.shape[1]
+    per_row = (time.perf_counter() - began) / len(batch.rows) * longer
+    seconds = per_row * (len(positions) + extra)
+    if seconds > ANNOUNCE_SECONDS:
+        clock = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+        tqdm.write(
+            f"hf-gip: gradients of {len(positions):,} rows in {batches:,} batches: {reader.width:,} dims, {note}, "
+            f"about {clock} ({1 / per_row:.1f} rows/s)"
+        )
+    return seconds
