@@ -23,6 +23,8 @@ class Judge:
         self.asked: list[str] = []
         self.keys: list[str | None] = []
         self.faults: list[int] = []
+        self.silent = threading.Event()  # while it is set, requests wait for `heard`
+        self.heard = threading.Event()
         self.lock = threading.Lock()
 
     def answer(self, prompt: str) -> str:
@@ -46,6 +48,9 @@ def judge() -> Iterator[tuple[Judge, Endpoint]]:
                 state.asked.append(body["messages"][0]["content"])
                 state.keys.append(self.headers.get("Authorization"))
                 fault = state.faults.pop(0) if state.faults else None
+            if state.silent.is_set():
+                state.heard.wait(30)
+                return
             content = (
                 {"error": "fault"}
                 if fault
@@ -129,6 +134,24 @@ def test_a_busy_judge_is_asked_again_and_a_refusing_one_ends_in_one_sentence(jud
         rate(rows(5), endpoint)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_silent_judge_times_out_and_what_it_said_is_kept(
+    judge: tuple[Judge, Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, endpoint = judge
+    monkeypatch.setattr(module, "TIMEOUT", 0.3)
+    rate(rows(2), endpoint)
+    before = len(state.asked)
+    state.silent.set()
+    with pytest.raises(OSError, match=r"^the judge at .* did not answer \(.*\): check `url`"):
+        rate(rows(3), endpoint)
+    assert len(state.asked) == before + module.TRIES
+    state.silent.clear()
+    state.heard.set()
+    monkeypatch.setattr(module, "TIMEOUT", 30.0)
+    rate(rows(3), endpoint)
+    assert len(state.asked) == before + module.TRIES + 1
 
 
 def test_a_stopped_run_goes_on_where_it_was(
