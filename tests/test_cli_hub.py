@@ -126,3 +126,15 @@ def test_hf_dispatches_to_this_program_as_its_extension(hub: Hub, tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Chose 3 rows" in done.stdout
     assert (tmp_path / "out" / "gip" / "manifest.json").is_file()
+
+
+def test_a_repository_is_compared_with_a_folder(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("select", "pool.parquet", "--k", 5, "--features", "vector")
+    assert run(*words, "--push-to", REPO, "--private") == 0
+    assert run(*words, "--out", "here") == 0
+    capsys.readouterr()
+    assert run("compare", REPO, "here", "--source", "pool.parquet", "--features", "vector") == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("|")[1:4] for line in lines if line.startswith("| chosen |")]
+    assert [cell.strip() for cell in rows[0]][:2] == ["chosen", "5"], lines
+    assert any(line.startswith("| here | 5 |") for line in lines), lines  # the same picks, so the same figures

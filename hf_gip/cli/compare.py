@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def compare_command(
-    folders: Annotated[list[str], typer.Argument(help="Folders written by `hf-gip select` or `save_subset`.")],
+    folders: Annotated[list[str], typer.Argument(help="Dataset repositories, or folders written by `hf-gip select`.")],
     source: Annotated[str, typer.Option(help="The pool all were chosen from: a file, folder or Hub id.")],
     scores: Annotated[str | None, typer.Option(help="Numeric columns to average: a,b.")] = None,
     target: Annotated[str | None, typer.Option(help="What the rows should serve: a dataset, a file, or .npy.")] = None,
@@ -29,15 +29,16 @@ def compare_command(
     from hf_gip.cli.inputs import names, open_target, vectors
     from hf_gip.cli.output import console
     from hf_gip.dataset.comparison import compare
+    from hf_gip.hub.fetch import locate
     from hf_gip.manifest.save import read_picks
-    from hf_gip.manifest.schema import read_manifest
+    from hf_gip.manifest.slots import choose_slot
 
     short = len({_last(folder) for folder in folders}) == len(folders)
-    manifests = {_last(folder) if short else folder: Path(folder) for folder in folders}
-    kept = [read_manifest(folder) for folder in manifests.values()]
-    pool = _pool(kept, source)
+    places = {_last(folder) if short else folder: locate(folder, revision=None, token=None) for folder in folders}
+    slots = {name: choose_slot(place.slots(), None, None) for name, place in places.items()}
+    pool = _pool([slot.manifest for slot in slots.values()], source)
     found = compare(
-        {name: read_picks(manifest, folder) for (name, folder), manifest in zip(manifests.items(), kept, strict=True)},
+        {name: read_picks(slot.manifest, places[name].folder / slot.root) for name, slot in slots.items()},
         pool,
         scores=names(scores),
         target=None if target is None else open_target(target, split=target_split, config=target_config),
