@@ -66,19 +66,19 @@ def test_two_processes_on_one_cache_do_the_work_once_and_agree(tmp_path: Path) -
 def test_ctrl_c_is_one_sentence_and_the_same_command_goes_on(tmp_path: Path) -> None:
     Dataset.from_dict({"text": [f"row {i} of words {i % 7}" for i in range(300)]}).to_parquet(tmp_path / "p.parquet")
     slow = (
-        "import sys, time\nfrom hf_gip.features import embed, lexical\nE = lexical.LexicalEncoder\n"
+        "import os, time\nfrom hf_gip.features import embed, lexical\nE = lexical.LexicalEncoder\n"
         "embed.SHARD_ROWS = 50\nplain = E.encode\n"
-        "def encode(self, sentences):\n    time.sleep(float(sys.argv.pop()) if sys.argv[-1] == '9' else 0)\n"
+        "def encode(self, sentences):\n    time.sleep(float(os.environ['PAUSE']))\n"
         "    return plain(self, sentences)\nE.encode = encode\n"
         "from hf_gip.cli import main\nmain()\n"
     )
     words = ["select", "p.parquet", "--k", "5", "--encoder", "lexical", "--out", "out"]
     environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
 
-    def run(*more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", slow, *words, *more]
+    def run(pause: str) -> subprocess.Popen[str]:
+        command, setting = [sys.executable, "-c", slow, *words], environment | {"PAUSE": pause}
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=setting
         )
 
     victim = run("9")
@@ -94,8 +94,9 @@ def test_ctrl_c_is_one_sentence_and_the_same_command_goes_on(tmp_path: Path) -> 
     )
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
-    again = run()
-    assert again.wait(timeout=120) == 0
+    again = run("0")
+    again.communicate(timeout=120)
+    assert again.returncode == 0
     assert (tmp_path / "out" / "gip" / "manifest.json").exists()
 
 

@@ -95,7 +95,7 @@ def test_another_source_or_method_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^the manifest does not say how to select again: KeyError\('objective'\)"):
         hf_gip.reproduce(tmp_path / "out", source=pool())
     forge(tmp_path / "out", method="other")
-    message = "`reproduce` selects again by gip, got a subset chosen by 'other'."
+    message = "`reproduce` selects again by gip, spice, gtp, got a subset chosen by 'other'."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         hf_gip.reproduce(tmp_path / "out", source=pool())
 
