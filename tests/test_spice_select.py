@@ -20,7 +20,7 @@ from transformers import LlamaModel
 
 import hf_gip
 from hf_gip.core.spice import spice
-from hf_gip.features import proxy
+from hf_gip.features import proxy, spice_run
 from hf_gip.features.gradients import gradient_features
 
 
@@ -203,6 +203,16 @@ def test_a_killed_run_goes_on_with_the_same_picks(tmp_path: Path, monkeypatch: p
     assert lines[-1] == f"{whole.indices.tolist()} {whole.gains.tolist()}"
     assert 0 < len(lines[:-1]) < 12
     assert not states[0].exists()
+
+
+def test_what_a_kill_left_half_written_goes_with_the_state(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "state.safetensors").write_bytes(b"whole")
+    (folder / ".state.safetensors.123.part").write_bytes(b"ha")
+    spice_run.forget(folder)
+    assert not folder.exists()
+    spice_run.forget(folder)
 
 
 def test_splits_have_their_own_budgets() -> None:

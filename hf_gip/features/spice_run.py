@@ -2,7 +2,7 @@
 
 import json
 import logging
-import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -198,10 +198,9 @@ class TrainedProxy:
 
 
 def forget(folder: Path | None) -> None:
-    """Remove the state of a run that has finished; the first rank does, which wrote it."""
-    if folder is not None and rank_and_world()[0] == 0 and (folder / "state.safetensors").exists():
-        os.remove(folder / "state.safetensors")
-        folder.rmdir()
+    """Remove the state of a run that has finished, and what a kill left half-written; the first rank does."""
+    if folder is not None and rank_and_world()[0] == 0 and folder.exists():
+        shutil.rmtree(folder)
 
 
 def summary(done: Progress) -> dict[str, Any]:
