@@ -177,7 +177,11 @@ def main() -> None:
         if part == "peers":
             packages += ["apricot-select", "scikit-learn", "submodlib-py", "pyversity", "semhash"]
         write_results(
-            name, measure(base), command=f"python benchmarks/speed.py --only {part}", packages=packages, notes=[note]
+            name,
+            measure(base),
+            command=f"python benchmarks/speed.py --only {part} --n {given.n} --k {given.k} --m {given.m}",
+            packages=packages,
+            notes=[note],
         )
 
 
