@@ -4,12 +4,16 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hf_gip.core.checks import check_k, check_matrix
+from hf_gip.core.checkpoints import as_goals, as_parts, check_options
+from hf_gip.core.checks import check_k
+from hf_gip.core.engine.ranks import admit, agree, fingerprint, shared
+from hf_gip.core.pool import SharedRows
 from hf_gip.core.pursuit import Fit, distinct, pursue
-from hf_gip.core.rows import MemoryRows, Rows, SideBySide
+from hf_gip.core.rows import Rows, SideBySide
 from hf_gip.core.selection import Selection
 
 RIDGE = 1e-3
@@ -23,6 +27,7 @@ def gtp(
     rates: Sequence[float] | None = None,
     ridge: float | None = None,
     max_passes: int = 20,
+    group: dist.ProcessGroup | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Selection:
     r"""Choose `k` rows, with weights, whose weighted gradients match a target's at every checkpoint of a run.
@@ -55,6 +60,10 @@ def gtp(
         ridge: Penalty ½ρ‖w‖² with ρ = `ridge` · mean‖aᵢ‖². None: 0, but 0.001 where k exceeds the width, as then no
             single best w exists.
         max_passes: Passes over the rows at most.
+        group: Processes that share the rows (`torch.distributed.group.WORLD` under `torchrun`): `trajectories` holds
+            this rank's share, rows are numbered through in rank order, and every rank returns the whole selection.
+            Of a pass only each share's 2k best scores and the 2k best rows travel; the first rank fits the weights.
+            A rank that ends makes the others fail; one that hangs does so within the group's `timeout`.
         progress: Called after each pass with the number of passes and the residual so far, a share of the target.
 
     Returns:
@@ -64,29 +73,60 @@ def gtp(
 
     Raises:
         TypeError: If a matrix is no floating-point tensor.
-        ValueError: If a shape or value is wrong, or the rows or the target are all zero.
+        ValueError: If a shape or value is wrong, the rows or the target are all zero, or ranks disagree.
     """
-    parts = as_parts(trajectories)
-    check_options(rates, len(parts), ridge, max_passes)
-    scales = [math.sqrt(rate) for rate in rates] if rates is not None else [1.0] * len(parts)
-    check_k(k, parts[0].n)
-    mean, energy = SideBySide(parts, scales).means()
+    parts, scales, goals = _checked(trajectories, target, rates, ridge, max_passes, group)
+    if group is not None:
+        told = {"k": k, "rates": rates if rates is None else list(rates), "ridge": ridge, "max_passes": max_passes}
+        widths = {"widths": [part.d for part in parts], "dtypes": [str(part.dtype) for part in parts]}
+        agree({**told, **widths, "target": fingerprint(goals)}, group)
+    ranks = shared(parts[0].n, group)
+    check_k(k, ranks.n)
+    mean, energy = SharedRows(SideBySide(parts, scales), ranks).means()
     if energy == 0:
-        raise ValueError(f"`trajectories` must hold at least one row that is not zero, got {parts[0].n} zero row(s).")
-    goals = mean[None] if target is None else as_goals(target, parts, scales)
+        raise ValueError(f"`trajectories` must hold at least one row that is not zero, got {ranks.n} zero row(s).")
+    goals = mean[None] if goals is None else goals
     size = float(torch.linalg.vector_norm(goals))
     if size == 0:
         raise ValueError("`target` must not be zero, got only zeros: there is no direction to match.")
     unit = math.sqrt(energy)
-    pool = SideBySide(parts, [scale / unit for scale in scales])
+    pool = SharedRows(SideBySide(parts, [scale / unit for scale in scales]), ranks)
     penalty = ridge if ridge is not None else (RIDGE if k > pool.d else 0.0)
     fit = pursue(pool, goals / size, k, penalty, max_passes, progress)
     parameters = {"k": k, "rates": list(rates) if rates is not None else None, "ridge": penalty, "targets": len(goals)}
     return as_selection(pool, fit, k, size, size / unit, parameters)
 
 
+def _checked(
+    trajectories: Tensor | Rows | Sequence[Tensor | Rows],
+    target: Tensor | Sequence[Tensor] | None,
+    rates: Sequence[float] | None,
+    ridge: float | None,
+    max_passes: int,
+    group: dist.ProcessGroup | None,
+) -> tuple[list[Rows], list[float], Float[Tensor, "m d"] | None]:
+    """Rows, scales and targets per checkpoint; all ranks end with the one whose arguments cannot be used.
+
+    Raises:
+        TypeError: If a matrix is no floating-point tensor.
+        ValueError: If a shape or value is wrong.
+    """
+    try:
+        parts = as_parts(trajectories)
+        check_options(rates, len(parts), ridge, max_passes)
+        scales = [math.sqrt(rate) for rate in rates] if rates is not None else [1.0] * len(parts)
+        goals = None if target is None else as_goals(target, parts, scales)
+    except (TypeError, ValueError) as error:
+        if group is not None:
+            admit(str(error), group)
+        raise
+    if group is not None:
+        admit(None, group)
+    return parts, scales, goals
+
+
 def as_selection(
-    pool: SideBySide, fit: Fit, k: int, size: float, unit: float, parameters: dict[str, object]
+    pool: SharedRows, fit: Fit, k: int, size: float, unit: float, parameters: dict[str, object]
 ) -> Selection:
     """The fit in the caller's units, rows by falling gain, filled up to `k`."""
     gains = 0.5 * (fit.weights * fit.targets).sum(0)
@@ -123,86 +163,19 @@ def as_selection(
 
 
 def fill(
-    pool: SideBySide, rows: Int64[Tensor, " s"], ranking: Float[Tensor, " n"], missing: int
+    pool: SharedRows, rows: Int64[Tensor, " s"], ranking: Float[Tensor, " n"], missing: int
 ) -> Int64[Tensor, " f"]:
     """The `missing` best ranked rows besides `rows`, copies of chosen rows last."""
-    order = torch.sort(ranking, descending=True, stable=True).indices
-    order = order[~torch.isin(order, rows)]
-    if missing == 0:
-        return order[:0]
-    taken, copies = rows, order[:0]
-    for batch in order.split(2 * missing):
-        both = torch.cat([taken, batch])
-        values = pool.rows(both)
-        fresh = distinct(values @ values.T).cpu()[len(taken) :]
-        taken, copies = torch.cat([taken, batch[fresh]]), torch.cat([copies, batch[~fresh]])
-        if len(taken) >= len(rows) + missing:
+    taken, seen, copies = rows, rows, rows[:0]
+    while len(taken) < len(rows) + missing:
+        batch = pool.leading(ranking, seen, 2 * missing)[0]
+        if not len(batch):
             break
+        values = pool.rows(torch.cat([taken, batch]))
+        fresh = distinct(values @ values.T)[len(taken) :]
+        taken, seen, copies = (
+            torch.cat([taken, batch[fresh]]),
+            torch.cat([seen, batch]),
+            torch.cat([copies, batch[~fresh]]),
+        )
     return torch.cat([taken[len(rows) :], copies])[:missing]
-
-
-def as_parts(trajectories: Tensor | Rows | Sequence[Tensor | Rows]) -> list[Rows]:
-    """One `Rows` per checkpoint.
-
-    Raises:
-        TypeError: If something is neither a tensor nor `Rows`.
-        ValueError: If there is none, or they differ in their number of rows.
-    """
-    given = [trajectories] if isinstance(trajectories, Tensor | Rows) else list(trajectories)
-    parts: list[Rows] = []
-    for part in given:
-        if isinstance(part, Tensor):
-            check_matrix("trajectories", part)
-            parts.append(MemoryRows(part))
-        elif isinstance(part, Rows):
-            parts.append(part)
-        else:
-            raise TypeError(
-                f"`trajectories` must be tensors or rows on disk, got {type(part).__name__}: convert it with "
-                "`torch.as_tensor(…).float()`."
-            )
-    if not parts:
-        raise ValueError("`trajectories` must hold at least one checkpoint, got none.")
-    counts = [part.n for part in parts]
-    if len(set(counts)) != 1:
-        raise ValueError(f"`trajectories` must hold the same rows at every checkpoint, got {counts} rows.")
-    return parts
-
-
-def as_goals(target: Tensor | Sequence[Tensor], parts: list[Rows], scales: list[float]) -> Float[Tensor, "m d"]:
-    """The targets, one a row, scaled as the rows are.
-
-    Raises:
-        ValueError: If the checkpoints are not those of the rows, or hold different numbers of targets.
-    """
-    widths = [part.d for part in parts]
-    if isinstance(target, Tensor):
-        whole = target if target.ndim > 1 else target[None]
-        check_matrix("target", whole, sum(widths))
-        pieces = list(whole.split(widths, dim=1))
-    else:
-        pieces = [piece if piece.ndim > 1 else piece[None] for piece in target]
-        if len(pieces) != len(parts):
-            raise ValueError(f"`target` must have one tensor per checkpoint ({len(parts)}), got {len(pieces)}.")
-        for piece, width in zip(pieces, widths, strict=True):
-            check_matrix("target", piece, width)
-    if len({len(piece) for piece in pieces}) > 1:
-        raise ValueError(f"`target` must hold the same targets at every checkpoint, got {[len(p) for p in pieces]}.")
-    return torch.cat([piece.double().cpu() * scale for piece, scale in zip(pieces, scales, strict=True)], dim=1)
-
-
-def check_options(rates: Sequence[float] | None, checkpoints: int, ridge: float | None, max_passes: int) -> None:
-    """Raise unless every option is in its range.
-
-    Raises:
-        ValueError: Naming the option, the value found and the range.
-    """
-    if rates is not None:
-        if len(rates) != checkpoints:
-            raise ValueError(f"`rates` must hold one learning rate per checkpoint ({checkpoints}), got {len(rates)}.")
-        if not all(math.isfinite(rate) and rate >= 0 for rate in rates) or not any(rates):
-            raise ValueError(f"`rates` must be finite, at least 0 and not all 0, got {list(rates)!r}.")
-    if ridge is not None and not (math.isfinite(ridge) and ridge >= 0):
-        raise ValueError(f"`ridge` must be a number of at least 0, or None, got {ridge!r}.")
-    if isinstance(max_passes, bool) or max_passes < 1:
-        raise ValueError(f"`max_passes` must be a whole number of at least 1, got {max_passes!r}.")

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from hf_gip.core.nnls import nnls
-from hf_gip.core.rows import SideBySide
+from hf_gip.core.pool import SharedRows
 
 SAME = 1e-12  # rows are copies of each other if 1 − cos² is at most this
 EXACT = 1e-14  # a loss of this share of the target's energy is none
@@ -27,7 +28,7 @@ class Fit:
         targets: Their inner products with each target, (m, s), float64.
         loss: Σ ½‖b − Aᵀw‖² + ½ρ‖w‖².
         residual: ‖b − Aᵀw‖ over all targets, as a share of ‖b‖.
-        ranking: Correlation of every row with the targets, (n,).
+        ranking: Correlation of every row held here with the targets, (n,).
         passes: Passes over all rows so far.
         history: `residual` after each pass.
     """
@@ -43,20 +44,22 @@ class Fit:
 
 
 def pursue(
-    pool: SideBySide, goals: Float[Tensor, "m d"], k: int, ridge: float, max_passes: int, progress: Progress | None
+    pool: SharedRows, goals: Float[Tensor, "m d"], k: int, ridge: float, max_passes: int, progress: Progress | None
 ) -> Fit:
     """The best at most `k` rows found for `goals` (unit norm in all), rows of mean energy one."""
-    scores = positive(pool.products(goals))
+    scores = positive(pool.mine.products(goals))
     ranking, passes, width = scores, 1, 2 * k
     rows = torch.empty(0, dtype=torch.int64)
     weights = targets = goals.new_zeros(len(goals), 0)
     loss, residual, history = 0.5 * float(goals.square().sum()), 1.0, [1.0]
     start, known = loss, Known(pool)
     while loss > EXACT * start:
-        fresh = best(scores, rows, width)
+        fresh, gains = pool.leading(scores, rows, width)
+        fresh = fresh[gains > 0]
         if not len(fresh):
             break
-        step = refit(known, goals, torch.cat([rows, fresh]), k, ridge)
+        joined = torch.cat([rows, fresh])
+        step = pool.ranks.told(partial(refit, joined, *known.of(joined), goals, k, ridge))
         fall = (loss - step.loss) / loss
         if step.loss < loss:
             rows, weights, targets, loss, residual = step.rows, step.weights, step.targets, step.loss, step.residual
@@ -68,7 +71,7 @@ def pursue(
         if passes == max_passes or width < max(1, k // 8):
             break
         if step.loss == loss:
-            scores, passes = positive(pool.products(step.left)), passes + 1
+            scores, passes = positive(pool.mine.products(step.left)), passes + 1
     return Fit(rows, weights, targets, loss, residual, ranking, passes, history)
 
 
@@ -87,7 +90,7 @@ class Step:
 class Known:
     """Rows read before and their inner products: of 3k rows in a step most were in the step before."""
 
-    def __init__(self, pool: SideBySide) -> None:
+    def __init__(self, pool: SharedRows) -> None:
         """Start from none."""
         self.pool = pool
         self.rows = torch.empty(0, dtype=torch.int64)
@@ -101,7 +104,7 @@ class Known:
         place = where[rows]
         old, new = torch.nonzero(place >= 0)[:, 0], torch.nonzero(place < 0)[:, 0]
         values = torch.empty(len(rows), self.pool.d, dtype=torch.float64)
-        values[old], values[new] = self.values[place[old]], self.pool.rows(rows[new]).cpu()
+        values[old], values[new] = self.values[place[old]], self.pool.rows(rows[new])
         gram = torch.empty(len(rows), len(rows), dtype=torch.float64)
         gram[old[:, None], old] = self.gram[place[old]][:, place[old]]
         fresh = values[new] @ values.T
@@ -110,12 +113,18 @@ class Known:
         return values, gram
 
 
-def refit(known: Known, goals: Float[Tensor, "m d"], rows: Int64[Tensor, " t"], k: int, ridge: float) -> Step:
+def refit(
+    rows: Int64[Tensor, " t"],
+    values: Float[Tensor, "t d"],
+    gram: Float[Tensor, "t t"],
+    goals: Float[Tensor, "m d"],
+    k: int,
+    ridge: float,
+) -> Step:
     """Fit the targets on `rows`, then let those go that are missed least, in steps, until `k` are left.
 
     A step lets go half of those too many, at least k/20, and fits the rest again.
     """
-    values, gram = known.of(rows)
     targets = goals @ values.T
     if ridge:
         kept = distinct(gram)
@@ -156,15 +165,6 @@ def positive(products: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
     """How much a row can lower the loss: the correlation with one target, the norm of the positive ones of several."""
     products = products.cpu()
     return products[:, 0] if products.shape[1] == 1 else torch.linalg.vector_norm(products.clamp(min=0), dim=1)
-
-
-def best(scores: Float[Tensor, " n"], rows: Int64[Tensor, " s"], width: int) -> Int64[Tensor, " f"]:
-    """The `width` rows of largest positive score besides `rows`, the lower of equals first."""
-    open_to = scores > 0
-    open_to[rows] = False
-    candidates = torch.nonzero(open_to)[:, 0]
-    order = torch.sort(scores[candidates], descending=True, stable=True).indices[:width]
-    return candidates[order]
 
 
 def distinct(gram: Float[Tensor, "t t"]) -> Bool[Tensor, " t"]:

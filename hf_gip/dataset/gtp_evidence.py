@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from hf_gip.core.checkpoints import as_goals
 from hf_gip.core.explain_gtp import GtpExplanation, explain_match
-from hf_gip.core.gtp import as_goals
 from hf_gip.core.rows import SideBySide
 from hf_gip.core.selection import Selection
 from hf_gip.dataset.trajectories import Plan, plan_trajectories

@@ -56,7 +56,9 @@ def gtp_select(
     given (`hf_gip.gtp`). Unlike scores taken row by row, a row that says what a chosen one already says is left out.
 
     Every stage is kept in the datasets cache: a killed call goes on where it was, with the same rows, and another `k`
-    costs the pursuit alone.
+    costs the pursuit alone. Under `torchrun` the ranks of the process group, with one cache, share the gradients and
+    the pursuit, and all return the same rows; the first one does the warm-up run, for which the others wait (within
+    the group's `timeout`).
 
     Args:
         dataset: The pool. Of a `DatasetDict` each split named in `k` is replaced by its subset.
@@ -107,9 +109,13 @@ def gtp_select(
 
 
 def _select(dataset: Dataset, k: int, plan: Plan, ridge: float | None, id_column: str | None) -> "Selection":
-    from hf_gip.core.gtp import gtp
+    from torch import distributed
 
-    found = plan.gather(k)
+    from hf_gip.core.gtp import gtp
+    from hf_gip.core.pool import Share
+    from hf_gip.features.store import rank_and_world
+
+    found, (rank, world) = plan.gather(k), rank_and_world()
     logger.info("stage 3 of 3: the pursuit of %d rows among %d", k, len(found.rows))
     began = time.monotonic()
 
@@ -117,13 +123,17 @@ def _select(dataset: Dataset, k: int, plan: Plan, ridge: float | None, id_column
         seconds = time.monotonic() - began
         logger.info("pass %d after %.1f s: residual %.4f", passes, seconds, residual)
 
-    selection = gtp(found.features, found.goals(), k, rates=found.rates, ridge=ridge, progress=tell)
+    features, group = found.features, distributed.group.WORLD if world > 1 else None
+    if world > 1:
+        ends = [len(found.rows) * each // world for each in (rank, rank + 1)]
+        features = [Share(each, ends[0], ends[1] - ends[0]) for each in features]
+    selection = gtp(features, found.goals(), k, rates=found.rates, ridge=ridge, group=group, progress=tell)
     timings = {**found.record["timings"], "select_seconds": time.monotonic() - began}
     record = {**selection.record, **found.record, **environment(dataset, id_column), "timings": timings}
     return replace(selection, indices=found.rows[selection.indices], record=record)
 
 
 def _check_ridge(ridge: float | None) -> None:
-    from hf_gip.core.gtp import check_options
+    from hf_gip.core.checkpoints import check_options
 
     check_options(None, 1, ridge, 1)

@@ -18,6 +18,21 @@ def cache_folder(kind: str, name: str) -> Path | None:
     return Path(config.HF_DATASETS_CACHE) / "hf_gip" / kind / name if is_caching_enabled() else None
 
 
+def check_shared_cache() -> None:
+    """Raise unless several processes have a place to share their work in.
+
+    Raises:
+        ValueError: If caching is off.
+    """
+    from hf_gip.features.store import rank_and_world
+
+    if not is_caching_enabled() and rank_and_world()[1] > 1:
+        raise ValueError(
+            "the datasets cache must be on where several processes share the gradients, got it disabled: "
+            "call `datasets.enable_caching()`."
+        )
+
+
 def cached_gradients(
     model: "nn.Module",
     rows: Any,
@@ -34,7 +49,7 @@ def cached_gradients(
         ValueError: If caching is off and several processes share the work.
     """
     from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
-    from hf_gip.features.store import rank_and_world, store_gradients
+    from hf_gip.features.store import store_gradients
 
     parts = {"model": model_id(model), "rows": rows_id(rows), "recipe": repr(recipe)}
     if scaling is not None:
@@ -42,11 +57,6 @@ def cached_gradients(
     if basis is not None:
         parts["basis"] = tensors_id({"basis": basis})
     key = content_id(parts)
-    where = cache_folder("gradients", key)
-    if where is None and rank_and_world()[1] > 1:
-        raise ValueError(
-            "the datasets cache must be on where several processes share the gradients, got it disabled: "
-            "call `datasets.enable_caching()`."
-        )
-    where = where or scratch / key
+    check_shared_cache()
+    where = cache_folder("gradients", key) or scratch / key
     return store_gradients(where, model, rows, recipe, scaling=scaling, basis=basis, batch_size=batch_size)

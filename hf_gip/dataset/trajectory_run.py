@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset, is_caching_enabled
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from hf_gip.core.rows import MemoryRows, Rows
-from hf_gip.dataset.run_cache import cache_folder, cached_gradients
+from hf_gip.dataset.run_cache import cache_folder, cached_gradients, check_shared_cache
 from hf_gip.dataset.subset import fingerprint_of
 from hf_gip.dataset.trajectories import Trajectories
 from hf_gip.features.checkpoints import Checkpoint, adapter_folder, at, trainer_checkpoints, warm_checkpoints
 from hf_gip.features.files import FileRows
 from hf_gip.features.gradients import GradientReader, GradientRecipe, context_length
 from hf_gip.features.proxy import NamedModel, prepared
+from hf_gip.features.store import rank_and_world
 from hf_gip.features.subspace import snapshot_basis
 from hf_gip.features.tokenise import TokenRows, tokenised
 from hf_gip.features.warmup import WarmUpPlan, warm_up
@@ -54,7 +55,7 @@ def gather(
     request: dict[str, Any],
     least: int,
 ) -> Trajectories:
-    """Both stages, or what of them the cache does not hold.
+    """Both stages, or what of them the cache does not hold; several ranks share the second one out.
 
     Args:
         dataset: The pool.
@@ -65,6 +66,7 @@ def gather(
         least: How many rows with a label are needed.
     """
     started = time.perf_counter()
+    check_shared_cache()
     model, tokenizer = named.load()
     options = options | {"max_length": min(options["max_length"], context_length(model))}
     with (
@@ -125,7 +127,7 @@ def _warm_up_request(request: dict[str, Any], run: Run) -> dict[str, Any]:
 
 
 def _checkpoints(model: nn.Module, run: Run, key: str) -> list[Checkpoint]:
-    """Stage 1: the Trainer's folders, or a warm-up run in the cache."""
+    """Stage 1: the Trainer's folders, or a warm-up run in the cache, which the first rank makes."""
     options = run.options
     if options["checkpoints"] is not None:
         logger.info("stage 1 of 3: %d checkpoints of a Trainer", len(options["checkpoints"]))
@@ -135,9 +137,13 @@ def _checkpoints(model: nn.Module, run: Run, key: str) -> list[Checkpoint]:
     steps = len(plan.orders(run.pool.usable)[0])
     logger.info("stage 1 of 3: a warm-up run of %d epochs of %d steps", plan.epochs, steps)
     folder = cache_folder("warmups", key) or run.scratch / key
-    reader = GradientReader(model, run.recipe)
-    length, batch_size = options["max_length"], options["batch_size"]
-    warm_up(folder, reader, run.pool.rows, run.pool.usable, plan, max_length=length, batch_size=batch_size)
+    rank, world = rank_and_world()
+    if rank == 0:
+        reader = GradientReader(model, run.recipe)
+        length, batch_size = options["max_length"], options["batch_size"]
+        warm_up(folder, reader, run.pool.rows, run.pool.usable, plan, max_length=length, batch_size=batch_size)
+    if world > 1:
+        distributed.barrier()
     return warm_checkpoints(folder, plan, steps)
 
 

@@ -1,6 +1,6 @@
 """The processes that share the rows, and what they tell one another: once per block, not per pick."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -58,6 +58,14 @@ class Ranks:
         parts = [torch.empty_like(mine) for _ in self.counts]
         dist.all_gather(parts, mine, group=self.group)
         return torch.cat([part[: min(size, count)] for part, count in zip(parts, self.counts, strict=True)])
+
+    def told(self, make: Callable[[], Value]) -> Value:
+        """What the first rank makes of it, on every rank; the others do nothing."""
+        if self.group is None:
+            return make()
+        box: list[Any] = [make() if self.rank == 0 else None]
+        dist.broadcast_object_list(box, dist.get_global_rank(self.group, 0), group=self.group)
+        return box[0]
 
     def least(self, count: Int64[Tensor, ""], picks: Int64[Tensor, " b"]) -> Int64[Tensor, ""]:
         """The smallest count.
