@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hf_gip.core.spice import spice
     from hf_gip.dataset.comparison import Comparison, compare
     from hf_gip.dataset.gtp_select import gtp_select
+    from hf_gip.dataset.local_judge import LocalModel
     from hf_gip.dataset.rate import Endpoint, rate
     from hf_gip.dataset.report import write_report
     from hf_gip.dataset.spice_select import spice_select
@@ -36,6 +37,7 @@ __version__ = version("hf-gip")
 _HOME = {  # public name: the module it lives in, imported on first use
     "Comparison": "hf_gip.dataset.comparison",
     "Endpoint": "hf_gip.dataset.rate",
+    "LocalModel": "hf_gip.dataset.local_judge",
     "Selection": "hf_gip.core.selection",
     "adam_moments": "hf_gip.features.adam",
     "compare": "hf_gip.dataset.comparison",
@@ -62,6 +64,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
 __all__ = [
     "Comparison",
     "Endpoint",
+    "LocalModel",
     "Selection",
     "adam_moments",
     "compare",

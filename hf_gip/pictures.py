@@ -1,6 +1,6 @@
 """Pictures of a selection, with matplotlib (`pip install 'hf-gip[plot]'`)."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,35 +49,64 @@ def plot_gains(
 
 
 def plot_map(
-    features: "Tensor", selection: "Selection", queries: "Tensor | None" = None, *, ax: "Axes | None" = None
+    features: "Tensor",
+    selection: "Selection",
+    queries: "Tensor | None" = None,
+    *,
+    projection: Literal["pca", "umap"] = "pca",
+    ax: "Axes | None" = None,
 ) -> "Figure":
-    """Draw the pool on its first two principal components, with the picks (and the target) on it.
+    """Draw the pool in the plane, with the picks (and the target) on it.
 
     Args:
         features: The pool's vectors, (n, d).
         selection: What a selector chose from them.
         queries: The target's vectors, (m, d), drawn as crosses.
+        projection: `"pca"`, the first two principal components; or `"umap"`, which keeps neighbours (by cosine)
+            together: `pip install umap-learn`; minutes for a large pool, of which some 20,000 rows are drawn.
         ax: Axes to draw into, instead of a new figure.
 
     Returns:
         The figure.
-    """
-    from sklearn.decomposition import PCA
 
+    Raises:
+        ImportError: If matplotlib or umap-learn is not installed.
+        ValueError: If the projection is another one.
+    """
+    if projection not in ("pca", "umap"):
+        raise ValueError(f'`projection` must be "pca" or "umap", got {projection!r}.')
     ax = ax or _new_axes()
     pool = features.float().cpu()
-    plane = PCA(2, svd_solver="randomized", random_state=0).fit(pool[:: max(1, len(pool) // MAP_ROWS)].numpy())
+    sample = pool[:: max(1, len(pool) // MAP_ROWS)]
+    plane = _principal_plane(sample) if projection == "pca" else _neighbour_plane(sample)
+    shown = pool if projection == "pca" else sample
     for points, style in (
-        (pool, {"s": 4, "color": POOL, "label": f"pool ({len(pool):,})"}),
+        (shown, {"s": 4, "color": POOL, "label": f"pool ({len(pool):,})"}),
         (pool[selection.indices], {"s": 14, "color": INK, "label": f"chosen ({len(selection):,})"}),
         (queries, {"s": 40, "color": ACCENT, "marker": "x", "label": "target"}),
     ):
         if points is not None:
             at = plane.transform(points.float().cpu().numpy())
             ax.scatter(at[:, 0], at[:, 1], rasterized=True, **style)
-    ax.set(xlabel="first principal component", ylabel="second", title="The pool and the picks")
+    labels = ("first principal component", "second") if projection == "pca" else ("UMAP 1", "UMAP 2")
+    ax.set(xlabel=labels[0], ylabel=labels[1], title="The pool and the picks")
     ax.legend(loc="best", frameon=False)
     return _figure(ax)
+
+
+def _principal_plane(rows: "Tensor") -> Any:
+    from sklearn.decomposition import PCA
+
+    return PCA(2, svd_solver="randomized", random_state=0).fit(rows.numpy())
+
+
+def _neighbour_plane(rows: "Tensor") -> Any:
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise ImportError('`projection="umap"` needs umap-learn: pip install umap-learn.') from error
+    near = min(15, len(rows) - 1)
+    return UMAP(n_neighbors=near, metric="cosine", random_state=0, n_jobs=1).fit(rows.numpy())
 
 
 def plot_histogram(pool: "Tensor", chosen: "Tensor", name: str, *, ax: "Axes | None" = None) -> "Figure":

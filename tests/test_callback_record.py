@@ -6,12 +6,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, disable_progress_bars
 from hf_gip.callbacks import GIPSelectionCallback
 from hf_gip.callbacks.checks import check_texts
 from hf_gip.callbacks.texts import TextVectors
+from test_cli import hf_gip as command
+from test_cli import refusal
+from test_report import table
 from training import exactly, make_trainer, word_rows
 
 import hf_gip
@@ -101,6 +105,26 @@ def test_selections_are_tables_of_the_trackers_that_the_run_reports_to(
     assert list(first["rank"]) == [0, 1, 2, 3]
     assert [text.split()[0] for text in second["text"]] == [f"r{row}" for row in second["index"]]
     assert list(second["row_id"]) == [f"row-{row}" for row in second["index"]]
+
+
+def test_a_run_is_reported_on_a_page(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("report", run, "--out", run / "page.html") == 0
+    capsys.readouterr()
+    page = table(run / "page.html")
+    assert [column["name"] for column in page["columns"]] == ["pick", "row", "gain", "chosen in 3 selections", "text"]
+    rounds = [pq.read_table(run / "gip" / f"selection_epoch_{epoch:05d}.parquet").to_pydict() for epoch in range(3)]
+    assert [int(row[1]) for row in page["rows"]] == rounds[2]["index"]
+    assert [int(row[3]) for row in page["rows"]] == [
+        sum(index in each["index"] for each in rounds) for index in rounds[2]["index"]
+    ]
+    assert [row[-1] for row in page["rows"]] == [str(name) for name in rounds[2]["row_id"]]
+    source = (run / "page.html").read_text()
+    assert 'alt="How the selections of the run overlap"' in source
+    assert "8 rows chosen by gip for epoch 2 of a run" in source
+    file = run / "gip" / "selection_epoch_00001.parquet"
+    file.write_bytes(b"")
+    message = "the run's selections must be as recorded, got: selection_epoch_00001.parquet has changed."
+    assert refusal(capsys, "report", run, "--out", run / "page.html") == message
 
 
 def test_a_changed_selection_fails(run: Path) -> None:

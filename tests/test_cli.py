@@ -261,7 +261,17 @@ def test_a_saved_pick_is_explained_and_reported(
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith(f"Row {picks[2]['index']} was pick 3 and added {picks[2]['gain']:.4g} ")
     assert hf_gip("report", "out", "--out", "page.html") == 0
-    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    bare = (tmp_path / "page.html").read_text()
+    assert bare.startswith("<!doctype html>")
+    assert hf_gip("report", "out", "--source", source, "--out", "whole.html") == 0
+    whole = (tmp_path / "whole.html").read_text()
+    assert (bare.count("<img "), whole.count("<img ")) == (1, 4)
+    assert '"most like"' in whole
+    pool().select(range(30)).to_parquet(tmp_path / "less.parquet")
+    for words in (["explain", "out", 3], ["report", "out"]):
+        assert refusal(capsys, *words, "--source", "less.parquet") == (
+            "`--source` must be the pool of 40 rows, got 30 rows."
+        )
     assert refusal(capsys, "explain", "out", 4_000, "--source", source) == (
         "`row` must be a row of the pool, 0 to 39, got 4000."
     )

@@ -38,6 +38,29 @@ def test_the_map_shows_pool_picks_and_target() -> None:
     assert first >= torch.as_tensor(pool[:, 1].data).var()  # the first component holds the most variance
 
 
+def test_umap_keeps_neighbours_together() -> None:
+    pytest.importorskip("umap")
+    centres = torch.eye(3, 12) * 8
+    X = torch.randn(60, 12, generator=torch.Generator().manual_seed(0)) + centres.repeat(20, 1)
+    (axes,) = plot_map(X, gip(X, X[:2], 5, noise=0.1), X[:2], projection="umap").axes
+    pool, chosen, target = (torch.as_tensor(points.get_offsets().data) for points in axes.collections)
+    assert (len(pool), len(chosen), len(target)) == (60, 5, 2)
+    near = torch.cdist(pool, pool).fill_diagonal_(torch.inf).argmin(1)
+    assert float((near % 3 == torch.arange(60) % 3).float().mean()) > 0.95
+    assert axes.get_xlabel() == "UMAP 1"
+
+
+def test_another_projection_or_none_installed_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = samples.rows(30, 6).float()
+    selection = gip(X, None, 3, noise=0.1)
+    with pytest.raises(ValueError, match=r'^`projection` must be "pca" or "umap", got \'tsne\'\.$'):
+        plot_map(X, selection, projection="tsne")  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ImportError) as caught:
+        plot_map(X, selection, projection="umap")
+    assert str(caught.value) == '`projection="umap"` needs umap-learn: pip install umap-learn.'
+
+
 def test_a_missing_matplotlib_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     selection = gip(samples.rows(10, 4), None, 3, noise=0.1)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import samples
 import torch
 from datasets import Dataset, config
 
 import hf_gip
-from hf_gip.core.explain import explain, novelty_of_picks
+from hf_gip.core import reasons
+from hf_gip.core.explain import explain
+from hf_gip.core.gip import gip
+from hf_gip.core.reasons import reasons_of_picks
 from hf_gip.page.write import write_page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -80,10 +84,69 @@ def test_the_share_that_is_new_is_the_explanations_novelty(tmp_path: Path) -> No
     for rank in (0, 8):
         found = covered.selection.explain(int(covered.selection.indices[rank]))
         assert fresh[rank][column] == f"{found.novelty:.0%}"
-    X = torch.randn(30, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    selection = hf_gip.gip(X, None, 9, noise=0.2)
-    every = [explain(selection, int(row), X).novelty for row in selection.indices]
-    assert novelty_of_picks(selection, X).tolist() == pytest.approx(every)
+
+
+@pytest.mark.parametrize("objective", ["projection", "information"])
+@pytest.mark.parametrize("block", [1, 4, 512])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_reasons_of_all_picks_are_their_explanations(
+    objective: str, block: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reasons, "BLOCK", block)
+    X, Q = samples.rows(40, 6, seed=block, duplicates=8), samples.queries(4, 6)
+    w = torch.linspace(0.2, 1, 40, dtype=torch.float64) if weighted else None
+    for asked, names in ((Q, None), (Q, [None, 7, "source=wiki", None]), (Q, [None] * 4), (None, None)):
+        selection = gip(X, asked, 25, noise=0.2, objective=objective, precision=w)
+        found = reasons_of_picks(selection, X, asked, precision=w, names=names)
+        picks = selection.indices.tolist()
+        unit = X / X.norm(dim=1, keepdim=True)
+        for place, row in enumerate(picks):
+            told = explain(selection, row, X, asked, precision=w, names=names)
+            assert float(found.new[place]) == pytest.approx(told.novelty, abs=1e-9)
+            assert [name for name, _ in found.served[place]] == [name for name, _ in told.served[:2]]
+            assert [share for _, share in found.served[place]] == pytest.approx(
+                [share for _, share in told.served[:2]]
+            )
+            cosines = (unit[picks[:place]] @ unit[row]).tolist()
+            assert (int(found.like[place]) == -1) == (place == 0)
+            assert float(found.cosine[place]) == pytest.approx(max(cosines, default=0.0), abs=1e-6)
+            if place:
+                assert cosines[int(found.like[place])] == pytest.approx(max(cosines), abs=1e-6)
+
+
+def test_the_table_says_what_a_pick_serves_and_what_it_repeats(tmp_path: Path) -> None:
+    rows = pool().add_column("kind", ["a", "b"] * 30)
+    subset = rows.gip_select(12, encoder="lexical", target=["alpha alpha", "gamma delta"], cover=["kind"])
+    page = table(subset.selection.report(tmp_path / "report.html"))
+    names = [entry["name"] for entry in page["columns"]]
+    assert names == ["pick", "row", "gain", "new", "serves", "most like", "text"]
+    for rank in (0, 3, 11):
+        told = subset.selection.explain(int(subset.selection.indices[rank]))
+        words = ", ".join(f"{q if isinstance(q, str) else f'query {q}'} ({share:.0%})" for q, share in told.served[:2])
+        assert page["rows"][rank][names.index("serves")] == words
+    like = [row[names.index("most like")] for row in page["rows"]]
+    assert like[0] == ""
+    assert all(re.fullmatch(r"row \d+ \(-?[01]\.\d\d\)", words) for words in like[1:])
+    own = table(rows.gip_select(3, encoder="lexical").selection.report(tmp_path / "own.html"))
+    assert "serves" not in [entry["name"] for entry in own["columns"]]
+
+
+def test_a_column_may_be_called_like_one_of_the_pages_own(tmp_path: Path) -> None:
+    subset = pool().rename_column("good", "gain").gip_select(5, encoder="lexical", scores=["gain"])
+    page = table(subset.selection.report(tmp_path / "report.html"))
+    assert {len(row) for row in page["rows"]} == {len(page["columns"])}
+
+
+def test_weights_are_shown_by_the_names_of_their_targets(tmp_path: Path) -> None:
+    subset = pool().select(range(3))
+    told = {"method": "gtp", "target": [{"name": "maths"}, {"name": "code"}]}
+    curves = {"weight_0": torch.tensor([1.0, 0.0, 2.0]), "weight_1": torch.tensor([0.5, 1.0, 0.0])}
+    gains, both = torch.tensor([3.0, 2.0, 1.0]), curves["weight_0"] + curves["weight_1"]
+    selection = hf_gip.Selection(torch.arange(3), gains, weights=both, record=told, curves=curves)
+    setattr(subset, "selection", selection)  # noqa: B010 — as after loading
+    page = table(hf_gip.write_report(subset, tmp_path / "report.html"))
+    assert [entry["name"] for entry in page["columns"]][3:6] == ["weight", "weight for maths", "weight for code"]
+    assert page["rows"][0][3:6] == ["1.5", "1", "0.5"]
 
 
 def test_a_subset_without_its_pool_is_reported_from_its_rows(tmp_path: Path) -> None:
@@ -101,7 +164,9 @@ def test_a_subset_without_its_pool_is_reported_from_its_rows(tmp_path: Path) -> 
 def test_fifty_thousand_picks_fit_a_page(tmp_path: Path) -> None:
     n = 50_000
     selection = hf_gip.Selection(torch.arange(n), torch.linspace(2, 1, n, dtype=torch.float64))
-    page = write_page(tmp_path / "big.html", selection, texts=[f"row {i} " + "words " * 40 for i in range(n)])
+    said = {"serves": ["query 12 (60%), query 3 (20%)"] * n, "most like": ["row 4,211 (0.93)"] * n}
+    texts = [f"row {i} " + "words " * 40 for i in range(n)]
+    page = write_page(tmp_path / "big.html", selection, texts=texts, columns={"new": ["4%"] * n}, remarks=said)
     assert page.stat().st_size < 25e6
     assert "50,000 of 50,000 picks, page 1 of 1,000" in shown(page).replace("page 1 of 1000", "page 1 of 1,000")
     with pytest.raises(ValueError, match=r"^`texts` must hold one value per pick \(50000\), got 1\.$"):

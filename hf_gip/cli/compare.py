@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hf_gip.cli.again import pool_again
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -59,16 +61,10 @@ def _pool(manifests: "list[Manifest]", source: str) -> "Dataset":
     Raises:
         ValueError: If they were chosen from pools of different sizes, or `source` is of another.
     """
-    from hf_gip.dataset.open import open_dataset
-
     if len({manifest.source.num_rows for manifest in manifests}) > 1:
         sizes = ", ".join(f"{manifest.source.num_rows:,}" for manifest in manifests)
         raise ValueError(f"the subsets must come from one pool, got pools of {sizes} rows.")
-    first = manifests[0].source
-    pool = open_dataset(source, split=first.split or "train", config=first.config, revision=first.revision)
-    if len(pool) != first.num_rows:
-        raise ValueError(f"`--source` must be the pool of {first.num_rows:,} rows, got {len(pool):,} rows.")
-    return pool
+    return pool_again(manifests[0], source)
 
 
 def _last(folder: str) -> str:

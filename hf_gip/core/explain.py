@@ -50,7 +50,7 @@ class Explanation:
             words = [f"Row {self.row:,} was left out: after the last pick it would add {self.gain:.4g}"]
             words.append(f"(as the first pick {self.first_gain:.4g}; {self.novelty:.0%} of it is not in the picks).")
         if self.served:
-            words.append("It serves " + ", ".join(f"{_called(q)} ({share:.0%})" for q, share in self.served) + ".")
+            words.append("It serves " + ", ".join(f"{called(q)} ({share:.0%})" for q, share in self.served) + ".")
         if self.covered_by:
             words.append("Covered by " + ", ".join(f"row {r:,} (−{lost:.3g})" for r, lost in self.covered_by) + ".")
         if self.barred:
@@ -58,7 +58,8 @@ class Explanation:
         return " ".join(words)
 
 
-def _called(query: int | str) -> str:
+def called(query: int | str) -> str:
+    """A query in words."""
     return query if isinstance(query, str) else f"query {query}"
 
 
@@ -117,24 +118,6 @@ def explain(
         served=_largest(served, names if names is not None else range(len(served))),
         covered_by=_largest(lost, picks[:at]),
     )
-
-
-def novelty_of_picks(
-    selection: Selection, features: Float[Tensor, "n d"], *, precision: Float[Tensor, " n"] | None = None
-) -> Float[Tensor, " k"]:
-    """For every pick, the share of the row that the picks before it did not explain: Dₜ / ‖x‖², from one Cholesky.
-
-    Time O(k² (k + d)), memory O(k²), float64.
-    """
-    picks = selection.indices.tolist()
-    chosen = _rows(features, picks)
-    if precision is not None:
-        chosen *= precision.double().cpu()[picks][:, None]
-    kernel, sigma2 = chosen @ chosen.T, float(selection.record["parameters"]["sigma2"])
-    energy = kernel.diagonal().clone()
-    kernel.diagonal().add_(sigma2 + 1e-14 * float(energy.max()))
-    left = torch.linalg.cholesky(kernel).diagonal().square() - sigma2
-    return (left / energy.clamp(min=1e-300)).clamp(0, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Score columns from a language model that rates rows: any OpenAI-compatible endpoint, or a function of prompts."""
+"""Score columns from a language model that rates rows: any OpenAI-compatible endpoint, a local model, a function."""
 
 import hashlib
 import json
@@ -14,6 +14,7 @@ from datasets import Dataset, config
 from datasets.utils import tqdm
 from filelock import FileLock
 
+from hf_gip.dataset.local_judge import LocalModel
 from hf_gip.features.text import iter_texts, text_recipe
 
 VERSION = 1  # of the prompt: raise it when the same row would be asked otherwise
@@ -83,7 +84,7 @@ class Endpoint:
 
 def rate(
     dataset: Dataset,
-    judge: "Endpoint | Answer",
+    judge: "Endpoint | LocalModel | Answer",
     *,
     name: str | None = None,
     attributes: Sequence[str] = ATTRIBUTES,
@@ -98,7 +99,7 @@ def rate(
 
     Args:
         dataset: The rows.
-        judge: An `Endpoint`, or a function from a list of prompts to a list of answers (a local pipeline).
+        judge: An `Endpoint`, a `LocalModel`, or a function from a list of prompts to a list of answers.
         name: What the judge is called in the cache; needed for a function.
         attributes: What is rated; each becomes a column.
         columns: Text columns to show, instead of the detected layout.
@@ -113,7 +114,7 @@ def rate(
     """
     if taken := [attribute for attribute in attributes if attribute in dataset.column_names]:
         raise ValueError(f"`attributes` must be new columns, got {taken[0]!r}, which exists: rename or drop it first.")
-    if not isinstance(judge, Endpoint) and name is None:
+    if not isinstance(judge, Endpoint | LocalModel) and name is None:
         raise ValueError("`name` must say what the judge is when it is a function, got None: ratings are kept by it.")
     recipe = text_recipe(dataset, columns, template)
     texts = [text[:CHARACTERS] for text in iter_texts(dataset, recipe)]
@@ -136,7 +137,7 @@ def rate(
     return dataset
 
 
-def _ask_missing(texts: list[str], judge: "Endpoint | Answer", attributes: Sequence[str], kept: "_Answers") -> None:
+def _ask_missing(texts: list[str], judge: Answer, attributes: Sequence[str], kept: "_Answers") -> None:
     missing = [text for text in dict.fromkeys(texts) if _key(text) not in kept.found]
     unique = len(set(texts))
     with tqdm(total=unique, initial=unique - len(missing), unit="row", desc="Rating") as bar:

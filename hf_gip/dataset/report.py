@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from hf_gip.core.explain import novelty_of_picks
+from hf_gip.core.explain import called
 from hf_gip.core.judge import captured_share
+from hf_gip.core.reasons import reasons_of_picks
 from hf_gip.core.selection import Selection
-from hf_gip.dataset.signals import Signals
+from hf_gip.dataset.signals import Problem, Signals
 from hf_gip.features.text import iter_texts, text_recipe
 from hf_gip.page.write import write_page
 from hf_gip.pictures import plot_gains, plot_histogram, plot_map
 
 RANDOM_SIZES, RANDOM_SEEDS = 8, 5  # of the band beside the gains
-EXPLAINED = 5_000  # picks up to which each one's novelty is shown: it costs k³
 
 
 def write_report(subset: Dataset, path: str | PathLike[str]) -> Path:
@@ -45,7 +45,19 @@ def write_report(subset: Dataset, path: str | PathLike[str]) -> Path:
     if selection.evidence is not None:
         return selection.evidence.report(selection, path)
     pictures = [("What each pick added", plot_gains(selection))]
-    return write_page(Path(path), selection, texts=_texts(subset, selection.record), pictures=pictures)
+    texts, columns = _texts(subset, selection.record), _own_columns(selection)
+    return write_page(Path(path), selection, texts=texts, pictures=pictures, columns=columns)
+
+
+def _own_columns(selection: Selection) -> dict[str, Sequence[Any]]:
+    """What the selection itself knows of its picks: weights, for each target where there are several, and curves."""
+    found = {} if selection.weights is None else {"weight": selection.weights}
+    tasks = [task["name"] for task in selection.record.get("target") or []]
+    for name, curve in selection.curves.items():
+        number = name.removeprefix("weight_")
+        known = name != number and number.isdigit() and int(number) < len(tasks)
+        found[f"weight for {tasks[int(number)]}" if known else name] = curve
+    return {name: [f"{value:.4g}" for value in curve.tolist()] for name, curve in found.items()}
 
 
 def report_with_evidence(selection: Selection, signals: Signals, path: str | PathLike[str]) -> Path:
@@ -55,10 +67,7 @@ def report_with_evidence(selection: Selection, signals: Signals, path: str | Pat
     pool, features = signals.dataset, signals.features()
     problem, asked = GipEvidence(signals).problem(selection), signals.queries(features)
     chosen = pool.select(selection.indices.numpy())
-    columns: dict[str, Sequence[Any]] = {}
-    if len(selection) <= EXPLAINED:
-        fresh = novelty_of_picks(selection, problem.matrix, precision=signals.precision())
-        columns["new"] = [f"{share:.0%}" for share in fresh.tolist()]
+    columns, remarks = _reasons(selection, signals, problem)
     random = None
     if selection.record["parameters"]["objective"] == "projection" and signals.scores is None:
         noise = float(selection.record["parameters"]["noise"])
@@ -77,7 +86,25 @@ def report_with_evidence(selection: Selection, signals: Signals, path: str | Pat
     if (lengths := _lengths(pool, selection.record)) is not None:
         pictures.append(("Text lengths", plot_histogram(lengths, lengths[selection.indices], "characters")))
     texts = _texts(chosen, selection.record)
-    return write_page(Path(path), selection, texts=texts, pictures=pictures, columns=columns)
+    return write_page(Path(path), selection, texts=texts, pictures=pictures, columns=columns, remarks=remarks)
+
+
+def _reasons(
+    selection: Selection, signals: Signals, problem: Problem
+) -> tuple[dict[str, Sequence[Any]], dict[str, Sequence[str]]]:
+    """Columns of the table: how new each pick was; what it served, and which earlier pick it repeats."""
+    found = reasons_of_picks(
+        selection, problem.matrix, problem.queries, precision=signals.precision(), names=problem.names
+    )
+    picks = selection.indices.tolist()
+    remarks: dict[str, Sequence[str]] = {}
+    if any(found.served):
+        remarks["serves"] = [", ".join(f"{called(q)} ({share:.0%})" for q, share in each) for each in found.served]
+    remarks["most like"] = [
+        f"row {picks[place]:,} ({cosine:.2f})" if place >= 0 else ""
+        for place, cosine in zip(found.like.tolist(), found.cosine.tolist(), strict=True)
+    ]
+    return {"new": [f"{share:.0%}" for share in found.new.tolist()]}, remarks
 
 
 def _random_band(matrix: torch.Tensor, queries: torch.Tensor | None, k: int, noise: float) -> dict[int, list[float]]:

@@ -26,6 +26,7 @@ def write_page(
     texts: Sequence[str],
     pictures: "Sequence[tuple[str, Figure]]" = (),
     columns: Mapping[str, Sequence[Any]] | None = None,
+    remarks: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Write the page: no request leaves it, nothing in it is executed but its own search.
 
@@ -34,7 +35,8 @@ def write_page(
         selection: The picks.
         texts: One text per pick, in pick order.
         pictures: (description, figure) in order of appearance.
-        columns: More columns for the table, each with one value per pick.
+        columns: More columns of figures for the table, each with one value per pick.
+        remarks: The same for columns of a few words.
 
     Returns:
         The path.
@@ -42,8 +44,8 @@ def write_page(
     Raises:
         ValueError: If `texts` or a column does not have one value per pick.
     """
-    columns = dict(columns or {})
-    for name, values in {"texts": texts, **columns}.items():
+    columns, remarks = dict(columns or {}), dict(remarks or {})
+    for name, values in {"texts": texts, **columns, **remarks}.items():
         if len(values) != len(selection):
             raise ValueError(f"`{name}` must hold one value per pick ({len(selection)}), got {len(values)}.")
     record = selection.record
@@ -55,7 +57,7 @@ def write_page(
         notes="".join(f'<p class="note">{html.escape(note)}</p>' for note in _notes(selection)),
         pictures="".join(_picture(words, figure) for words, figure in pictures),
         record=html.escape(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str)),
-        data=_data(selection, texts, columns),
+        data=_data(selection, texts, columns, remarks),
     )
     aside = Path(path).with_name(f".{Path(path).name}.part")
     aside.write_text(page, encoding="utf-8")
@@ -90,13 +92,21 @@ def _picture(words: str, figure: "Figure") -> str:
     return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{encoded}">'
 
 
-def _data(selection: Selection, texts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> str:
+def _data(
+    selection: Selection,
+    texts: Sequence[str],
+    columns: Mapping[str, Sequence[Any]],
+    remarks: Mapping[str, Sequence[str]],
+) -> str:
     """Columns and rows as JSON that cannot end the script element it stands in."""
-    names = [{"name": name, "number": True} for name in ("pick", "row", "gain", *columns)]
-    values = zip(selection.indices.tolist(), selection.gains.tolist(), texts, *columns.values(), strict=True)
+    kinds = [("number", ("pick", "row", "gain", *columns)), ("remark", remarks), ("words", ("text",))]
+    names = [{"name": name, "kind": kind} for kind, several in kinds for name in several]
+    figures = zip(
+        selection.indices.tolist(), selection.gains.tolist(), *columns.values(), *remarks.values(), strict=True
+    )
     rows = [
         [str(rank), str(row), f"{gain:.4g}", *map(str, more), text if len(text) <= WORDS else text[: WORDS - 1] + "…"]
-        for rank, (row, gain, text, *more) in enumerate(values, start=1)
+        for rank, ((row, gain, *more), text) in enumerate(zip(figures, texts, strict=True), start=1)
     ]
-    content = json.dumps({"columns": [*names, {"name": "text", "number": False}], "rows": rows}, ensure_ascii=False)
+    content = json.dumps({"columns": names, "rows": rows}, ensure_ascii=False)
     return content.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
