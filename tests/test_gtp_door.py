@@ -92,6 +92,16 @@ def test_checkpoints_of_a_trainer_are_given_again(tmp_path: Path) -> None:
     hf_gip.save_subset(hf_gip.gtp_select(rows, 5, checkpoints=folders, dims=100, **given), tmp_path / "out")
     again = hf_gip.reproduce(tmp_path / "out", source=rows, checkpoints=folders, device="cpu", **given)
     assert again.verdict == "same picks"
+    given["model"].save_pretrained(tmp_path / "model")
+    given["tokenizer"].save_pretrained(tmp_path / "model")
+    rows.to_parquet(tmp_path / "pool.parquet")
+    words = ["gtp", tmp_path / "pool.parquet", "--k", 5, "--model", tmp_path / "model", "--dims", 100]
+    for folder in folders:
+        words += ["--checkpoint", folder]
+    assert command(*words, "--out", tmp_path / "shell") == 0
+    first, second = (hf_gip.load_subset(tmp_path / name).selection for name in ("out", "shell"))
+    assert second.indices.tolist() == first.indices.tolist()
+    assert second.record["checkpoints"] == first.record["checkpoints"]
     with pytest.raises(ValueError, match=r"^`checkpoints` must be given again: the manifest names checkpoint-"):
         hf_gip.reproduce(tmp_path / "out", source=rows, **given)
 
