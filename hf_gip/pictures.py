@@ -101,12 +101,14 @@ def _principal_plane(rows: "Tensor") -> Any:
 
 
 def _neighbour_plane(rows: "Tensor") -> Any:
+    from importlib import import_module
+
     try:
-        from umap import UMAP
+        umap = import_module("umap")
     except ImportError as error:
         raise ImportError('`projection="umap"` needs umap-learn: pip install umap-learn.') from error
     near = min(15, len(rows) - 1)
-    return UMAP(n_neighbors=near, metric="cosine", random_state=0, n_jobs=1).fit(rows.numpy())
+    return umap.UMAP(n_neighbors=near, metric="cosine", random_state=0, n_jobs=1).fit(rows.numpy())
 
 
 def plot_histogram(pool: "Tensor", chosen: "Tensor", name: str, *, ax: "Axes | None" = None) -> "Figure":

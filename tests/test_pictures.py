@@ -38,6 +38,7 @@ def test_the_map_shows_pool_picks_and_target() -> None:
     assert first >= torch.as_tensor(pool[:, 1].data).var()  # the first component holds the most variance
 
 
+@pytest.mark.heavy
 def test_umap_keeps_neighbours_together() -> None:
     pytest.importorskip("umap")
     centres = torch.eye(3, 12) * 8

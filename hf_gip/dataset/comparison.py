@@ -108,7 +108,8 @@ def compare(
     """
     import torch
 
-    from hf_gip.dataset.signals import check_device
+    from hf_gip.dataset.judging import Judge, interval, jaccard
+    from hf_gip.dataset.options import check_device
 
     if not subsets:
         raise ValueError("`subsets` must hold at least one subset, got none.")
@@ -128,7 +129,7 @@ def compare(
         "noise": noise,
         "device": check_device(device),
     }
-    judge = _Judge.of(pool, options)
+    judge = Judge.of(pool, options)
     if baselines:
         rows |= judge.baselines({len(found) for found in rows.values()})
     draws = {
@@ -156,75 +157,6 @@ def compare(
         },
         shares={} if groups is None else _shares(pool, groups, rows),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Judge:
-    """What every subset is measured with."""
-
-    matrix: "Tensor"
-    target: "Tensor | None"
-    noise: float
-    scores: "Mapping[str, Tensor]"
-    lengths: "Tensor | None"
-
-    @classmethod
-    def of(cls, pool: Dataset, options: dict[str, Any]) -> "_Judge":
-        import torch
-
-        from hf_gip.dataset.signals import gather_signals
-        from hf_gip.features.text import iter_texts, text_recipe
-
-        signals = gather_signals(pool, options)
-        features = signals.features()
-        queries = signals.queries(features)
-        lengths = None
-        if options["features"] is None:
-            recipe = text_recipe(pool, options["columns"], options["template"])
-            lengths = torch.tensor([float(len(text)) for text in iter_texts(pool, recipe)])
-        columns = {} if signals.scores is None else dict(zip(list(options["scores"]), signals.scores.T, strict=True))
-        device = options["device"]
-        target = None if queries is None else queries.matrix.to(device)
-        return cls(features.matrix.to(device), target, float(options["noise"]), columns, lengths)
-
-    def baselines(self, sizes: set[int]) -> dict[str, list[int]]:
-        """Rows of every baseline that this pool allows, for each size."""
-        from hf_gip.dataset.baselines import baselines
-
-        found = [baselines(self.matrix, self.target, self.scores, self.lengths, size) for size in sorted(sizes)]
-        return {name: rows.tolist() for each in found for name, rows in each.items()}
-
-    def figures(self, rows: "Tensor") -> dict[str, float]:
-        """Every measure for one subset."""
-        from hf_gip.core.judge import captured_share, coverage, vendi
-
-        chosen = self.matrix[rows.to(self.matrix.device)]
-        found = {
-            "rows": float(len(rows)),
-            "captured": captured_share(self.matrix, self.target, rows, self.noise),
-            "vendi": vendi(chosen),
-            "coverage": coverage(self.matrix, chosen),
-        }
-        if self.target is not None:
-            found["target cosine"] = coverage(self.target, chosen)
-        found |= {name: float(column[rows].nanmean()) for name, column in self.scores.items()}
-        if self.lengths is not None:
-            found["mean length"] = float(self.lengths[rows].mean())
-        return found
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval, by Student's t."""
-    import numpy as np
-    from scipy.stats import t
-
-    spread = np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * spread)
-
-
-def jaccard(first: Sequence[int], second: Sequence[int]) -> float:
-    """|A ∩ B| / |A ∪ B|."""
-    return len(set(first) & set(second)) / len(set(first) | set(second))
 
 
 def _positions(name: str, subset: Any, n: int) -> list[int]:

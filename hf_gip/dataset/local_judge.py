@@ -35,7 +35,7 @@ class LocalModel:
         """
         from torch import nn
 
-        from hf_gip.dataset.signals import check_device
+        from hf_gip.dataset.options import check_device
         from hf_gip.features.proxy import name_model
 
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:

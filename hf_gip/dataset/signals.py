@@ -10,10 +10,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from hf_gip.core.checks import check_matrix
-from hf_gip.core.gip import check_names
 from hf_gip.core.judge import near_copies
 from hf_gip.core.queries import (
-    default_noise,
     mixed,
     precision_from_scores,
     square_root,
@@ -23,34 +21,9 @@ from hf_gip.core.queries import (
 from hf_gip.dataset.categories import Categories, column_weights, read_cover
 from hf_gip.dataset.columns import read_scores, read_vectors
 from hf_gip.dataset.limits import Limited, gather_limits
+from hf_gip.dataset.options import DEFAULTS, check_options, quality_of
 from hf_gip.dataset.requests import digest, encoder_of, features_request, read_matrix, vectors_request
 from hf_gip.features.embed import Features, embed, embed_texts
-
-DEFAULTS: Mapping[str, Any] = {  # of every argument that says what to choose by
-    "scores": None,
-    "scores_as": "precision",
-    "target": None,
-    "target_weight": None,
-    "cover": None,
-    "features": None,
-    "columns": None,
-    "template": None,
-    "encoder": None,
-    "objective": "projection",
-    "noise": None,
-    "diversity": None,
-    "quality": None,
-    "whiten": False,
-    "exclude": None,
-    "exclude_above": 0.9,
-    "include": None,
-    "group_column": None,
-    "max_per_group": None,
-    "min_per_group": None,
-    "budget_tokens": None,
-    "token_column": None,
-    "device": None,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +99,7 @@ class Signals:
         if self.scores is None or self.options["scores_as"] == "queries":
             return None
         weights = list((self.score_recipe or {}).get("weights", {}).values()) or None
-        return precision_from_scores(self.scores, quality=_quality(self.options), weights=weights)
+        return precision_from_scores(self.scores, quality=quality_of(self.options), weights=weights)
 
     def problem(self, features: Features, kept: Tensor | None) -> Problem:
         """Target, pool and categories as one matrix of rows and one of queries."""
@@ -199,8 +172,7 @@ def gather_signals(dataset: Dataset, options: Mapping[str, Any]) -> Signals:
         ValueError: If an argument does not fit the data or another argument.
     """
     options = {**DEFAULTS, **options}
-    _check_combinations(options)
-    _check_scores_as(options)
+    check_options(options)
     plain = ("objective", "noise", "diversity", "whiten", "exclude_above", "target_weight")
     request = {name: options[name] for name in plain}
     request["features"] = features_request(dataset, options)
@@ -220,80 +192,10 @@ def gather_signals(dataset: Dataset, options: Mapping[str, Any]) -> Signals:
 def _scores(dataset: Dataset, options: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     weights = column_weights("scores", options["scores"], "['helpfulness']")
     scores, missing = read_scores(dataset, list(weights))
-    quality = _quality(options)
+    quality = quality_of(options)
     recipe = {"columns": list(weights), "missing": missing, "as": options["scores_as"], "quality": quality}
     recipe["unscored_rows"] = int(scores.isnan().all(dim=1).sum())
     if isinstance(options["scores"], Mapping):
         recipe["weights"] = weights
     precision_from_scores(scores[:1].nan_to_num(), quality=quality)  # refuses a bad `quality`
     return scores, recipe
-
-
-def check_device(device: str | None) -> str:
-    """The device asked for, or the best one here.
-
-    Raises:
-        ValueError: If CUDA was asked for and there is none, or the name is unknown.
-    """
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise ValueError(f"`device` must be a torch device such as 'cpu' or 'cuda', got {device!r}.") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError("`device` is 'cuda' but torch sees no GPU here: leave `device` out, or install a CUDA torch.")
-    return device
-
-
-def _check_combinations(options: Mapping[str, Any]) -> None:
-    _check_numbers(options)
-    check_names(options["objective"], "orthogonal", 1.0 if options["noise"] is None else options["noise"], None)
-    if options["quality"] is not None and options["scores"] is None:
-        raise ValueError("`quality` weighs scores, got no `scores`: name the score columns too.")
-    if options["whiten"] and options["target"] is None:
-        raise ValueError("`whiten` weighs the directions of a target, got no `target`.")
-    if options["target_weight"] is not None and options["target"] is None:
-        raise ValueError("`target_weight` weighs a target against the pool, got no `target`.")
-    if options["features"] is not None:
-        for name in ("columns", "template"):
-            if options[name] is not None:
-                raise ValueError(f"`{name}` chooses texts to embed and has no use beside `features`: leave one out.")
-
-
-def _check_scores_as(options: Mapping[str, Any]) -> None:
-    """Scores in place of a target stand alone.
-
-    Raises:
-        ValueError: If the name is unknown, there are no scores, or another option says what is wanted as well.
-    """
-    if options["scores_as"] == "precision":
-        return
-    if options["scores_as"] != "queries":
-        raise ValueError(f'`scores_as` must be "precision" or "queries", got {options["scores_as"]!r}.')
-    if options["scores"] is None:
-        raise ValueError('`scores_as="queries"` needs scores, got no `scores`: name the score columns too.')
-    wanted = {"target": options["target"] is not None, "quality": options["quality"] is not None}
-    wanted |= {name: options[name] is not None for name in ("cover", "group_column", "budget_tokens", "include")}
-    wanted["objective"] = options["objective"] != "projection"
-    if given := [name for name, found in wanted.items() if found]:
-        raise ValueError(
-            f'`{given[0]}` has no meaning beside `scores_as="queries"`, where the scores are what is wanted: leave '
-            "one of them out."
-        )
-
-
-def _check_numbers(options: Mapping[str, Any]) -> None:
-    if options["noise"] is not None and options["diversity"] is not None:
-        raise ValueError("`noise` and `diversity` must not both be given: `diversity` only moves the default noise.")
-    if options["diversity"] is not None:
-        default_noise(1, 1, towards_target=False, diversity=options["diversity"])  # refuses a bad value
-    if not 0 < options["exclude_above"] <= 1:
-        raise ValueError(f"`exclude_above` must be a cosine in (0, 1], got {options['exclude_above']!r}.")
-    weight = options["target_weight"]
-    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1):
-        raise ValueError(f"`target_weight` must be above 0 and at most 1 (the target alone), got {weight!r}.")
-
-
-def _quality(options: Mapping[str, Any]) -> float:
-    return 1.0 if options["quality"] is None else float(options["quality"])

@@ -99,7 +99,7 @@ def spice_select(
         chosen = {name: spice_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
     check_dataset(dataset, k, id_column)
-    from hf_gip.dataset.signals import check_device
+    from hf_gip.dataset.options import check_device
     from hf_gip.features.proxy import name_model
 
     _check_options(options)

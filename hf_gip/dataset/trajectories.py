@@ -140,7 +140,7 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
         TypeError: If an argument is of the wrong kind.
         ValueError: If an argument is out of its range.
     """
-    from hf_gip.dataset.signals import check_device
+    from hf_gip.dataset.options import check_device
     from hf_gip.dataset.trajectory_run import gather
     from hf_gip.features.checkpoints import check_folders, folders_id
     from hf_gip.features.proxy import name_model

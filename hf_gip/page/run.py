@@ -52,4 +52,4 @@ def write_run_page(folder: str | PathLike[str], path: str | PathLike[str]) -> Pa
         pictures.insert(0, ("How the selections of the run overlap", plot_overlap(folder)))
     names = [str(name) for name in last["row_id"].to_pylist()]
     chosen = {f"chosen in {len(tables)} selections": list(times.values())}
-    return write_page(path, selection, texts=names, pictures=pictures, columns=chosen)
+    return write_page(Path(path), selection, texts=names, pictures=pictures, columns=chosen)
