@@ -10,22 +10,16 @@ from transformers.trainer_callback import ExportableState
 
 from hf_gip.core.selection import Selection
 
-from .checks import (
-    check_attached,
-    check_features,
-    check_options,
-    check_push,
-    check_texts,
-    check_trainer,
-    warn_of_repeats,
-)
+from .checks import check_attached, check_features, check_texts, check_trainer, warn_of_repeats
 from .choose import Recipe, Select
 from .host import prepare_target
+from .options import check_options, check_push
 from .pool import read_pool
 from .publish import publish
 from .records import settings_of, write_round
 from .report import report_epoch, report_round, report_table
 from .reselect import Reselector, make_view
+from .resume import check_saved, identity
 from .rotation import Rotation
 from .rounds import Round, expand, squeeze
 from .texts import TextVectors
@@ -182,8 +176,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
             return {"args": {}, "attributes": {}}
         rotation = self.reselector.rotation
         saved = {
-            "k": len(self.reselector.view),
-            "pool": len(self.pool),
+            **identity(self.trainer, self.pool, len(self.reselector.view)),
             "round": self.round.to_json(),
             "used": None if rotation.reuse else squeeze(rotation.used),
         }
@@ -209,19 +202,8 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
             publish(self.trainer, self.pool, self.settings, self.round, self.push_to)
 
     def _restore(self, stored: Any) -> None:
-        saved = stored.get("attributes", {}).get("saved") if isinstance(stored, dict) else None
-        if saved is None:
-            raise RuntimeError(
-                "The checkpoint was written without this callback, on other rows and another number of steps: start a "
-                "new run from its weights instead of resuming it."
-            )
-        found = (saved["k"], saved["pool"])
-        wanted = (len(self.reselector.view), len(self.pool))
-        if found != wanted:
-            raise ValueError(
-                f"`k` and the pool must be those of the checkpoint, got k={wanted[0]} of {wanted[1]} row(s) where it "
-                f"has k={found[0]} of {found[1]}: pass the same."
-            )
+        assert self.trainer is not None
+        saved = check_saved(stored, identity(self.trainer, self.pool, len(self.reselector.view)))
         self.round = Round.from_json(saved["round"])
         if saved["used"] is not None:
             self.reselector.rotation.used.copy_(expand(saved["used"]))

@@ -1,16 +1,14 @@
 """What a run must not be, said before it starts."""
 
 import logging
-import re
 from collections.abc import Sequence
 
-from datasets import Dataset
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from hf_gip.core.selection import Selection
 from hf_gip.features.layers import lora_layers
 
+from .host import is_sharded
 from .view import PackedView, SelectionView
 
 logger = logging.getLogger(__name__)
@@ -53,9 +51,18 @@ def check_trainer(trainer: Trainer) -> None:
 
 
 def warn_of_repeats(trainer: Trainer, k: int) -> None:
-    """Say when the loader would repeat or drop rows to come out even."""
+    """Say when the loader would repeat or drop rows to come out even.
+
+    Raises:
+        ValueError: If it would drop all of them.
+    """
     args = trainer.args
     step = args.train_batch_size * args.world_size
+    if k < step and args.dataloader_drop_last:
+        raise ValueError(
+            f"`k` must be at least {step} (what all processes take in a step) with `dataloader_drop_last=True`, got "
+            f"{k}: raise it or lower `per_device_train_batch_size`."
+        )
     if k % step and (args.world_size > 1 or args.dataloader_drop_last):
         logger.warning(
             "`k=%d` is no multiple of %d (what all processes take in a step), so the loader %s %d row(s) an epoch: "
@@ -92,35 +99,6 @@ def check_attached(trainer: Trainer | None, callback: TrainerCallback) -> None:
         )
 
 
-def check_options(
-    scores: Sequence[str], rows: Dataset, select: object, every_n_epochs: int, start_epoch: int, warmup: object
-) -> None:
-    """Raise for options that contradict each other.
-
-    Raises:
-        TypeError: If `scores` is a single string or `warmup` no selection.
-        ValueError: If one is out of range.
-    """
-    if not isinstance(warmup, Selection | None):
-        raise TypeError(
-            f"`warmup` must be a `Selection`, got {type(warmup).__name__}: a subset has it as `.selection`."
-        )
-    if isinstance(scores, str):
-        raise TypeError(f"`scores` must be a list of column names, got {scores!r}: write `scores=[{scores!r}]`.")
-    for name, value, least in (("every_n_epochs", every_n_epochs, 1), ("start_epoch", start_epoch, 0)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"`{name}` must be a whole number, at least {least}, got {value}.")
-    if scores and select is not None:
-        raise ValueError(
-            "`scores` must be left out with `select`, which takes GIP's place and with it the scores: use them inside "
-            "your function."
-        )
-    numeric = [name for name, kind in rows.features.items() if re.match("u?int|float", getattr(kind, "dtype", ""))]
-    wrong = [name for name in scores if name != "loss" and name not in numeric]
-    if wrong:
-        raise ValueError(f'`scores` must be numeric columns of the pool or "loss", got {wrong}: it has {numeric}.')
-
-
 def check_features(features: str, objective: str, trainer: Trainer) -> None:
     """Raise unless the model of `trainer` can be asked for `features`.
 
@@ -132,7 +110,7 @@ def check_features(features: str, objective: str, trainer: Trainer) -> None:
             raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}.")
     if features not in ("lora_gradient", "last_layer_gradient"):
         return
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if is_sharded(trainer):
         raise ValueError(
             f'`features="{features}"` needs whole weights on every process, got a sharded model: use '
             '`features="hidden_gradient"`, or DDP.'
@@ -158,35 +136,3 @@ def check_texts(features: str, columns: Sequence[str], tokenizer: object) -> Non
             f'`features="text"` needs `input_ids` and a tokenizer to decode them, got columns {list(columns)} and '
             f"{type(tokenizer).__name__}: pass `processing_class=` to the trainer."
         )
-
-
-def check_push(push_to: str | None, push_each: bool, pool: Dataset | None) -> None:
-    """Raise unless the rows to publish are at hand and there is a name to publish them under.
-
-    Raises:
-        ValueError: If not.
-    """
-    if push_to is None:
-        if push_each:
-            raise ValueError("`push_each` needs the repository to push to, got `push_to=None`: name one.")
-        return
-    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", push_to):
-        raise ValueError(f"`push_to` must be a dataset repository such as 'me/subset', got {push_to!r}.")
-    if pool is None:
-        raise ValueError(
-            "`push_to` publishes rows as they were given to the trainer, got `pool=None`: pass that dataset."
-        )
-
-
-def check_target(target: object) -> None:
-    """Raise unless `target` is rows or texts.
-
-    Raises:
-        TypeError: If it is neither.
-        ValueError: If it is empty.
-    """
-    texts = isinstance(target, list | tuple) and all(isinstance(text, str) for text in target)
-    if not (texts or isinstance(target, Dataset)):
-        raise TypeError(f"`target` must be a `datasets.Dataset` or a list of texts, got {type(target).__name__}.")
-    if len(target) == 0:  # type: ignore[arg-type]
-        raise ValueError("`target` must hold at least one row, got none.")

@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from .checks import check_target
+from hf_gip.features.text import iter_texts, text_recipe
+
+from .options import check_target
 from .packs import Packing
 
 
@@ -37,6 +39,11 @@ def wrapped_model(trainer: Trainer) -> nn.Module:
 def unwrapped_model(trainer: Trainer) -> nn.Module:
     """The model without the wrappers of DDP and FSDP, adapters on."""
     return trainer.accelerator.unwrap_model(wrapped_model(trainer))
+
+
+def is_sharded(trainer: Trainer) -> bool:
+    """Whether a process holds parts of the weights only."""
+    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
 
 def bare_model(trainer: Trainer) -> Any:
@@ -81,7 +88,7 @@ def prepare(trainer: Trainer, rows: Dataset, name: str, *, truncate: bool = True
 
 
 def prepare_target(trainer: Trainer, target: Dataset | Sequence[str] | None) -> Dataset | None:
-    """The target set, prepared as the training set was.
+    """The target set, prepared as the training set was, or as texts where it has columns that only `embed` knows.
 
     Raises:
         ValueError: If nothing of it is left.
@@ -89,17 +96,48 @@ def prepare_target(trainer: Trainer, target: Dataset | Sequence[str] | None) -> 
     if target is None:
         return None
     check_target(target)
-    if isinstance(target, Dataset):
+    if isinstance(target, Dataset) and _is_read(trainer, target):
         rows = prepare(trainer, target, "gip target")
     else:
+        texts = _texts_of(target) if isinstance(target, Dataset) else list(target)
         field = getattr(trainer.args, "dataset_text_field", "text")
-        rows = prepare(trainer, Dataset.from_dict({field: list(target)}), "gip target", formatted=True)
+        rows = prepare(trainer, Dataset.from_dict({field: texts}), "gip target", formatted=True)
     if not len(rows):
         raise ValueError(
             f"`target` must have a row with a labelled token within `max_length`, got {len(target)} without: raise "
             "`max_length` or check the masks."
         )
     return rows
+
+
+def _is_read(trainer: Trainer, target: Dataset) -> bool:
+    """Whether the trainer makes training rows of such rows."""
+    known = set(target.column_names)
+    if not isinstance(trainer, SFTTrainer) or "input_ids" in known:
+        return True
+    if trainer._formatting_func is None:
+        names = {"messages", "conversations", cast(SFTConfig, trainer.args).dataset_text_field}
+        return bool(names & known) or {"prompt", "completion"} <= known
+    try:
+        trainer._formatting_func(target[0])
+    except KeyError:  # it looks for columns of the training set
+        return False
+    return True
+
+
+def _texts_of(target: Dataset) -> list[str]:
+    """The texts of rows in a layout that the trainer does not read.
+
+    Raises:
+        ValueError: If no known layout fits.
+    """
+    try:
+        return list(iter_texts(target, text_recipe(target)))
+    except ValueError as error:
+        raise ValueError(
+            f"`target` must have columns of texts in a layout that is known, got {target.column_names}: name them as "
+            "the training set's, or pass a list of texts."
+        ) from error
 
 
 def positions_of(trainer: Trainer, rows: Dataset) -> Tensor:

@@ -151,7 +151,7 @@ class Packing:
         offsets = pa.array(np.concatenate([[0], ends]), pa.int64())
         addresses = pa.LargeListArray.from_arrays(offsets, pa.array(np.arange(ends[-1]), pa.int64()))
         rows = datasets.Dataset(InMemoryTable(pa.table({"address": addresses})))
-        with _no_bars():
+        with no_bars():
             packed = pack_dataset(
                 rows, self.length, self.strategy, {"keep_in_memory": True, "batch_size": max(GROUP, len(ends))}
             )
@@ -164,7 +164,7 @@ def piece_count(lengths: Tensor, size: int) -> int:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def no_bars() -> Iterator[None]:
     """Hide the bars of `Dataset.map`: packing asks for it a dozen times."""
     hidden = are_progress_bars_disabled()
     disable_progress_bars()

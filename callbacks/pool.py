@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from .host import packing_of, positions_of, prepare
+from .same import check_source, fingerprint
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Pool:
         positions: Where each row stands in the dataset that was given to the trainer, (n,).
         ids: Each row's name: the id column's values, else its position.
         lengths: Tokens of each row, (n,); zeros where rows have no `input_ids`.
+        fingerprint: A hash that other rows do not have.
         raw: The dataset that was given to the trainer, where it is known.
         id_column: The column that `ids` come from, None where they are positions.
     """
@@ -29,6 +31,7 @@ class Pool:
     positions: Tensor
     ids: pa.Array
     lengths: Tensor
+    fingerprint: str
     raw: Dataset | None
     id_column: str | None
 
@@ -49,7 +52,7 @@ def read_pool(trainer: Trainer, raw: Dataset | None, id_column: str | None) -> P
 
     Raises:
         TypeError: If the trainer's rows cannot be reached by position.
-        ValueError: If packing hides the rows and `raw` is missing, or the id column is.
+        ValueError: If packing hides the rows and `raw` is missing or another dataset, or the id column is missing.
     """
     rows = trainer.train_dataset
     if not isinstance(rows, Dataset):
@@ -70,7 +73,10 @@ def read_pool(trainer: Trainer, raw: Dataset | None, id_column: str | None) -> P
             f"`pool` must be the dataset that was given to the trainer, got one of {len(raw)} row(s) where the "
             f"trainer has a row from position {int(positions.max())}: pass the same dataset."
         )
-    return Pool(rows, positions, _names(rows, positions, id_column), token_counts(rows), raw, id_column)
+    if raw is not None and len(rows):
+        check_source(trainer, raw, rows, positions)
+    names, lengths = _names(rows, positions, id_column), token_counts(rows)
+    return Pool(rows, positions, names, lengths, fingerprint(rows, lengths), raw, id_column)
 
 
 def token_counts(rows: Dataset) -> Tensor:

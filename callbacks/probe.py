@@ -13,11 +13,12 @@ from trl.trainer.sft_trainer import SFTTrainer
 from hf_gip.features.gradients import HALF_SCALE, GradientReader, GradientRecipe
 from hf_gip.features.layers import Passed, watched
 
-from .host import bare_model, unwrapped_model, wrapped_model
+from .host import bare_model, is_sharded, unwrapped_model, wrapped_model
 
 Family = Literal["hidden", "hidden_gradient", "lora_gradient", "last_layer_gradient"]
 
 DIMS = 1_024  # of a projected gradient
+SMALL = 1 << 28  # bytes of logits that a CPU makes at once
 SIDE = 64  # to which the output layer's (vocabulary, width) is narrowed first, side by side
 WEIGHTS = {"lora_gradient": ("lora", None), "last_layer_gradient": ("last_layer", SIDE)}
 
@@ -40,10 +41,13 @@ class Probe:
     def __init__(self, trainer: Trainer, family: Family, losses: bool) -> None:
         self.trainer, self.model = trainer, wrapped_model(trainer)
         self.family, self.losses = family, losses
-        self.fused = isinstance(trainer, SFTTrainer) and family != "last_layer_gradient"  # whose module must be called
+        self.scored = losses or family != "hidden"  # whether the head has to answer for every labelled token
+        self.whole = family == "last_layer_gradient"  # whose head has to see rows, and to be called as a module
+        self.tiled = self.scored and isinstance(trainer, SFTTrainer) and not self.whole  # TRL's head, without logits
+        self.fused = self.tiled
         self.reader: GradientReader | None = None
         self.passed: list[Passed] = []
-        self.labels: Tensor | None = None
+        self.targets: Tensor | None = None
         self.mask = self.states = self.loss = torch.empty(0)
         self.hooks = ExitStack()
 
@@ -59,6 +63,8 @@ class Probe:
             core.register_forward_hook(self._after_head, prepend=True),
         ):
             self.hooks.callback(handle.remove)
+        if self.tiled and not is_sharded(self.trainer):
+            self.hooks.enter_context(_frozen(core.get_output_embeddings()))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,12 +74,13 @@ class Probe:
         """Run a collated batch, labels included."""
         labels = batch.pop("labels", None)
         tokenwise = isinstance(labels, Tensor) and labels.shape == batch["input_ids"].shape
-        self.labels = labels if tokenwise else None
+        self.targets = labels[:, 1:] if tokenwise else None
         self.mask = labels != -100 if tokenwise else batch["attention_mask"].bool()
-        if self.family == "hidden" and not self.losses:  # as little of the head as the model allows
-            batch |= {"logits_to_keep": 1} if self.slim else {}
-        elif self.fused:  # tiles of the head, never the logits
-            batch |= {"fused_lm_head": True, "labels": labels}
+        self.fused = self.tiled and not self._is_small()
+        if self.fused:
+            batch |= {"fused_lm_head": True, "shift_labels": self._wanted()[None]}
+        elif not self.scored and self.slim:  # as little of the head as the model allows
+            batch |= {"logits_to_keep": 1}
         with self.trainer.compute_loss_context_manager(), self._watching():
             self.model(**batch, use_cache=False)
         found = torch.cat([self.states, self.loss[:, None]], dim=1) if self.losses else self.states
@@ -90,25 +97,51 @@ class Probe:
             yield
         self.passed = []
 
+    def _wanted(self) -> Tensor:
+        """The labels that count, row after row, (t,).
+
+        Raises:
+            ValueError: If the model's labels are not one per token.
+        """
+        if self.targets is None:
+            raise ValueError(
+                '`features` must be "hidden" and `scores` without "loss" for a model whose labels are not one per '
+                "token: only a language model's loss is read."
+            )
+        return self.targets[self.targets != -100]
+
+    def _is_small(self) -> bool:
+        """Whether the batch's logits take little memory; TRL's tiles are quick on accelerators only."""
+        wanted = self._wanted()
+        words = bare_model(self.trainer).config.get_text_config().vocab_size
+        return wanted.device.type == "cpu" and len(wanted) * words * 4 <= SMALL
+
+    def _counting(self, values: Tensor) -> Tensor:
+        """Of one vector a token, (b, l, d), those that predict a label that counts, (t, d)."""
+        assert self.targets is not None
+        return values[:, :-1][(self.targets != -100).to(values.device)]
+
     def _before_backbone(self, module: nn.Module, args: Any) -> None:
         if self.family == "lora_gradient":
             torch.set_grad_enabled(True)
 
     def _after_backbone(self, module: nn.Module, args: Any, output: Any) -> Any:
-        states = output.last_hidden_state
-        if self.family == "lora_gradient":
-            return None
-        if self.family != "hidden":  # the backward pass ends here
+        """Keep what is read of the states; pass on to the head those that it is asked about, (1, t, H)."""
+        states = output.last_hidden_state[:, -self.mask.shape[1] :]  # without the prompt that PEFT may have learnt
+        if self.family == "hidden":
+            inside = self.mask.to(states.device)
+            total = states.masked_fill(~inside[..., None], 0).sum(dim=1, dtype=torch.float32)
+            self.states = total / inside.sum(dim=1, keepdim=True).clamp(min=1)
+        elif self.family != "lora_gradient":  # the backward pass ends here
             torch.set_grad_enabled(True)
-            output["last_hidden_state"] = self.states = states.detach().requires_grad_()
-            return output
-        inside = self.mask.to(states.device)
-        total = states.masked_fill(~inside[..., None], 0).sum(dim=1, dtype=torch.float32)
-        self.states = total / inside.sum(dim=1, keepdim=True).clamp(min=1)
-        return None
+            states = self.states = states.detach().requires_grad_()
+        if not self.scored or self.targets is None:
+            return None
+        output["last_hidden_state"] = states if self.whole else self._counting(states)[None]
+        return output
 
     def _after_head(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.family == "hidden" and not self.losses:
+        if not self.scored:
             return
         loss = self._loss(output)
         if self.family != "hidden":
@@ -126,22 +159,27 @@ class Probe:
         return self.reader.collected(self.passed, loss.sum() * scale, scale, len(loss))
 
     def _loss(self, output: Any) -> Tensor:
-        """Mean loss over each row's labelled tokens, (rows,).
-
-        Raises:
-            ValueError: If the model's labels are not one per token.
-        """
+        """Mean loss over each row's labelled tokens, (rows,)."""
+        wanted = self._wanted()
         if self.fused:
-            return -output.log_probs.sum(dim=1).float() / output.label_mask.sum(dim=1).clamp(min=1)
-        if self.labels is None:
-            raise ValueError(
-                '`features` must be "hidden" and `scores` without "loss" for a model whose labels are not one per '
-                "token: only a language model's loss is read."
-            )
-        target = self.labels[:, 1:]
-        counted = target != -100
-        each = nn.functional.cross_entropy(
-            output.logits[:, :-1][counted].float(), target[counted], reduction="none"
-        )  # only where a token counts: prompts and padding cost nothing
+            each = -output.log_probs[0].float()
+        else:
+            logits = self._counting(output.logits) if self.whole else output.logits[0]
+            each = nn.functional.cross_entropy(logits.float(), wanted.to(logits.device), reduction="none")
+        assert self.targets is not None
+        counted = (self.targets != -100).to(each.device)
         loss = torch.zeros(counted.shape, device=each.device).masked_scatter(counted, each).sum(dim=1)
         return loss / counted.sum(dim=1).clamp(min=1)
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Inside, no gradient of the module's weights: TRL's fused head works it out whether it is asked for or not."""
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

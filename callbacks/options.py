@@ -1,0 +1,79 @@
+"""Options that contradict each other or the rows, said before training starts."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from hf_gip.core.selection import Selection
+
+
+def check_options(
+    scores: Sequence[str], rows: Dataset, select: object, every_n_epochs: int, start_epoch: int, warmup: object
+) -> None:
+    """Raise for options that contradict each other.
+
+    Raises:
+        TypeError: If `scores` is a single string or `warmup` no selection.
+        ValueError: If one is out of range.
+    """
+    if not isinstance(warmup, Selection | None):
+        raise TypeError(
+            f"`warmup` must be a `Selection`, got {type(warmup).__name__}: a subset has it as `.selection`."
+        )
+    if isinstance(scores, str):
+        raise TypeError(f"`scores` must be a list of column names, got {scores!r}: write `scores=[{scores!r}]`.")
+    for name, value, least in (("every_n_epochs", every_n_epochs, 1), ("start_epoch", start_epoch, 0)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"`{name}` must be a whole number, at least {least}, got {value}.")
+    if scores and select is not None:
+        raise ValueError(
+            "`scores` must be left out with `select`, which takes GIP's place and with it the scores: use them inside "
+            "your function."
+        )
+    numeric = [name for name, kind in rows.features.items() if re.match("u?int|float", getattr(kind, "dtype", ""))]
+    empty = [name for name in scores if name in numeric and not _has_number(rows, name)]
+    if empty:
+        raise ValueError(f"`scores` must rate at least one row each, got no number in {empty}: leave those out.")
+    wrong = [name for name in scores if name != "loss" and name not in numeric]
+    if wrong:
+        raise ValueError(f'`scores` must be numeric columns of the pool or "loss", got {wrong}: it has {numeric}.')
+
+
+def _has_number(rows: Dataset, name: str) -> bool:
+    tables: Any = rows.select_columns(name).with_format("arrow").iter(10_000)
+    return any(pc.any(pc.is_finite(table[name])).as_py() for table in tables)
+
+
+def check_push(push_to: str | None, push_each: bool, pool: Dataset | None) -> None:
+    """Raise unless the rows to publish are at hand and there is a name to publish them under.
+
+    Raises:
+        ValueError: If not.
+    """
+    if push_to is None:
+        if push_each:
+            raise ValueError("`push_each` needs the repository to push to, got `push_to=None`: name one.")
+        return
+    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", push_to):
+        raise ValueError(f"`push_to` must be a dataset repository such as 'me/subset', got {push_to!r}.")
+    if pool is None:
+        raise ValueError(
+            "`push_to` publishes rows as they were given to the trainer, got `pool=None`: pass that dataset."
+        )
+
+
+def check_target(target: object) -> None:
+    """Raise unless `target` is rows or texts.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it is empty.
+    """
+    texts = isinstance(target, list | tuple) and all(isinstance(text, str) for text in target)
+    if not (texts or isinstance(target, Dataset)):
+        raise TypeError(f"`target` must be a `datasets.Dataset` or a list of texts, got {type(target).__name__}.")
+    if len(target) == 0:  # type: ignore[arg-type]
+        raise ValueError("`target` must hold at least one row, got none.")
