@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hf_gip import gip
+from hf_gip.core.engine import draft, verify
 from hf_gip.core.engine.greedy import Picks, greedy
 from hf_gip.core.engine.objectives import Information, Projection
 from hf_gip.core.rows import MemoryRows
@@ -58,6 +59,22 @@ def same(got: Picks, want: Picks, close: float) -> None:
         assert float(got.gains.sum()) == pytest.approx(float(want.gains.sum()), rel=2e-3)
     else:
         assert float(got.gains.sum()) == pytest.approx(float(want.gains.sum()), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_the_lines_that_a_gpu_runs_pick_the_same(kind: str, ridge: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "information" and not ridge:
+        pytest.skip("the information needs noise")
+    for seed in range(20):
+        n, d, r = 30 + 7 * seed, 3 + seed, 1 + seed // 2
+        X, scale, Q = problem(n, d, r, seed, torch.float64, copies=seed)
+        want = solved(kind, X, scale, Q, n // 2, ridge, 8, 16)
+        with monkeypatch.context() as gpu:
+            for module in (draft, verify):
+                gpu.setattr(module, "ready", lambda tensor: False)
+            got = solved(kind, X, scale, Q, n // 2, ridge, 8, 16)
+        same(got, want, 1e-6)
 
 
 @settings(max_examples=200, deadline=None, phases=[Phase.explicit, Phase.generate])

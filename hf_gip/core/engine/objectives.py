@@ -9,7 +9,9 @@ pick and row, a = X b and e = X c:
   posteriors without and with the queries.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,6 +22,7 @@ from hf_gip.core.engine.rows import pieces
 from hf_gip.core.rows import Rows
 
 FEW = 3  # queries are few when their rank is below d / FEW: then X Σ_S Q is cheaper kept than made again
+Kernel = tuple[Tensor, Callable[[Tensor], Tensor]]
 LOUD = 1e-2  # ridge from which ‖Cᵢ‖² may be carried without C
 
 
@@ -107,10 +110,10 @@ class Projection:
         """All that is kept per row here."""
         return Held(self.scale, self.C, self.top, self.bottom, self.floor)
 
-    def kernels(self, rows: Float[Tensor, "p d"], held: Held) -> tuple[Float[Tensor, "p p"], Float[Tensor, "p p"]]:
-        """X Σ_S Xᵀ and C Cᵀ of scaled rows, to draft by."""
+    def kernels(self, rows: Float[Tensor, "p d"], held: Held) -> tuple[Kernel, Kernel]:
+        """X Σ_S Xᵀ and C Cᵀ of scaled rows, to draft by: each as its right side and what makes the left of it."""
         C = held.C if self.kept else rows @ self.residual.to(rows.dtype)
-        return self.posterior.of(rows) @ rows.T, C @ C.T
+        return (rows, self.posterior.map(rows.dtype)), (C, lambda side: side)
 
     def panel(self, rows: Float[Tensor, "b d"], held: Held) -> Panel:
         """The columns of the drafted picks, from their scaled rows in float64."""
@@ -124,42 +127,45 @@ class Projection:
         second = first[:0] if self.kept else beta @ self.residual.T - _halved(beta).T @ first
         return Panel(first, second, beta, beta.square().sum(1))
 
-    def products(self, rows: Float[Tensor, "c d"], held: Held, panel: Panel, out: Float[Tensor, "q c"]) -> None:
-        """Products a and, below them, e for rows (c × d, in the working dtype)."""
-        work, b = self.scale.dtype, len(panel.gains)
-        if not self.kept:
-            torch.mm(torch.cat([panel.first, panel.second]).to(work), rows.T, out=out).mul_(held.scale)
-            return
-        torch.mm(panel.first.to(work), rows.T, out=out[:b]).mul_(held.scale)
-        torch.mm(panel.beta.to(work), held.C.T, out=out[b:])
-        out[b:].addmm_(_halved(panel.beta).T.to(work), out[:b], alpha=-1)
+    def products(self, rows: Float[Tensor, "c d"], held: Held, panel: Panel, out: Float[Tensor, "2 c b"]) -> None:
+        """Products a and e of rows (c × d, in the working dtype)."""
+        work = self.scale.dtype
+        torch.mm(rows, panel.first.T.to(work), out=out[0]).mul_(held.scale[:, None])
+        if self.kept:
+            torch.mm(held.C, panel.beta.T.to(work), out=out[1])
+            out[1].addmm_(out[0], _halved(panel.beta).to(work), alpha=-1)
+        else:
+            torch.mm(rows, panel.second.T.to(work), out=out[1]).mul_(held.scale[:, None])
 
-    def moves(self, a: Float[Tensor, "*b c"], e: Float[Tensor, "*b c"]) -> tuple[Tensor, Tensor]:
+    def moves(self, a: Any, e: Any) -> tuple[Any, Any]:
         """By how much each pick lowers top and bottom."""
-        return (a * e).mul_(2), a.square()
+        return (a + a) * e, a * a
 
-    def step(
-        self, near: "Trial", j: Int64[Tensor, " 1"], gain: Float[Tensor, " p"], t: int
-    ) -> tuple[Float[Tensor, "1 p"], Float[Tensor, "1 p"]]:
-        """Products a and e of drafting j: column j of both kernels, less what the drafts before took from them."""
+    def rise(
+        self, a: Float[Tensor, "c b"], e: Float[Tensor, "c b"], goal: Float[Tensor, " b"], out: Float[Tensor, "c b"]
+    ) -> None:
+        """By how much each pick raises top − goal · bottom."""
+        torch.mul(a, goal, out=out).sub_(e, alpha=2).mul_(a)
+
+    def step(self, near: "Trial", j: Any, gain: Any, t: int) -> tuple[Any, Any]:
+        """Products a and e of drafting j: row j of both kernels, less what the drafts before took from them."""
         A, E = near.a[:t], near.e[:t]
-        a_j, e_j = A.index_select(1, j).T, E.index_select(1, j).T
-        root = near.bottom.index_select(0, j).rsqrt()
-        a = torch.addmm(near.K.index_select(0, j), a_j, A, alpha=-1) * root
-        e = torch.addmm(near.G.index_select(0, j), a_j, E, alpha=-1).addmm_(e_j, A, alpha=-1) * root
-        return a, e.sub_(a * (gain.index_select(0, j) / 2))
+        a_j, e_j = A[:, j].T, E[:, j].T
+        root = near.bottom[j] ** -0.5
+        a = (near.K[j] - a_j @ A) * root
+        return a, (near.G[j] - a_j @ E - e_j @ A) * root - a * (gain[j].clip(min=0) / 2)
 
     def commit(self, panel: Panel, count: int, moved: list[tuple[slice, Tensor]]) -> None:
         """Take the first `count` picks of the panel for good."""
         beta = panel.beta[:count].to(self.scale.dtype)
         for where, products in moved:
-            a, e = products[:count], products[len(products) // 2 :][:count]
-            self.bottom[where] -= a.square().sum(0)
+            a, e = products[:, :, :count]
+            self.bottom[where] -= a.square().sum(1)
             if self.kept:
-                C = self.C[where].addmm_(a.T, beta, alpha=-1)
+                C = self.C[where].addmm_(a, beta, alpha=-1)
                 self.top[where] = C.square().sum(1)
             else:
-                self.top[where] -= (a * e).sum(0).mul_(2)
+                self.top[where] -= (a * e).sum(1).mul_(2)
         self.bottom.clamp_(min=self.ridge)
         self.posterior.absorb(panel.first[:count])
         if self.told:
@@ -192,9 +198,9 @@ class Information:
         """All that is kept per row here."""
         return Held(self.scale, self.scale.new_empty(len(self.scale), 0), self.top, self.bottom, None)
 
-    def kernels(self, rows: Float[Tensor, "p d"], held: Held) -> tuple[Float[Tensor, "p p"], Float[Tensor, "p p"]]:
+    def kernels(self, rows: Float[Tensor, "p d"], held: Held) -> tuple[Kernel, Kernel]:
         """X Σ Xᵀ without and with the queries known, of scaled rows, to draft by."""
-        return self.plain.of(rows) @ rows.T, self.given.of(rows) @ rows.T
+        return (rows, self.plain.map(rows.dtype)), (rows, self.given.map(rows.dtype))
 
     def panel(self, rows: Float[Tensor, "b d"], held: Held) -> Panel:
         """The columns of the drafted picks, from their scaled rows in float64."""
@@ -204,31 +210,34 @@ class Information:
         gains = (triangle.diagonal()[:good] / lower.diagonal()[:good]).log().clamp_(min=0)
         return Panel(first[:good], second[:good], first[:good, :0], gains)
 
-    def products(self, rows: Float[Tensor, "c d"], held: Held, panel: Panel, out: Float[Tensor, "q c"]) -> None:
-        """Products a and, below them, e for rows (c × d, in the working dtype)."""
-        columns = torch.cat([panel.first, panel.second]).to(self.scale.dtype)
-        torch.mm(columns, rows.T, out=out).mul_(held.scale)
+    def products(self, rows: Float[Tensor, "c d"], held: Held, panel: Panel, out: Float[Tensor, "2 c b"]) -> None:
+        """Products a and e of rows (c × d, in the working dtype)."""
+        for number, columns in enumerate((panel.first, panel.second)):
+            torch.mm(rows, columns.T.to(self.scale.dtype), out=out[number]).mul_(held.scale[:, None])
 
-    def moves(self, a: Float[Tensor, "*b c"], e: Float[Tensor, "*b c"]) -> tuple[Tensor, Tensor]:
+    def moves(self, a: Any, e: Any) -> tuple[Any, Any]:
         """By how much each pick lowers top and bottom."""
-        return (a - e).mul_(a + e), e.square()
+        return (a - e) * (a + e), e * e
 
-    def step(
-        self, near: "Trial", j: Int64[Tensor, " 1"], gain: Float[Tensor, " p"], t: int
-    ) -> tuple[Float[Tensor, "1 p"], Float[Tensor, "1 p"]]:
+    def rise(
+        self, a: Float[Tensor, "c b"], e: Float[Tensor, "c b"], goal: Float[Tensor, " b"], out: Float[Tensor, "c b"]
+    ) -> None:
+        """By how much each pick raises top − goal · bottom."""
+        torch.mul(e, goal + 1, out=out).mul_(e).addcmul_(a, a, value=-1)
+
+    def step(self, near: "Trial", j: Any, gain: Any, t: int) -> tuple[Any, Any]:
         """Products a and e of drafting j."""
         A, E = near.a[:t], near.e[:t]
-        bottom = near.bottom.index_select(0, j)
-        above = (near.top.index_select(0, j) + bottom).rsqrt()
-        a = torch.addmm(near.K.index_select(0, j), A.index_select(1, j).T, A, alpha=-1) * above
-        return a, torch.addmm(near.G.index_select(0, j), E.index_select(1, j).T, E, alpha=-1) * bottom.rsqrt()
+        bottom = near.bottom[j]
+        above = (near.top[j] + bottom) ** -0.5
+        return (near.K[j] - A[:, j].T @ A) * above, (near.G[j] - E[:, j].T @ E) * bottom**-0.5
 
     def commit(self, panel: Panel, count: int, moved: list[tuple[slice, Tensor]]) -> None:
         """Take the first `count` picks of the panel for good."""
         for where, products in moved:
-            top, bottom = self.moves(products[:count], products[len(products) // 2 :][:count])
-            self.top[where] -= top.sum(0)
-            self.bottom[where] -= bottom.sum(0)
+            top, bottom = self.moves(*products[:, :, :count])
+            self.top[where] -= top.sum(1)
+            self.bottom[where] -= bottom.sum(1)
         self.bottom.clamp_(min=self.ridge)
         self.plain.absorb(panel.first[:count])
         self.given.absorb(panel.second[:count])
@@ -239,14 +248,14 @@ class Information:
 
 @dataclass(slots=True)
 class Trial:
-    """The shortlist while picks are drafted from it."""
+    """The shortlist while picks are drafted from it, in arrays as `array` makes them."""
 
-    K: Float[Tensor, "p p"]
-    G: Float[Tensor, "p p"]
-    top: Float[Tensor, " p"]
-    bottom: Float[Tensor, " p"]
-    a: Float[Tensor, "b p"]
-    e: Float[Tensor, "b p"]
+    K: Any  # p × p; K[j] is a row of it
+    G: Any
+    top: Any  # p
+    bottom: Any
+    a: Any  # b × p
+    e: Any
 
 
 def _halved(beta: Float[Tensor, "b r"]) -> Float[Tensor, "b b"]:

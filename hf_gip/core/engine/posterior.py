@@ -1,5 +1,8 @@
 """The small float64 side of the engine: Σ_S = base − BᵀB, and the columns that a block of picks adds to B."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,12 +23,15 @@ class Posterior:
 
     def of(self, rows: Float[Tensor, "p d"]) -> Float[Tensor, "p d"]:
         """Rows Σ_S."""
+        return self.map(rows.dtype)(rows)
+
+    def map(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """Rows → rows Σ_S, in the precision `dtype`."""
         if self.matrix is not None:
-            return rows @ self.matrix.to(rows.dtype)
-        basis = self.basis[: self.used].to(rows.dtype)
-        for _ in range(self.sweeps):
-            rows = rows - (rows @ basis.T) @ basis
-        return rows
+            matrix = self.matrix.to(dtype)
+            return lambda rows: rows @ matrix
+        basis = self.basis[: self.used].to(dtype)
+        return partial(swept, basis=basis, sweeps=self.sweeps)
 
     def absorb(self, columns: Float[Tensor, "b d"]) -> None:
         """Take the columns of accepted picks into B."""
@@ -34,6 +40,13 @@ class Posterior:
         else:
             self.basis[self.used : self.used + len(columns)] = columns
         self.used += len(columns)
+
+
+def swept(rows: Float[Tensor, "p d"], basis: Float[Tensor, "t d"], sweeps: int) -> Float[Tensor, "p d"]:
+    """Rows less their part along the basis."""
+    for _ in range(sweeps):
+        rows = rows - (rows @ basis.T) @ basis
+    return rows
 
 
 def factor(

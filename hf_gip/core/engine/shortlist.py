@@ -29,6 +29,11 @@ class Near:
         return self.rows.to(dtype) * self.held.scale.to(dtype)[:, None]
 
 
+def ready(tensor: Tensor) -> bool:
+    """Whether its values can be asked for at no cost: on the CPU. A GPU would have to be waited for."""
+    return tensor.device.type == "cpu"
+
+
 def slack(dtype: torch.dtype) -> float:
     """Share of a gain within which two are equal: equal rows must not be told apart by the last bit."""
     return 1e-12 if dtype == torch.float64 else 1e-6
@@ -41,8 +46,8 @@ def first_best(gain: Float[Tensor, " n"]) -> Int64[Tensor, ""]:
 
 
 def ratio(
-    top: Float[Tensor, "*b n"], bottom: Float[Tensor, "*b n"], floor: Float[Tensor, " n"] | None
-) -> Float[Tensor, "*b n"]:
+    top: Float[Tensor, "..."], bottom: Float[Tensor, "..."], floor: Float[Tensor, "..."] | None
+) -> Float[Tensor, "..."]:
     """Top / bottom, and −∞ for rows that have nothing of their own left."""
     gain = top / bottom
     return gain if floor is None else gain.masked_fill_(bottom <= floor, -torch.inf)

@@ -1,0 +1,178 @@
+"""One product of all rows with the drafted columns: how many of the drafts no other row beats."""
+
+import warnings
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from hf_gip.core.engine.objectives import Held, Information, Panel, Projection
+from hf_gip.core.engine.ranks import Ranks
+from hf_gip.core.engine.rows import pieces
+from hf_gip.core.engine.shortlist import Near, ratio, ready, slack
+from hf_gip.core.rows import Rows
+
+PIECE = 2048  # rows whose gains are replayed at once on the CPU: their temporaries stay in the cache
+SMALLEST = 1024  # rows below which it is no use to halve a piece
+NEARLY = 1e-5  # share of a gain by which a row may fall short and still be looked at closely
+
+
+def verify(
+    source: Rows,
+    state: Projection | Information,
+    panel: Panel,
+    asked: Near,
+    others: Int64[Tensor, " o"],
+    store: Float[Tensor, " s"],
+    piece: int,
+    ranks: Ranks,
+) -> tuple[int, list[tuple[slice, Tensor]], int]:
+    """How many drafts no other row beats, at least one; the products a and e of all rows; the piece that fitted.
+
+    Raises:
+        OutOfMemoryError: If even the smallest piece does not fit.
+    """
+    drafted = ranks.mine(asked.numbers)
+    before = state.top[drafted]
+    state.top[drafted] = -torch.inf  # drafts are compared among themselves, once
+    try:
+        while True:
+            try:
+                count, moved = attempt(source, state, panel, asked, others, store, piece, ranks.first)
+            except torch.OutOfMemoryError:
+                if piece <= SMALLEST:
+                    raise
+                piece //= 2  # nothing of the state has moved
+                warnings.warn(f"the device is short of memory: going on with {piece:,} rows at a time.", stacklevel=3)
+            else:
+                return int(ranks.least(count, asked.numbers)), moved, piece
+    finally:
+        state.top[drafted] = before
+
+
+def attempt(
+    source: Rows,
+    state: Projection | Information,
+    panel: Panel,
+    asked: Near,
+    others: Int64[Tensor, " o"],
+    store: Float[Tensor, " s"],
+    piece: int,
+    first: int,
+) -> tuple[Int64[Tensor, ""], list[tuple[slice, Tensor]]]:
+    """How many drafts no row held here beats, and the products.
+
+    `others` are tried first: drafts that fall there cost no product with all rows.
+    """
+    work, b, held = state.scale.dtype, len(panel.gains), state.held()
+    picks = asked.numbers[:b]
+    own = asked.at(slice(0, b))
+    out = store.new_empty(2, b, b)
+    state.products(own.rows, own.held, panel, out)
+    among = replay(state, own.held, out)
+    goal = among.diagonal().clone()
+    count = leading(goal > state.stop).clamp(min=1)
+    screen = Screen(goal, max(piece, len(others)))
+    goal[0] = torch.inf  # it is the best row by the state itself
+    earlier = torch.ones(b, b, dtype=torch.bool, device=goal.device).triu_()
+    count = torch.minimum(count, unbeaten(among.masked_fill_(earlier, -torch.inf), picks, picks, goal))
+    moved: list[tuple[slice, Tensor]] = []
+    limit = trimmed(count, b)
+    out = store.new_empty(2, len(others), limit)
+    state.products(source.rows(others).to(work), held.at(others), panel.head(limit), out)
+    count = torch.minimum(count, screen.unbeaten(state, held.at(others), out, others + first, picks, goal))
+    for where, rows in pieces(source, piece):
+        size, limit = where.stop - where.start, trimmed(count, b)
+        out = store[2 * b * where.start :][: 2 * limit * size].view(2, size, limit)
+        here = held.at(where)
+        state.products(rows.to(work), here, panel.head(limit), out)
+        moved.append((where, out))
+        numbers = torch.arange(where.start + first, where.stop + first, device=picks.device)
+        count = torch.minimum(count, screen.unbeaten(state, here, out, numbers, picks, goal))
+    return count, moved
+
+
+class Screen:
+    """Tells in one product which rows can come near a draft's gain at all: few, and only they are replayed.
+
+    Row i beats draft t if topᵢ − goal_t bottomᵢ + Σ_{s<t} (goal_t a² − Δtop)_s > 0. With the lowest goal so far in
+    place of goal_t, and goal_s in the sum, which only raises it, this is linear in what each pick s adds: one product
+    with a b × b matrix.
+    """
+
+    def __init__(self, goal: Float[Tensor, " b"], size: int) -> None:
+        b = len(goal)
+        self.goal = goal.cummin(0).values
+        self.parts = goal.new_empty(size, b + 2)
+        self.most = goal.new_empty(size, b)
+        self.sums = goal.new_empty(b + 2, b)
+        self.sums[:b] = torch.ones(b, b, dtype=goal.dtype).triu_(1)
+        self.sums[b] = 1 + NEARLY  # none is lost to rounding
+        self.sums[b + 1] = NEARLY * self.goal.abs() - self.goal
+
+    def unbeaten(
+        self,
+        state: Projection | Information,
+        held: Held,
+        products: Float[Tensor, "2 c b"],
+        numbers: Int64[Tensor, " c"],
+        picks: Int64[Tensor, " p"],
+        goal: Float[Tensor, " p"],
+    ) -> Int64[Tensor, ""]:
+        """How many drafts no row beats, of those that have products. A GPU replays all rows: to ask it is to wait."""
+        if ready(numbers):
+            some = self.rivals(state, held, products)
+            if not len(some):
+                return picks.new_tensor(products.shape[2])
+            held, products, numbers = held.at(some), products[:, some], numbers[some]
+        return unbeaten(replay(state, held, products), numbers, picks, goal)
+
+    def rivals(
+        self, state: Projection | Information, held: Held, products: Float[Tensor, "2 c b"]
+    ) -> Int64[Tensor, " r"]:
+        """Places of the rows that may beat one of the drafts; more than do, never fewer."""
+        _, size, b = products.shape
+        whole = len(self.goal)
+        parts = self.parts[:size, : b + 2]
+        state.rise(products[0], products[1], self.goal[:b], parts[:, :b])
+        torch.stack([held.top, held.bottom], 1, out=parts[:, b:])
+        sums = torch.cat([self.sums[:b, :b], self.sums[whole:, :b]])
+        most = torch.mm(parts, sums, out=self.most[:size, :b]).amax(1)
+        return torch.nonzero(most >= 0)[:, 0]
+
+
+def trimmed(count: Int64[Tensor, ""], b: int) -> int:
+    """How many drafts are still worth a product: asking a GPU would make it wait."""
+    return int(count) if ready(count) else b
+
+
+def leading(good: Bool[Tensor, " b"]) -> Int64[Tensor, ""]:
+    """How many are true before the first that is not."""
+    return good.long().cumprod(0).sum()
+
+
+def unbeaten(
+    gain: Float[Tensor, "c b"],
+    numbers: Int64[Tensor, " c"],
+    picks: Int64[Tensor, " p"],
+    goal: Float[Tensor, " p"],
+) -> Int64[Tensor, ""]:
+    """How many of the first b drafts no row of `gain` beats; of a tie the lower row wins."""
+    b = gain.shape[1]
+    picks, goal = picks[:b], goal[:b]
+    close = slack(gain.dtype) * goal.abs()
+    highest = gain.amax(0)
+    if ready(gain) and not bool((highest >= goal - close).any()):
+        return picks.new_tensor(b)
+    lower = (gain >= goal - close) & (numbers[:, None] < picks)
+    return leading(~((highest > goal + close) | lower.any(0)))
+
+
+def replay(state: Projection | Information, held: Held, products: Float[Tensor, "2 c b"]) -> Float[Tensor, "c b"]:
+    """Gain of each row before each draft."""
+    b = products.shape[2]
+    earlier = torch.ones(b, b, dtype=products.dtype, device=products.device).triu_(1)
+    top, bottom = state.moves(*products)
+    top = torch.addmm(held.top[:, None], top, earlier, alpha=-1)
+    bottom = torch.addmm(held.bottom[:, None], bottom, earlier, alpha=-1).clamp_(min=state.ridge)
+    return ratio(top, bottom, None if held.floor is None else held.floor[:, None])
