@@ -16,7 +16,8 @@ from torch import Tensor
 from hf_gip import gip
 from hf_gip.core.engine import draft, verify
 from hf_gip.core.engine.greedy import Picks, greedy
-from hf_gip.core.engine.objectives import Information, Projection
+from hf_gip.core.engine.information import Information
+from hf_gip.core.engine.projection import Projection
 from hf_gip.core.rows import MemoryRows
 from hf_gip.features.files import npy_rows
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hf_gip.core.checks import check_k, check_matrix
 from hf_gip.core.engine.greedy import greedy
-from hf_gip.core.engine.objectives import Projection
+from hf_gip.core.engine.projection import Projection
 from hf_gip.core.rows import MemoryRows, precision
 from hf_gip.core.selection import Selection
 from hf_gip.core.setting import row_mean

@@ -5,24 +5,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hf_gip.core.captured import most, notes, span_full_at
 from hf_gip.core.checks import check_k, check_matrix
 from hf_gip.core.engine.greedy import greedy
+from hf_gip.core.engine.information import Information
 from hf_gip.core.engine.ledger import Ledger
 from hf_gip.core.engine.loop import match
-from hf_gip.core.engine.objectives import Information, Projection
+from hf_gip.core.engine.projection import Projection
 from hf_gip.core.engine.ranks import Ranks, admit, agree, fingerprint, shared
 from hf_gip.core.engine.shortlist import ratio
+from hf_gip.core.gip_checks import check_limits, check_names
 from hf_gip.core.limits import Limits
 from hf_gip.core.rows import MemoryRows, Rows
 from hf_gip.core.selection import Selection
-from hf_gip.core.setting import Setting, gram, prepare
-
-FULL = 0.999  # share of the queries' energy from which the picks' span counts as full
+from hf_gip.core.setting import prepare
 
 
 def gip(
@@ -103,7 +103,7 @@ def gip(
             f"`prefilter` must lie between `k` ({k}) and the number of rows ({source.n}), got {prefilter}."
         )
     if limits is not None:
-        _check_limits(limits, source.n, k, noise, prefilter is None and pursuit == "orthogonal")
+        check_limits(limits, source.n, k, noise, prefilter is None and pursuit == "orthogonal")
     setting = prepare(source, queries, noise, precision, ranks)
     work = _Work(source, setting.scale, setting.queries, k, float(noise), objective)
     kept, cut = None, None
@@ -122,7 +122,7 @@ def gip(
     indices = picks.indices if kept is None else kept.cpu()[picks.indices]
     gains = picks.gains * (setting.query_energy if objective == "projection" else 1.0)
     chosen = _chosen(source, indices, ranks) / math.sqrt(setting.row_energy)
-    full_at = _span_full_at(chosen, setting.queries)
+    full_at = span_full_at(chosen, setting.queries)
     record = {
         "method": "gip",
         "parameters": {
@@ -137,11 +137,11 @@ def gip(
             "dtype": str(setting.scale.dtype).removeprefix("torch."),
         },
         "span_full_at": full_at,
-        "notes": _notes(k, len(gains), full_at, budget=None if limits is None else limits.budget),
+        "notes": notes(k, len(gains), full_at, budget=None if limits is None else limits.budget),
     }
     if cut is not None:
         record["prefilter"] = cut
-    total = _total(source, setting, k, objective, noise, queries is None, ranks)
+    total = most(source, setting, k, objective, noise, queries is None, ranks)
     return Selection(indices, gains, total=total, record=record)
 
 
@@ -216,85 +216,3 @@ def _strongest(work: _Work, size: int) -> tuple[Int64[Tensor, " p"], dict[str, f
 def _whiten(queries: Float[Tensor, "d r"], noise: float) -> Float[Tensor, "d r"]:
     """W with I − WWᵀ the covariance once the queries are known: Q (QᵀQ + τ²I)^(−½) for orthogonal columns."""
     return queries / (queries.square().sum(0) + noise).sqrt()
-
-
-def _span_full_at(chosen: Float[Tensor, "k d"], queries: Float[Tensor, "d r"]) -> int | None:
-    """Number of first picks whose span holds `FULL` of the queries' energy, or None if all of them do not."""
-    basis = queries.new_zeros(0, len(queries))
-    target, held = FULL * float(queries.square().sum()), 0.0
-    for start in range(0, len(chosen), 64):
-        rows = chosen[start : start + 64]
-        norms = rows.norm(dim=1)
-        for _ in range(2):
-            rows = rows - (rows @ basis.T) @ basis
-        fresh, triangle = torch.linalg.qr(rows.T)
-        kept = triangle.diagonal().abs() > 1e-6 * norms[: len(triangle.diagonal())]
-        energies = (fresh.T @ queries).square().sum(1) * kept
-        reached = held + energies.cumsum(0)
-        if float(reached[-1]) >= target:
-            return start + int((reached >= target).to(torch.uint8).argmax()) + 1
-        held = float(reached[-1])
-        basis = torch.cat([basis, fresh.T[kept]])
-    return None
-
-
-def _total(
-    source: Rows, setting: Setting, k: int, objective: str, noise: float, own: bool, ranks: Ranks
-) -> float | None:
-    if objective == "projection":
-        return setting.query_energy * float(setting.queries.square().sum())
-    if k < source.d and not own:
-        return None
-    known = gram(source, setting.scale, setting.scale.dtype, ranks) / noise
-    known.diagonal().add_(1.0)
-    left = setting.queries.T @ torch.linalg.solve(known, setting.queries)
-    unit = torch.eye(len(left), dtype=torch.float64, device=left.device)
-    prior = torch.linalg.slogdet(setting.queries.T @ setting.queries / noise + unit)[1]
-    return 0.5 * float(prior - torch.linalg.slogdet(left / noise + unit)[1])
-
-
-def check_names(objective: str, pursuit: str, noise: float, precision: Float[Tensor, " n"] | None) -> None:
-    """Raise unless the options exist and go together.
-
-    Raises:
-        ValueError: If not; the message says which.
-    """
-    if objective not in ("projection", "information"):
-        raise ValueError(f'`objective` must be "projection" or "information", got {objective!r}.')
-    if pursuit not in ("orthogonal", "matching"):
-        raise ValueError(f'`pursuit` must be "orthogonal" or "matching", got {pursuit!r}.')
-    if not (isinstance(noise, int | float) and math.isfinite(noise) and noise >= 0):
-        raise ValueError(f"`noise` must be a finite number of at least 0, got {noise!r}.")
-    if objective == "information" and noise == 0:
-        raise ValueError("`noise` must be above 0 for the information, which is infinite without noise, got 0.")
-    if pursuit == "matching" and (objective == "information" or precision is not None):
-        raise ValueError(
-            '`pursuit="matching"` must go with the projection and without `precision`, got '
-            f"objective={objective!r}, precision {'given' if precision is not None else 'not given'}: "
-            'use `pursuit="orthogonal"`.'
-        )
-    if precision is not None and not bool((precision.isfinite() & (precision >= 0)).all() and (precision > 0).any()):
-        raise ValueError("`precision` must be finite, at least 0 and not all 0: rescale the weights to (0, 1].")
-
-
-def _check_limits(limits: Limits, n: int, k: int, noise: float, plain: bool) -> None:
-    if not plain or noise == 0:
-        raise ValueError(
-            "`limits` needs the orthogonal pursuit, noise above 0 and no `prefilter`, which could leave out what a "
-            "quota asks for: leave one of them out."
-        )
-    limits.check(n, k)
-
-
-def _notes(k: int, taken: int, full_at: int | None, *, budget: int | None) -> list[str]:
-    notes = []
-    if taken < k and budget is not None:
-        notes.append(f"{taken:,} rows of at most {k:,}: no other row fits what is left of {budget:,} tokens.")
-    elif taken < k:
-        notes.append(
-            f"{taken:,} of {k:,} picks hold all that this pool can tell about the queries without noise; "
-            "none was added."
-        )
-    if full_at is not None and full_at < taken:
-        notes.append(f"{full_at:,} of {taken:,} picks filled the span; the rest refine it.")
-    return notes

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hf_gip.core.gip import check_names
+from hf_gip.core.gip_checks import check_names
 from hf_gip.core.queries import default_noise
 
 DEFAULTS: Mapping[str, Any] = {  # of every argument that says what to choose by

@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hf_gip.core.engine.objectives import Information, Projection, Trial
+from hf_gip.core.engine.information import Information
+from hf_gip.core.engine.objectives import Trial
+from hf_gip.core.engine.projection import Projection
 from hf_gip.core.engine.shortlist import Near, ready, slack
 
 LARGE = 1e30  # divides the gain of rows that have nothing of their own left

@@ -19,8 +19,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hf_gip.core.engine.draft import draft
+from hf_gip.core.engine.information import Information
 from hf_gip.core.engine.ledger import Anyone
-from hf_gip.core.engine.objectives import Information, Projection
+from hf_gip.core.engine.projection import Projection
 from hf_gip.core.engine.ranks import Ranks, shared
 from hf_gip.core.engine.shortlist import first_best, nominate, ratio
 from hf_gip.core.engine.verify import PIECE, verify

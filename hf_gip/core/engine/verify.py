@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from hf_gip.core.engine.objectives import Held, Information, Panel, Projection
+from hf_gip.core.engine.information import Information
+from hf_gip.core.engine.objectives import Held, Panel
+from hf_gip.core.engine.projection import Projection
 from hf_gip.core.engine.ranks import Ranks
 from hf_gip.core.engine.rows import pieces
 from hf_gip.core.engine.shortlist import Near, ratio, ready, slack
