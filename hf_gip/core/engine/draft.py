@@ -15,7 +15,8 @@ from torch import Tensor
 from hf_gip.core.engine.information import Information
 from hf_gip.core.engine.objectives import Trial
 from hf_gip.core.engine.projection import Projection
-from hf_gip.core.engine.shortlist import Near, ready, slack
+from hf_gip.core.engine.rows import ready
+from hf_gip.core.engine.shortlist import Near, slack
 
 LARGE = 1e30  # divides the gain of rows that have nothing of their own left
 

@@ -23,6 +23,7 @@ from hf_gip.core.engine.information import Information
 from hf_gip.core.engine.ledger import Anyone
 from hf_gip.core.engine.projection import Projection
 from hf_gip.core.engine.ranks import Ranks, shared
+from hf_gip.core.engine.rows import ready
 from hf_gip.core.engine.shortlist import first_best, nominate, ratio
 from hf_gip.core.engine.verify import PIECE, verify
 from hf_gip.core.rows import Rows
@@ -87,15 +88,16 @@ def greedy(
         gain = ledger.rank(plain)
         near = nominate(source, state.held(), gain, NEAR * width, ranks)
         first = first_best(near.gain)
-        if not float(near.gain[first]) > state.stop:
-            break
-        level = float(near.held.top[first] / near.held.bottom[first])
+        if ready(near.gain) and not bool(near.gain[first] > state.stop):
+            break  # a GPU tells with the block
         drafts = draft(state, near, min(width, k - taken))
         asked = near.at(drafts[: ledger.reach(near.numbers[drafts])])
         panel = state.panel(asked.scaled(torch.float64), asked.held)
         gain[ranks.mine(near.numbers)] = -torch.inf
         others = torch.topk(gain, min(OTHERS * width, source.n), sorted=False).indices.sort().values
-        count, moved, piece = verify(source, state, panel, asked, others, store, piece, ranks)
+        count, level, moved, piece = verify(source, state, panel, asked, others, store, piece, ranks)
+        if not count:
+            break
         state.commit(panel, count, moved)
         state.refresh(level)
         indices.append(asked.numbers[:count])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hf_gip.core.engine.objectives import Held, Kernel, Panel, Trial, energies
 from hf_gip.core.engine.posterior import Posterior, factor
+from hf_gip.core.engine.rows import times
 from hf_gip.core.rows import Rows
 
 
@@ -36,16 +37,15 @@ class Information:
 
     def panel(self, rows: Float[Tensor, "b d"], held: Held) -> Panel:
         """The columns of the drafted picks, from their scaled rows in float64."""
-        triangle, first = factor(rows, self.plain.of(rows), self.ridge)
-        lower, second = factor(rows, self.given.of(rows), self.ridge)
-        good = min(len(first), len(second))
-        gains = (triangle.diagonal()[:good] / lower.diagonal()[:good]).log().clamp_(min=0)
-        return Panel(first[:good], second[:good], first[:good, :0], gains)
+        triangle, first, good = factor(rows, self.plain.of(rows), self.ridge)
+        lower, second, better = factor(rows, self.given.of(rows), self.ridge)
+        gains = (triangle.diagonal() / lower.diagonal()).log().clamp_(min=0)
+        return Panel(first, second, first[:, :0], gains, torch.minimum(good, better))
 
     def products(self, rows: Float[Tensor, "c d"], held: Held, panel: Panel, out: Float[Tensor, "2 c b"]) -> None:
-        """Products a and e of rows (c × d, in the working dtype)."""
+        """Products a and e of rows (c × d)."""
         for number, columns in enumerate((panel.first, panel.second)):
-            torch.mm(rows, columns.T.to(self.scale.dtype), out=out[number]).mul_(held.scale[:, None])
+            times(rows, columns, out[number]).mul_(held.scale[:, None])
 
     def moves(self, a: Any, e: Any) -> tuple[Any, Any]:
         """By how much each pick lowers top and bottom."""

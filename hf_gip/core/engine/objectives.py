@@ -31,10 +31,11 @@ class Panel:
     second: Float[Tensor, "c d"]  # c of each pick; empty where e follows from C
     beta: Float[Tensor, "b r"]  # empty for the information
     gains: Float[Tensor, " b"]  # rise of the objective
+    good: Int64[Tensor, ""]  # how many of them rounding has left
 
     def head(self, count: int) -> "Panel":
         """The first `count` picks."""
-        return Panel(self.first[:count], self.second[:count], self.beta[:count], self.gains[:count])
+        return Panel(self.first[:count], self.second[:count], self.beta[:count], self.gains[:count], self.good)
 
 
 @dataclass(frozen=True, slots=True)

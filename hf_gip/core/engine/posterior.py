@@ -4,8 +4,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
+
+from hf_gip.core.engine.rows import ready
 
 
 class Posterior:
@@ -51,20 +53,24 @@ def swept(rows: Float[Tensor, "p d"], basis: Float[Tensor, "t d"], sweeps: int) 
 
 def factor(
     rows: Float[Tensor, "b d"], left: Float[Tensor, "b d"], ridge: float
-) -> tuple[Float[Tensor, "g g"], Float[Tensor, "g d"]]:
+) -> tuple[Float[Tensor, "g g"], Float[Tensor, "g d"], Int64[Tensor, ""]]:
     """L and B = L⁻¹ X_J Σ_S with L Lᵀ = X_J Σ_S X_Jᵀ + ridge·I: row t of B is what pick t adds after picks < t.
 
     Without a ridge L and B come from a QR of Σ_S X_Jᵀ: a Cholesky factor would square its condition. Where rounding
-    leaves no positive matrix, the picks before that are kept.
+    leaves no positive matrix, only the picks before that are good; how many comes third.
     """
+    b = torch.tensor(len(rows), device=rows.device)
     if ridge == 0:
         basis, triangle = torch.linalg.qr(left.T)
         sign = torch.where(triangle.diagonal() < 0, -1.0, 1.0).to(left.dtype)
-        return triangle[:, : len(sign)].T * sign, basis.T * sign[:, None]
+        return triangle[:, : len(sign)].T * sign, basis.T * sign[:, None], b.clamp(max=len(sign))
     kernel = left @ rows.T
     kernel = (kernel + kernel.T) / 2
     kernel.diagonal().clamp_(min=0).add_(ridge)
     triangle, failed = torch.linalg.cholesky_ex(kernel)
-    good = int(failed) - 1 if int(failed) else len(rows)
-    triangle = triangle[:good, :good]
-    return triangle, torch.linalg.solve_triangular(triangle, left[:good], upper=False)
+    good = torch.where(failed > 0, failed - 1, b)
+    if not ready(failed) or int(failed):
+        spoilt = torch.arange(len(rows), device=rows.device) >= good
+        kernel = kernel.masked_fill(spoilt[:, None] | spoilt, 0.0) + torch.diag(spoilt.to(kernel.dtype))
+        triangle, left = torch.linalg.cholesky_ex(kernel)[0], left.masked_fill(spoilt[:, None], 0.0)
+    return triangle, torch.linalg.solve_triangular(triangle, left, upper=False), good

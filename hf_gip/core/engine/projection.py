@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hf_gip.core.engine.objectives import Held, Kernel, Panel, Trial, energies
 from hf_gip.core.engine.posterior import Posterior, factor
-from hf_gip.core.engine.rows import pieces
+from hf_gip.core.engine.rows import pieces, times
 from hf_gip.core.rows import Rows
 
 FEW = 3  # queries are few when their rank is below d / FEW: then X Σ_S Q is cheaper kept than made again
@@ -55,25 +55,24 @@ class Projection:
 
     def panel(self, rows: Float[Tensor, "b d"], held: Held) -> Panel:
         """The columns of the drafted picks, from their scaled rows in float64."""
-        triangle, first = factor(rows, self.posterior.of(rows), self.ridge)
-        good = len(first)
+        triangle, first, good = factor(rows, self.posterior.of(rows), self.ridge)
         if self.ridge == 0 and self.told:
             beta = first @ self.residual  # a pick in the span of others has no row in L⁻¹
         else:
-            C = rows[:good] @ self.residual if self.told else held.C[:good].double()
+            C = rows @ self.residual if self.told else held.C.double()
             beta = torch.linalg.solve_triangular(triangle, C, upper=False)
         second = first[:0] if self.kept else beta @ self.residual.T - _halved(beta).T @ first
-        return Panel(first, second, beta, beta.square().sum(1))
+        return Panel(first, second, beta, beta.square().sum(1), good)
 
     def products(self, rows: Float[Tensor, "c d"], held: Held, panel: Panel, out: Float[Tensor, "2 c b"]) -> None:
-        """Products a and e of rows (c × d, in the working dtype)."""
+        """Products a and e of rows (c × d)."""
         work = self.scale.dtype
-        torch.mm(rows, panel.first.T.to(work), out=out[0]).mul_(held.scale[:, None])
+        times(rows, panel.first, out[0]).mul_(held.scale[:, None])
         if self.kept:
             torch.mm(held.C, panel.beta.T.to(work), out=out[1])
             out[1].addmm_(out[0], _halved(panel.beta).to(work), alpha=-1)
         else:
-            torch.mm(rows, panel.second.T.to(work), out=out[1]).mul_(held.scale[:, None])
+            times(rows, panel.second, out[1]).mul_(held.scale[:, None])
 
     def moves(self, a: Any, e: Any) -> tuple[Any, Any]:
         """By how much each pick lowers top and bottom."""

@@ -1,7 +1,8 @@
-"""Rows in pieces small enough to stay in the cache."""
+"""Rows in pieces small enough to stay in the cache, and where their numbers can be asked for."""
 
 from collections.abc import Iterator
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,3 +15,27 @@ def pieces(rows: Rows, size: int) -> Iterator[tuple[slice, Float[Tensor, "c d"]]
         for start in range(0, len(chunk), size):
             piece = chunk[start : start + size]
             yield slice(first + start, first + start + len(piece)), piece
+
+
+def ready(tensor: Tensor) -> bool:
+    """Whether its values can be asked for at no cost: on the CPU. A GPU would have to be waited for."""
+    return tensor.device.type == "cpu"
+
+
+def times(rows: Float[Tensor, "c d"], columns: Float[Tensor, "b d"], out: Float[Tensor, "c b"]) -> Tensor:
+    """The product rows columnsᵀ in `out`, as exact as its type.
+
+    A GPU multiplies half-precision rows as they are. The columns, which such a type would spoil, go in three parts
+    that together hold all their bits, still in one product.
+    """
+    if ready(rows) or rows.dtype.itemsize > 2:
+        return torch.mm(rows.to(out.dtype), columns.T.to(out.dtype), out=out)
+    step = torch.finfo(rows.dtype).eps / 2
+    parts, left = [], columns.double()
+    for _ in range(3):
+        parts.append(left.to(rows.dtype))
+        left = (left - parts[-1]) / step
+    wide = torch.cat(parts).T
+    product = torch.mm(rows, wide, out_dtype=torch.float32) if rows.is_cuda else rows.float() @ wide.float()
+    high, middle, low = product.view(len(rows), 3, len(columns)).unbind(1)
+    return torch.add(high, middle, alpha=step, out=out).add_(low, alpha=step * step)

@@ -29,11 +29,6 @@ class Near:
         return self.rows.to(dtype) * self.held.scale.to(dtype)[:, None]
 
 
-def ready(tensor: Tensor) -> bool:
-    """Whether its values can be asked for at no cost: on the CPU. A GPU would have to be waited for."""
-    return tensor.device.type == "cpu"
-
-
 def slack(dtype: torch.dtype) -> float:
     """Share of a gain within which two are equal: equal rows must not be told apart by the last bit."""
     return 1e-12 if dtype == torch.float64 else 1e-6

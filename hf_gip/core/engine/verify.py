@@ -10,8 +10,8 @@ from hf_gip.core.engine.information import Information
 from hf_gip.core.engine.objectives import Held, Panel
 from hf_gip.core.engine.projection import Projection
 from hf_gip.core.engine.ranks import Ranks
-from hf_gip.core.engine.rows import pieces
-from hf_gip.core.engine.shortlist import Near, ratio, ready, slack
+from hf_gip.core.engine.rows import pieces, ready
+from hf_gip.core.engine.shortlist import Near, ratio, slack
 from hf_gip.core.rows import Rows
 
 PIECE = 2048  # rows whose gains are replayed at once on the CPU: their temporaries stay in the cache
@@ -28,8 +28,11 @@ def verify(
     store: Float[Tensor, " s"],
     piece: int,
     ranks: Ranks,
-) -> tuple[int, list[tuple[slice, Tensor]], int]:
-    """How many drafts no other row beats, at least one; the products a and e of all rows; the piece that fitted.
+) -> tuple[int, float, list[tuple[slice, Tensor]], int]:
+    """How many drafts no other row beats: the first at least, unless it gains nothing.
+
+    With the first's plain gain, the products a and e of all rows, and the piece that fitted. Here alone a GPU is
+    waited for.
 
     Raises:
         OutOfMemoryError: If even the smallest piece does not fit.
@@ -47,7 +50,8 @@ def verify(
                 piece //= 2  # nothing of the state has moved
                 warnings.warn(f"the device is short of memory: going on with {piece:,} rows at a time.", stacklevel=3)
             else:
-                return int(ranks.least(count, asked.numbers)), moved, piece
+                told = torch.stack([ranks.least(count, asked.numbers).double(), level(asked).double()]).tolist()
+                return int(told[0]), told[1], moved, piece
     finally:
         state.top[drafted] = before
 
@@ -73,7 +77,7 @@ def attempt(
     state.products(own.rows, own.held, panel, out)
     among = replay(state, own.held, out)
     goal = among.diagonal().clone()
-    count = leading(goal > state.stop).clamp(min=1)
+    count = torch.minimum(leading(goal > state.stop), panel.good).clamp(min=1) * (asked.gain[0] > state.stop)
     screen = Screen(goal, max(piece, len(others)))
     goal[0] = torch.inf  # it is the best row by the state itself
     earlier = torch.ones(b, b, dtype=torch.bool, device=goal.device).triu_()
@@ -81,13 +85,13 @@ def attempt(
     moved: list[tuple[slice, Tensor]] = []
     limit = trimmed(count, b)
     out = store.new_empty(2, len(others), limit)
-    state.products(source.rows(others).to(work), held.at(others), panel.head(limit), out)
+    state.products(source.rows(others), held.at(others), panel.head(limit), out)
     count = torch.minimum(count, screen.unbeaten(state, held.at(others), out, others + first, picks, goal))
     for where, rows in pieces(source, piece):
         size, limit = where.stop - where.start, trimmed(count, b)
         out = store[2 * b * where.start :][: 2 * limit * size].view(2, size, limit)
         here = held.at(where)
-        state.products(rows.to(work), here, panel.head(limit), out)
+        state.products(rows.to(work) if ready(rows) else rows, here, panel.head(limit), out)
         moved.append((where, out))
         numbers = torch.arange(where.start + first, where.stop + first, device=picks.device)
         count = torch.minimum(count, screen.unbeaten(state, here, out, numbers, picks, goal))
@@ -141,6 +145,11 @@ class Screen:
         sums = torch.cat([self.sums[:b, :b], self.sums[whole:, :b]])
         most = torch.mm(parts, sums, out=self.most[:size, :b]).amax(1)
         return torch.nonzero(most >= 0)[:, 0]
+
+
+def level(asked: Near) -> Float[Tensor, ""]:
+    """The first draft's gain, whatever it is ranked by."""
+    return asked.held.top[0] / asked.held.bottom[0]
 
 
 def trimmed(count: Int64[Tensor, ""], b: int) -> int:
