@@ -52,7 +52,8 @@ def read_pool(trainer: Trainer, raw: Dataset | None, id_column: str | None) -> P
 
     Raises:
         TypeError: If the trainer's rows cannot be reached by position.
-        ValueError: If packing hides the rows and `raw` is missing or another dataset, or the id column is missing.
+        ValueError: If there are none, packing hides them and `raw` is missing or another dataset, or the id column is
+            missing.
     """
     rows = trainer.train_dataset
     if not isinstance(rows, Dataset):
@@ -67,13 +68,18 @@ def read_pool(trainer: Trainer, raw: Dataset | None, id_column: str | None) -> P
                 "keeps packs, and rows cannot be told from them."
             )
         rows = prepare(trainer, raw, "gip pool", truncate=False)
+    if not len(rows):
+        raise ValueError(
+            "`trainer.train_dataset` must hold at least one row with a labelled token within `max_length`, got none: "
+            "raise `max_length` or check the masks."
+        )
     positions = positions_of(trainer, rows)
-    if raw is not None and len(positions) and int(positions.max()) >= len(raw):
+    if raw is not None and int(positions.max()) >= len(raw):
         raise ValueError(
             f"`pool` must be the dataset that was given to the trainer, got one of {len(raw)} row(s) where the "
             f"trainer has a row from position {int(positions.max())}: pass the same dataset."
         )
-    if raw is not None and len(rows):
+    if raw is not None:
         check_source(trainer, raw, rows, positions)
     names, lengths = _names(rows, positions, id_column), token_counts(rows)
     return Pool(rows, positions, names, lengths, fingerprint(rows, lengths), raw, id_column)

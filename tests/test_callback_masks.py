@@ -96,6 +96,30 @@ def test_completions_are_read_as_the_definition_says(
         torch.testing.assert_close(found.losses, wanted["loss"], rtol=1e-4, atol=1e-6)
 
 
+def test_an_output_layer_that_peft_trains_whole_is_found(pairs: Dataset, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    tokenizer = word_tokenizer(ROWS)
+    found = []
+    for saved in (None, ["lm_head"]):
+        config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=saved, task_type="CAUSAL_LM")
+        args = make_trainer(tmp_path, pairs).args
+        trainer = ready(
+            NotingTrainer(
+                tiny_llama(len(tokenizer)),
+                args,
+                train_dataset=pairs,
+                processing_class=tokenizer,
+                peft_config=config,
+            )
+        )
+        rows = trainer.train_dataset
+        read = read_rows(trainer, rows, token_counts(rows), "last_layer_gradient")
+        assert read is not None
+        found.append(read.features)
+    torch.testing.assert_close(*found)
+
+
 def test_a_row_without_a_label_has_no_loss_and_no_gradient(pairs: Dataset, tmp_path: Path) -> None:
     trainer = ready(plain(make_trainer(tmp_path, pairs), tmp_path))
     rows = trainer.train_dataset.map(lambda row: {"labels": [-100] * len(row["labels"])})

@@ -69,6 +69,16 @@ def test_a_plain_trainer_s_pool_is_known_by_the_columns_they_share(rows: Dataset
     GIPSelectionCallback(trainer, 4, pool=rows)
 
 
+def test_a_training_set_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
+    long = Dataset.from_dict({"prompt": ["r0" + " w1" * 30] * 4, "completion": [" w2"] * 4})
+    message = (
+        "`trainer.train_dataset` must hold at least one row with a labelled token within `max_length`, got none: "
+        "raise `max_length` or check the masks."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        GIPSelectionCallback(make_trainer(tmp_path, long, max_length=8), 2)
+
+
 def test_a_score_that_rates_nothing_is_refused_before_the_pass(rows: Dataset, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, rows.add_column("help", [float("nan")] * ROWS))
     message = "`scores` must rate at least one row each, got no number in ['help']: leave those out."

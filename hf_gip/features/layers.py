@@ -65,7 +65,8 @@ def output_head(model: nn.Module) -> nn.Module:
             f"`model` must be a causal language model with an output layer, got {type(model).__name__}: "
             "load it with `AutoModelForCausalLM`."
         )
-    return head
+    trained = getattr(head, "modules_to_save", None)  # PEFT's copy that is trained in the original's place
+    return trained[head.active_adapters[0]] if isinstance(trained, nn.ModuleDict) else head
 
 
 def lora_layers(model: nn.Module) -> list[Layer]:
