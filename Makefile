@@ -25,7 +25,7 @@ LEAN := tests/test_gip_select.py tests/test_embed.py tests/test_manifest.py test
 	tests/test_store.py tests/test_callback_record.py  # what touches the libraries whose versions change
 
 test-wheel: build  ## wheel and sdist, installed in an environment of their own and used from another folder
-	rm -rf build/wheel && $(PYTHON) -m venv build/wheel
+	$(PYTHON) -m venv --clear build/wheel
 	build/wheel/bin/python -m pip install --quiet -c constraints.txt torch
 	build/wheel/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
 	cd build/wheel && bin/python -I ../../.ci/wheel.py && bin/hf-gip --help > /dev/null
@@ -33,13 +33,13 @@ test-wheel: build  ## wheel and sdist, installed in an environment of their own 
 	cd build/wheel && bin/python -I ../../.ci/wheel.py
 
 test-lowest:  ## the oldest versions that pyproject.toml allows
-	$(PYTHON) -m venv build/lowest && $(PYTHON) .ci/lowest.py > build/lowest.txt
+	$(PYTHON) -m venv --clear build/lowest && $(PYTHON) .ci/lowest.py > build/lowest.txt
 	build/lowest/bin/python -m pip install --quiet -c constraints.txt torch
 	build/lowest/bin/python -m pip install --quiet -c build/lowest.txt -e ".[test]"
 	build/lowest/bin/python -m pytest -q $(LEAN)
 
 test-newest:  ## the newest versions that pyproject.toml allows; torch as tested
-	$(PYTHON) -m venv build/newest
+	$(PYTHON) -m venv --clear build/newest
 	build/newest/bin/python -m pip install --quiet -c constraints.txt torch
 	build/newest/bin/python -m pip install --quiet --upgrade -e ".[test]" "$$(grep ^torch== constraints.txt)"
 	build/newest/bin/python -m pytest -q $(LEAN)
@@ -64,8 +64,9 @@ bench: $(READY)  ## speed and memory, side by side with the peers
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/speed.py
 
-build: $(READY)
-	$(BIN)/python -m pip install --quiet build && $(BIN)/python -m build
+build:  ## wheel and sdist in dist/
+	rm -rf dist && $(PYTHON) -m venv build/tools && build/tools/bin/python -m pip install --quiet build
+	build/tools/bin/python -m build
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

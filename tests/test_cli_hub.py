@@ -138,3 +138,23 @@ def test_a_repository_is_compared_with_a_folder(hub: Hub, capsys: pytest.Capture
     rows = [line.split("|")[1:4] for line in lines if line.startswith("| chosen |")]
     assert [cell.strip() for cell in rows[0]][:2] == ["chosen", "5"], lines
     assert any(line.startswith("| here | 5 |") for line in lines), lines  # the same picks, so the same figures
+
+
+def test_several_subsets_of_a_repository_are_compared(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    for k, name in ((5, "few"), (9, "many")):
+        subset = hf_gip.gip_select(pool(), k, features="vector", device="cpu")
+        hf_gip.push_to_hub(subset, REPO, config_name=name, token=ALICE)
+    words = ("compare", REPO, "--source", "pool.parquet", "--features", "vector")
+    assert run(*words) == 0
+    assert [
+        line.split("|")[1:3]
+        for line in capsys.readouterr().out.splitlines()
+        if "/train | " in line and "%" not in line.split("|")[2]
+    ] == [
+        [" chosen few/train ", " 5 "],
+        [" chosen many/train ", " 9 "],
+    ]
+    assert run(*words, "--config-name", "many") == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("| chosen | 9 |")]
+    assert run(*words, "--split", "test") == 2
+    assert "must name one of the subsets ['few/train', 'many/train'], got None and 'test'" in capsys.readouterr().err

@@ -98,7 +98,7 @@ def test_an_encoder_that_answers_nonsense_is_refused() -> None:
 
 def test_a_thing_without_encode_is_refused() -> None:
     with pytest.raises(
-        TypeError, match=r"^`encoder` must be a model id, 'lexical' or an object with an `encode` method, got int\.$"
+        TypeError, match=r"^`encoder` must be a model id, 'lexical' or an object with an `encode` method, got 3\.$"
     ):
         name_encoder(3)  # pyright: ignore[reportArgumentType]
 

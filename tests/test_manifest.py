@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Image, config, load_dataset
 from datasets.table import InMemoryTable
+from much import peak_memory
 from saved import pool, save
 
 import hf_gip
@@ -61,6 +62,7 @@ def test_the_manifest_says_what_was_chosen_and_hashes_every_part(tmp_path: Path)
 
 SAVE_ELSEWHERE = """
 import sys; sys.path.insert(0, sys.argv[1])
+from much import peak_memory
 from saved import save
 save(__import__("pathlib").Path(sys.argv[2]))
 """
@@ -253,32 +255,9 @@ def test_every_type_of_column_is_saved_verified_and_loaded(tmp_path: Path, name:
     assert list(row_hashes(loaded, loaded.column_names)) == list(row_hashes(subset, subset.column_names))
 
 
-SAVE_MUCH = """
-import sys, tracemalloc
-import pyarrow as pa, torch
-from datasets import Dataset
-import hf_gip
-
-def rows():
-    for i in range(16_000):
-        yield {"text": f"{i} " * 1_000, "vector": [float(i % 7), 1.0]}
-
-big = Dataset.from_generator(rows)
-assert big.data.nbytes > 80e6
-record = hf_gip.gip_select(big, 1, features="vector", device="cpu").selection.record
-subset = big.select(range(15_999, -1, -1))
-subset.selection = hf_gip.Selection(torch.arange(15_999, -1, -1), torch.ones(16_000).double(), record=record)
-tracemalloc.start()
-hf_gip.save_subset(subset, sys.argv[1], max_shard_size="20MB")
-print(tracemalloc.get_traced_memory()[1], pa.default_memory_pool().max_memory())
-"""
-
-
 def test_memory_does_not_grow_with_the_subset(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SAVE_MUCH, str(tmp_path / "out")]
     environment = {"HF_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    python, arrow = map(int, done.stdout.split())
+    python, arrow = peak_memory("save_subset", str(tmp_path / "out"), environment)
     assert python < 30e6
     assert arrow < 50e6
     assert len(read_manifest(tmp_path / "out").shards()) >= 4
@@ -289,6 +268,7 @@ import os, sys; sys.path.insert(0, sys.argv[1])
 import hf_gip.manifest.layout as layout
 assert hasattr(layout, sys.argv[3])
 setattr(layout, sys.argv[3], lambda *_, **__: os.kill(os.getpid(), 9))
+from much import peak_memory
 from saved import save
 save(__import__("pathlib").Path(sys.argv[2]))
 """

@@ -16,6 +16,7 @@ from hub_server import ALICE, Hub
 from huggingface_hub import snapshot_download
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from much import peak_memory
 from saved import pool, save
 
 import hf_gip
@@ -90,34 +91,10 @@ def test_a_push_killed_at_any_request_leaves_the_old_or_the_new_state(
     assert request > 5
 
 
-PUSH_MUCH = """
-import sys, tracemalloc
-import pyarrow as pa, torch
-from datasets import Dataset
-import hf_gip, hf_gip.hub.push as push
-push._draw = lambda *_: False
-
-def rows():
-    for i in range(16_000):
-        yield {"text": f"{i} " * 1_000, "vector": [float(i % 7), 1.0]}
-
-big = Dataset.from_generator(rows)
-assert big.data.nbytes > 80e6
-record = hf_gip.gip_select(big, 1, features="vector", device="cpu").selection.record
-subset = big.select(range(15_999, -1, -1))
-subset.selection = hf_gip.Selection(torch.arange(15_999, -1, -1), torch.ones(16_000).double(), record=record)
-tracemalloc.start()
-push.push_to_hub(subset, sys.argv[1], max_shard_size="20MB")
-print(tracemalloc.get_traced_memory()[1], pa.default_memory_pool().max_memory())
-"""
-
-
 @pytest.mark.heavy
 def test_memory_does_not_grow_with_what_is_pushed(hub: Hub, tmp_path: Path) -> None:
     environment = {**os.environ, "HF_TOKEN": ALICE, "HF_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-c", PUSH_MUCH, REPO]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    python, arrow = map(int, done.stdout.split())
+    python, arrow = peak_memory("push_to_hub", REPO, environment)
     assert python < 40e6
     assert arrow < 50e6
     assert sum(path.startswith("data/") for path in hub.files(REPO)) >= 4

@@ -61,7 +61,8 @@ def main() -> None:
         typer.echo("hf-gip: stopped; finished parts are in the cache, and the same command goes on there.", err=True)
         raise SystemExit(130) from None
     except (ValueError, TypeError, OSError, ImportError, DatasetsError) as error:
-        sentence = " ".join(str(error).split()) or type(error).__name__
+        cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error  # it has the reason
+        sentence = " ".join(str(cause).split()) or type(cause).__name__
         typer.echo(f"hf-gip: {sentence}", err=True)
         raise SystemExit(2) from None
 

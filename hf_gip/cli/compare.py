@@ -10,6 +10,7 @@ from hf_gip.cli.again import pool_again
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hf_gip.core.selection import Selection
     from hf_gip.manifest.schema import Manifest
 
 
@@ -23,24 +24,24 @@ def compare_command(
     features: Annotated[str | None, typer.Option(help="Ready vectors: a column, or a .npy file.")] = None,
     encoder: Annotated[str | None, typer.Option(help="'lexical', or a sentence-transformers id or folder.")] = None,
     groups: Annotated[str | None, typer.Option(help="A column whose values' shares are compared.")] = None,
+    config_name: Annotated[str | None, typer.Option(help="Which subsets, where a place holds several.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which splits, where a place holds several.")] = None,
     seeds: Annotated[int, typer.Option(help="How many random subsets, at least 2.")] = 5,
     baselines: Annotated[bool, typer.Option("--baselines", help="Also top-k, longest, RDS+, k-centre, …")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
-    """Compare saved subsets of one pool by the same figures: overlap, captured share, breadth, scores, lengths."""
+    """Compare saved subsets of one pool by the same figures: overlap, captured share, breadth, scores, lengths.
+
+    Of a place with several subsets all are compared, or those that `--config-name` and `--split` name.
+    """
     from hf_gip.cli.inputs import names, open_target, vectors
     from hf_gip.cli.output import console
     from hf_gip.dataset.comparison import compare
-    from hf_gip.hub.fetch import locate
-    from hf_gip.manifest.save import read_picks
-    from hf_gip.manifest.slots import choose_slot
 
-    short = len({_last(folder) for folder in folders}) == len(folders)
-    places = {_last(folder) if short else folder: locate(folder, revision=None, token=None) for folder in folders}
-    slots = {name: choose_slot(place.slots(), None, None) for name, place in places.items()}
-    pool = _pool([slot.manifest for slot in slots.values()], source)
+    manifests, subsets = _gather(folders, config_name, split)
+    pool = _pool(manifests, source)
     found = compare(
-        {name: read_picks(slot.manifest, places[name].folder / slot.root) for name, slot in slots.items()},
+        subsets,
         pool,
         scores=names(scores),
         target=None if target is None else open_target(target, split=target_split, config=target_config),
@@ -55,6 +56,26 @@ def compare_command(
     console().print(str(found), markup=False, soft_wrap=True)
 
 
+def _gather(
+    folders: list[str], config_name: str | None, split: str | None
+) -> "tuple[list[Manifest], dict[str, Selection]]":
+    """The manifests of all places, and their picks by the places' last names, or whole ones where these are equal."""
+    from hf_gip.hub.fetch import locate
+    from hf_gip.manifest.save import read_picks
+    from hf_gip.manifest.slots import fitting_slots
+
+    short = len({_last(folder) for folder in folders}) == len(folders)
+    manifests, subsets = [], {}
+    for folder in folders:
+        place, name = locate(folder, revision=None, token=None), _last(folder) if short else folder
+        slots = fitting_slots(place.slots(), config_name, split)
+        for slot in slots:
+            manifests.append(slot.manifest)
+            own = name if len(slots) == 1 else f"{name} {slot.name}"
+            subsets[own] = read_picks(slot.manifest, place.folder / slot.root)
+    return manifests, subsets
+
+
 def _pool(manifests: "list[Manifest]", source: str) -> "Dataset":
     """The pool that all subsets were chosen from.
 
@@ -63,7 +84,7 @@ def _pool(manifests: "list[Manifest]", source: str) -> "Dataset":
     """
     if len({manifest.source.num_rows for manifest in manifests}) > 1:
         sizes = ", ".join(f"{manifest.source.num_rows:,}" for manifest in manifests)
-        raise ValueError(f"the subsets must come from one pool, got pools of {sizes} rows.")
+        raise ValueError(f"the subsets must come from one pool, got pools of {sizes} rows: name them by `--split`.")
     return pool_again(manifests[0], source)
 
 

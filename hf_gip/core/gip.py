@@ -98,9 +98,9 @@ def gip(
         agree({**told, "queries": fingerprint(queries)}, group)
     ranks = shared(source.n, group)
     check_k(k, ranks.n)
-    if prefilter is not None and not k <= prefilter <= source.n:
+    if prefilter is not None and not (isinstance(prefilter, int) and k <= prefilter <= source.n):
         raise ValueError(
-            f"`prefilter` must lie between `k` ({k}) and the number of rows ({source.n}), got {prefilter}."
+            f"`prefilter` must lie between `k` ({k}) and the number of rows ({source.n}), got {prefilter!r}."
         )
     if limits is not None:
         check_limits(limits, source.n, k, noise, prefilter is None and pursuit == "orthogonal")

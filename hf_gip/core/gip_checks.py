@@ -12,6 +12,7 @@ def check_names(objective: str, pursuit: str, noise: float, precision: Float[Ten
     """Raise unless the options exist and go together.
 
     Raises:
+        TypeError: If `precision` is no tensor.
         ValueError: If not; the message says which.
     """
     if objective not in ("projection", "information"):
@@ -28,6 +29,8 @@ def check_names(objective: str, pursuit: str, noise: float, precision: Float[Ten
             f"objective={objective!r}, precision {'given' if precision is not None else 'not given'}: "
             'use `pursuit="orthogonal"`.'
         )
+    if precision is not None and not isinstance(precision, Tensor):
+        raise TypeError(f"`precision` must be a tensor with one weight per row, got {type(precision).__name__}.")
     if precision is not None and not bool((precision.isfinite() & (precision >= 0)).all() and (precision > 0).any()):
         raise ValueError("`precision` must be finite, at least 0 and not all 0: rescale the weights to (0, 1].")
 

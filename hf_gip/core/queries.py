@@ -20,8 +20,8 @@ def default_noise(k: int, d: int, *, towards_target: bool, diversity: float = 0.
     Raises:
         ValueError: If `diversity` is outside [0, 1].
     """
-    if not 0.0 <= diversity <= 1.0:
-        raise ValueError(f"`diversity` must be between 0 (relevance alone) and 1 (span alone), got {diversity}.")
+    if not isinstance(diversity, int | float) or not 0.0 <= diversity <= 1.0:
+        raise ValueError(f"`diversity` must be between 0 (relevance alone) and 1 (span alone), got {diversity!r}.")
     rule = max(0.1, (10 if towards_target else 1) * k / d)
     if diversity == 0.0:
         return TOP_K
@@ -49,8 +49,8 @@ def precision_from_scores(
     Raises:
         ValueError: If `quality` is negative, or a weight is not above 0.
     """
-    if quality < 0:
-        raise ValueError(f"`quality` must be 0 (ignore the scores) or larger, got {quality}.")
+    if not isinstance(quality, int | float) or not 0 <= quality < math.inf:
+        raise ValueError(f"`quality` must be 0 (ignore the scores) or larger, got {quality!r}.")
     shares = torch.stack([_mid_rank_shares(column) for column in scores.double().unbind(dim=1)], dim=1)
     if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
         raise ValueError(

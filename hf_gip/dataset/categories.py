@@ -56,10 +56,10 @@ def column_weights(argument: str, given: Sequence[str] | Mapping[str, float], sa
     """Columns with their weights, 1 each where only names are given.
 
     Raises:
-        TypeError: If it is a string or empty.
+        TypeError: If it is a string, empty, or something else.
         ValueError: If a weight is not above 0.
     """
-    if isinstance(given, str) or not given:
+    if not isinstance(given, Sequence | Mapping) or isinstance(given, str) or not given:
         raise TypeError(f"`{argument}` must be a list of column names such as {sample}, got {given!r}.")
     weights = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
     for name, weight in weights.items():

@@ -1,6 +1,6 @@
 """Columns of a dataset as tensors: vectors and scores, read through Arrow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,12 +44,12 @@ def read_scores(dataset: Dataset, names: Sequence[str]) -> tuple["Tensor", dict[
     """Numeric columns as an (n, s) float64 tensor with NaN where a score is missing, and how many each misses.
 
     Raises:
-        TypeError: If `names` is a string rather than a list of them.
+        TypeError: If `names` is no list of them.
         ValueError: If a column is unknown, not numeric, constant, or has no score at all.
     """
     import torch
 
-    if isinstance(names, str) or not names:
+    if not isinstance(names, Iterable) or isinstance(names, str) or not names:
         raise TypeError(f"`scores` must be a list of column names such as ['helpfulness'], got {names!r}.")
     columns = [_score_column(dataset, name) for name in names]
     missing = {name: int(np.isnan(column).sum()) for name, column in zip(names, columns, strict=True)}

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,8 @@ def _positions(include: Any, n: int) -> Tensor | None:
         TypeError: If they are neither.
         ValueError: If the mask has another length.
     """
+    if isinstance(include, str) or not isinstance(include, Iterable):
+        raise TypeError(f"`include` must be positions of rows or a mask, got {include!r:.80}.")
     found = np.asarray(include if hasattr(include, "__array__") else list(include))
     if found.dtype == bool:
         if found.shape != (n,):

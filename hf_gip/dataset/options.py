@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from hf_gip.core.gip_checks import check_names
-from hf_gip.core.queries import default_noise
+from hf_gip.core.queries import default_noise, precision_from_scores
 
 DEFAULTS: Mapping[str, Any] = {  # of every argument that says what to choose by
     "scores": None,
@@ -45,7 +45,7 @@ def check_device(device: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         kind = torch.device(device).type
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(f"`device` must be a torch device such as 'cpu' or 'cuda', got {device!r}.") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("`device` is 'cuda' but torch sees no GPU here: leave `device` out, or install a CUDA torch.")
@@ -100,11 +100,13 @@ def _check_scores_as(options: Mapping[str, Any]) -> None:
 
 
 def _check_numbers(options: Mapping[str, Any]) -> None:
+    if options["quality"] is not None:
+        precision_from_scores(torch.zeros(1, 1), quality=options["quality"])  # refuses a bad value
     if options["noise"] is not None and options["diversity"] is not None:
         raise ValueError("`noise` and `diversity` must not both be given: `diversity` only moves the default noise.")
     if options["diversity"] is not None:
         default_noise(1, 1, towards_target=False, diversity=options["diversity"])  # refuses a bad value
-    if not 0 < options["exclude_above"] <= 1:
+    if not isinstance(options["exclude_above"], int | float) or not 0 < options["exclude_above"] <= 1:
         raise ValueError(f"`exclude_above` must be a cosine in (0, 1], got {options['exclude_above']!r}.")
     weight = options["target_weight"]
     if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1):

@@ -14,6 +14,7 @@ from datasets import Dataset, config
 from datasets.utils import tqdm
 from filelock import FileLock
 
+from hf_gip.core.disk import CACHE, written
 from hf_gip.dataset.local_judge import LocalModel
 from hf_gip.features.text import iter_texts, text_recipe
 
@@ -184,7 +185,8 @@ class _Answers:
     def open(cls, judge: str, attributes: Sequence[str]) -> "_Answers":
         key = hashlib.sha256(json.dumps([VERSION, judge, list(attributes)]).encode()).hexdigest()[:32]
         folder = Path(config.HF_DATASETS_CACHE) / "hf_gip" / "ratings"
-        folder.mkdir(parents=True, exist_ok=True)
+        with written(folder, CACHE):
+            folder.mkdir(parents=True, exist_ok=True)
         return cls(folder / f"{key}.jsonl", {})
 
     def read(self) -> None:
@@ -200,7 +202,7 @@ class _Answers:
             self.found[key] = ratings
 
     def add(self, ratings: dict[str, list[float | None]]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with written(self.path, CACHE), self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(pair) + "\n" for pair in ratings.items())
         self.found.update(ratings)
 

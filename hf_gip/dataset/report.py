@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from hf_gip.core.disk import check_path
 from hf_gip.core.explain import called
 from hf_gip.core.judge import captured_share
 from hf_gip.core.reasons import reasons_of_picks
@@ -34,6 +35,7 @@ def write_report(subset: Dataset, path: str | PathLike[str]) -> Path:
         The path.
 
     Raises:
+        TypeError: If `path` names nothing.
         ValueError: If the dataset has no selection.
     """
     selection = getattr(subset, "selection", None)
@@ -42,6 +44,7 @@ def write_report(subset: Dataset, path: str | PathLike[str]) -> Path:
             "`subset` must be the result of a selecting function or of `load_subset`, got a dataset without "
             "`selection`: transforms drop it, report before them."
         )
+    check_path("path", path, "a file to write, such as 'report.html'")
     if selection.evidence is not None:
         return selection.evidence.report(selection, path)
     pictures = [("What each pick added", plot_gains(selection))]

@@ -24,9 +24,15 @@ def read_matrix(dataset: Dataset, given: Any) -> Tensor:
     """The vectors brought along: a column, or a matrix.
 
     Raises:
+        TypeError: If it is neither.
         ValueError: If there is not one per row.
     """
-    matrix = read_vectors(dataset, given) if isinstance(given, str) else torch.as_tensor(given)
+    try:
+        matrix = read_vectors(dataset, given) if isinstance(given, str) else torch.as_tensor(given)
+    except (TypeError, RuntimeError):
+        matrix = None
+    if matrix is None or not matrix.ndim:
+        raise TypeError(f"`features` must be a column's name or a matrix with a row per example, got {given!r:.80}.")
     if len(matrix) != len(dataset):
         raise ValueError(
             f"`features` must have one row per example ({len(dataset)}), got {len(matrix)}: pass the vectors of this "

@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import config
 
+from hf_gip.core.disk import CACHE, written
 from hf_gip.core.selection import Selection
 
 
@@ -35,19 +36,19 @@ def _selection(tensors: dict[str, Any], kept: dict[str, Any]) -> Selection:
 
 def store_selection(fingerprint: str, selection: Selection) -> None:
     """Keep `selection` under `fingerprint`; the record is written last, so its presence means the rest is complete."""
-    from safetensors.torch import save_file
+    from hf_gip.features.aside import write_aside
 
     folder = _folder(fingerprint)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {"indices": selection.indices, "gains": selection.gains}
     tensors |= {f"curve.{name}": curve for name, curve in selection.curves.items()}
     if selection.weights is not None:
         tensors["weights"] = selection.weights
-    aside = folder / f"aside-{os.getpid()}"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
-    os.replace(aside, folder / "selection.safetensors")
-    aside.write_text(json.dumps({"total": selection.total, "record": dict(selection.record)}))
-    os.replace(aside, folder / "record.json")
+    tensors, aside = {name: each.contiguous() for name, each in tensors.items()}, folder / f"aside-{os.getpid()}"
+    with written(folder, CACHE):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_aside(folder / "selection.safetensors", tensors, None)
+        aside.write_text(json.dumps({"total": selection.total, "record": dict(selection.record)}))
+        os.replace(aside, folder / "record.json")
 
 
 def _folder(fingerprint: str) -> Path:

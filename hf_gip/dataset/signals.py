@@ -197,5 +197,4 @@ def _scores(dataset: Dataset, options: Mapping[str, Any]) -> tuple[Tensor, dict[
     recipe["unscored_rows"] = int(scores.isnan().all(dim=1).sum())
     if isinstance(options["scores"], Mapping):
         recipe["weights"] = weights
-    precision_from_scores(scores[:1].nan_to_num(), quality=quality)  # refuses a bad `quality`
     return scores, recipe

@@ -18,6 +18,7 @@ from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
+from hf_gip.core.disk import CACHE, written
 from hf_gip.features.encoders import Encoder, NamedEncoder, as_numpy, name_encoder
 from hf_gip.features.text import TextRecipe, iter_texts, text_recipe
 
@@ -84,8 +85,9 @@ def embed(
     folder = _cache_folder(dataset, recipe)
     found = _finished(folder, len(dataset))
     if found is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
+        with written(folder, CACHE):
+            folder.mkdir(parents=True, exist_ok=True)
+        with written(folder, CACHE), FileLock(folder / "lock"):
             if (found := _finished(folder, len(dataset))) is None:
                 _fill(folder, dataset, texts, named)
                 found = _finished(folder, len(dataset))

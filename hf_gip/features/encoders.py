@@ -51,21 +51,21 @@ def name_encoder(encoder: str | Encoder, *, device: str | None = None) -> NamedE
         class name and a digest of its answer to three fixed sentences for an object.
 
     Raises:
-        TypeError: If `encoder` is neither a string nor an object with `encode`.
+        TypeError: If `encoder` is neither a name nor an object with `encode`.
     """
     if encoder == "lexical":
         from hf_gip.features.lexical import LexicalEncoder
 
         return NamedEncoder(LexicalEncoder().identity, LexicalEncoder)
-    if isinstance(encoder, str):
+    if isinstance(encoder, str) and encoder:
         return _sentence_transformer(encoder, device)
-    if isinstance(encoder, Encoder):
+    if isinstance(encoder, Encoder) and not isinstance(encoder, str):  # text has an `encode`, too
         kind = type(encoder)
         answer = np.round(np.asarray(as_numpy(encoder.encode(PROBE)), dtype=np.float32), 3) + 0.0
         identity = {"encoder": f"{kind.__module__}.{kind.__qualname__}", "probe": _digest(answer.tobytes())}
         return NamedEncoder(identity, lambda: encoder)
     raise TypeError(
-        f"`encoder` must be a model id, 'lexical' or an object with an `encode` method, got {type(encoder).__name__}."
+        f"`encoder` must be a model id, 'lexical' or an object with an `encode` method, got {encoder!r:.80}."
     )
 
 

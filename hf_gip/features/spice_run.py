@@ -17,12 +17,14 @@ from safetensors import safe_open
 from torch import Tensor, distributed
 
 from hf_gip.core.diagnostics import curvature, greedy_guarantee, random_sets, set_quality
+from hf_gip.core.disk import CACHE, written
 from hf_gip.core.selection import Selection
 from hf_gip.core.spice import spice
 from hf_gip.core.windows import quotas
+from hf_gip.features.aside import write_aside
 from hf_gip.features.gradients import GradientReader
 from hf_gip.features.proxy import ProxyTrainer
-from hf_gip.features.store import rank_and_world, write_aside
+from hf_gip.features.store import rank_and_world
 from hf_gip.features.tokens import Tally, TokenBatch, token_batches
 
 logger = logging.getLogger(__name__)
@@ -170,7 +172,8 @@ class TrainedProxy:
     def save(self, done: Progress) -> None:
         """Write everything the run needs to go on, aside and then renamed."""
         assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with written(self.folder, CACHE):
+            self.folder.mkdir(parents=True, exist_ok=True)
         write_aside(self.folder / "state.safetensors", self.trainer.state(), {"progress": json.dumps(vars(done))})
 
     def resumed(self) -> Progress:

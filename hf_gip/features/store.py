@@ -11,10 +11,11 @@ import torch
 from datasets.utils import tqdm
 from jaxtyping import Float, Int64
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
+from hf_gip.core.disk import written
 from hf_gip.features.adam import AdamMoments
+from hf_gip.features.aside import write_aside
 from hf_gip.features.files import FileRows, safetensors_rows
 from hf_gip.features.gradients import GradientReader, GradientRecipe, context_length
 from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
@@ -196,12 +197,13 @@ def claim(folder: Path, identity: dict[str, Any]) -> None:
     Raises:
         ValueError: If it is another's.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     marker = folder / "gradients.json"
-    if not marker.exists():
-        aside = folder / f".gradients.{os.getpid()}.part"
-        aside.write_text(json.dumps(identity, indent=2, sort_keys=True))
-        os.replace(aside, marker)
+    with written(folder, "free space there or choose another folder (HF_DATASETS_CACHE moves the cache)"):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not marker.exists():
+            aside = folder / f".gradients.{os.getpid()}.part"
+            aside.write_text(json.dumps(identity, indent=2, sort_keys=True))
+            os.replace(aside, marker)
     found = json.loads(marker.read_text())
     differing = [name for name in identity if found.get(name) != identity[name]]
     if differing:
@@ -222,18 +224,6 @@ def check_same(path: Path, found: str, wanted: str) -> None:
             f"`folder` must hold shards of one store, got {path.name} of {found} in the store {wanted}: "
             "delete the shard."
         )
-
-
-def write_aside(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file so that it appears whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, aside, metadata)
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def shard_path(folder: Path, number: int) -> Path:

@@ -53,20 +53,19 @@ def text_recipe(dataset: Dataset, columns: Sequence[str] | None = None, template
         The recipe, ready to render rows.
 
     Raises:
+        TypeError: If `columns` is no list of names or `template` no text.
         ValueError: If a column is unknown or holds no text, or no known layout fits.
     """
     if columns is not None and template is not None:
         raise ValueError("`columns` and `template` must not both be given: the template names its columns itself.")
     if template is not None:
+        if not isinstance(template, str):
+            raise TypeError(f"`template` must be a text such as '{{title}}: {{body}}', got {template!r:.80}.")
         columns = tuple(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name is not None))
         if not columns:
             raise ValueError(f"`template` must name at least one column in braces, got {template!r}.")
-    if columns is None:
-        columns = _detect(dataset)
-    if not columns:
-        raise ValueError("`columns` must name at least one column, got none.")
-    for name in columns:
-        _check_text_column(dataset, name)
+    columns = _detect(dataset) if columns is None else columns
+    _check_columns(dataset, columns)
     return TextRecipe(tuple(columns), template)
 
 
@@ -85,6 +84,15 @@ def _detect(dataset: Dataset) -> tuple[str, ...]:
     raise ValueError(
         f"no known text layout fits the columns {dataset.column_names}: name the text columns with `columns=[…]`."
     )
+
+
+def _check_columns(dataset: Dataset, columns: Any) -> None:
+    if isinstance(columns, str) or not isinstance(columns, Sequence):
+        raise TypeError(f"`columns` must be a list of column names such as ['text'], got {columns!r:.80}.")
+    if not columns:
+        raise ValueError("`columns` must name at least one column, got none.")
+    for name in columns:
+        _check_text_column(dataset, name)
 
 
 def _check_text_column(dataset: Dataset, name: str) -> None:

@@ -14,9 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hf_gip.core.disk import CACHE, written
+from hf_gip.features.aside import write_aside
 from hf_gip.features.gradients import GradientReader
 from hf_gip.features.proxy import ProxyTrainer
-from hf_gip.features.store import write_aside
 from hf_gip.features.subspace import weight_vector
 from hf_gip.features.tokens import Tally, token_batches
 
@@ -89,7 +90,8 @@ def warm_up(
     if checkpoint_path(folder, plan.epochs).exists():
         _state_path(folder).unlink(missing_ok=True)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    with written(folder, CACHE):
+        folder.mkdir(parents=True, exist_ok=True)
     trainer = ProxyTrainer(reader, plan.learning_rate, 0.0)
     try:
         first = _resume(folder, trainer)

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from hf_gip.core.disk import check_path
 from hf_gip.hub.retry import persist
 from hf_gip.manifest.check_files import CARD_BYTES
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, MAX_BYTES, Manifest, parse_manifest
@@ -64,8 +65,10 @@ def locate(name: str | os.PathLike[str], *, revision: str | None, token: Token) 
 
     Raises:
         FileNotFoundError: If there is no such folder and the name is no repository's.
+        TypeError: If `name` is no name.
         ValueError: If a revision is asked of a folder.
     """
+    check_path("repo_or_folder", name, "a folder, or a repository such as 'me/rows'")
     folder, text = Path(name), os.fspath(name)
     if folder.is_dir():
         if revision is not None:
@@ -124,7 +127,7 @@ def snapshot(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, dict[
 
     commit, files = persist(listed, what)
     if len(files) > MAX_FILES:
-        raise ValueError(f"{repo_id!r} must have at most {MAX_FILES:,} files.")
+        raise ValueError(f"{repo_id!r} must have at most {MAX_FILES:,} files, got more: it is no place of subsets.")
     return commit, files
 
 

@@ -69,7 +69,7 @@ def push_to_hub(
     for name, rows in named.items():
         check_subset(rows)
         check_names(config_name, name)
-    if repo_id.count("/") != 1:
+    if not isinstance(repo_id, str) or repo_id.count("/") != 1:
         raise ValueError(f"`repo_id` must be a dataset repository such as 'me/rows', got {repo_id!r}.")
     api = HfApi(token=token)
     origins = {name: origin_of(_selection(rows).record, token) for name, rows in named.items()}
@@ -105,7 +105,8 @@ def _named(subset: Any, split: str | None) -> dict[str, Dataset]:
             "only, as a DatasetDict of them."
         )
     if len({str(rows.features) for rows in subset.values()}) != 1:
-        raise ValueError("`subset` must have the same columns in every split: publish the splits one by one.")
+        columns = "; ".join(f"{name}: {rows.column_names}" for name, rows in subset.items())
+        raise ValueError(f"`subset` must have the same columns in every split, got {columns}: publish one by one.")
     return {str(name): subset[name] for name in sorted(subset, key=lambda name: name != "train")}
 
 

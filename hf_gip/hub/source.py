@@ -10,6 +10,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from hf_gip.core.disk import check_path
 from hf_gip.hub.fetch import Token
 from hf_gip.hub.retry import persist
 from hf_gip.manifest.schema import Manifest
@@ -29,6 +30,7 @@ def open_source(manifest: Manifest, source: Source | None, token: Token) -> Data
         Its rows.
 
     Raises:
+        TypeError: If `source` is no name.
         ValueError: If the manifest names no repository and nothing was given.
     """
     from hf_gip.dataset.open import open_dataset
@@ -44,7 +46,9 @@ def open_source(manifest: Manifest, source: Source | None, token: Token) -> Data
             raise ValueError(f"the source {kept.repo_id!r} must come from the Hub, but a local path has that name.")
         commit = kept.revision
         persist(lambda: HfApi(token=token).dataset_info(kept.repo_id or "", revision=commit), f"read {kept.repo_id!r}")
-    name = kept.repo_id or "" if source is None else os.fspath(source)
+    name: Any = kept.repo_id if source is None else source
+    check_path("source", name, "a Dataset, a file, a folder, or a Hub id")
+    name = os.fspath(name)
     return open_dataset(name, split=kept.split or "train", config=kept.config, revision=kept.revision, token=token)
 
 

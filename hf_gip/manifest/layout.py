@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
+from hf_gip.core.disk import check_path, written
 from hf_gip.manifest.card import SELECTION_CONFIG, card_text
 from hf_gip.manifest.hashing import digest_of, file_sha256, hash_table, iter_tables, values
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, PLAIN_NAME, SELECTION_PATH, FileEntry, Manifest
@@ -51,16 +52,18 @@ def write_layout(
 
     Raises:
         FileExistsError: If `folder` is not empty.
+        TypeError: If `subset` is no `Dataset`, or `folder` no path.
         ValueError: If `subset` carries no selection, or one that does not fit its rows.
     """
+    check_path("folder", folder, "a new or empty folder")
     target = Path(folder)
     check_empty(target)
     check_subset(subset)
     check_names(config_name, split)
     shard_bytes = check_shard_size(max_shard_size)
-    with _aside(target) as aside:
-        written = _write_rows(subset, aside if include_rows else None, split, shard_bytes)
-        manifest = _write_selection(subset, aside, written, config_name, split)
+    with written(target, "free space there or choose another folder; nothing of it was left"), _aside(target) as aside:
+        rows = _write_rows(subset, aside if include_rows else None, split, shard_bytes)
+        manifest = _write_selection(subset, aside, rows, config_name, split)
         (aside / CARD_PATH).write_text(card_text(manifest), encoding="utf-8")
         (aside / MANIFEST_PATH).write_bytes(manifest.to_bytes())
     return manifest
@@ -114,7 +117,7 @@ def check_names(config_name: str, split: str) -> None:
         ValueError: If not.
     """
     for name, value in (("config_name", config_name), ("split", split)):
-        if not re.fullmatch(PLAIN_NAME, value):
+        if not isinstance(value, str) or not re.fullmatch(PLAIN_NAME, value):
             raise ValueError(
                 f"`{name}` must be letters, digits, '_', and single '.' or '-' between them, got {value!r}."
             )
@@ -241,8 +244,8 @@ def check_shard_size(size: int | str) -> int:
     from datasets.utils.py_utils import convert_file_size_to_int
 
     try:
-        found = convert_file_size_to_int(size)
-    except ValueError:
+        found = int(convert_file_size_to_int(size))
+    except (ValueError, AttributeError):  # neither a number nor text
         found = 0
     if found < 1:
         raise ValueError(f'`max_shard_size` must be a positive number of bytes or such as "500MB", got {size!r}.')

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, NamedSplit
 
+from hf_gip.core.disk import check_path
 from hf_gip.manifest.layout import SHARD_BYTES, write_layout
 from hf_gip.manifest.schema import SELECTION_PATH, Manifest, read_manifest
 from hf_gip.manifest.selection_file import SCHEMA, read_selection
@@ -42,7 +43,7 @@ def save_subset(
 
     Raises:
         FileExistsError: If `folder` is not empty.
-        TypeError: If `subset` is no `Dataset`.
+        TypeError: If `subset` is no `Dataset`, or `folder` no path.
         ValueError: If `subset` carries no selection, or one that does not fit its rows.
     """
     return write_layout(
@@ -60,8 +61,10 @@ def load_folder(folder: str | os.PathLike[str]) -> Dataset:
 
     Raises:
         FileNotFoundError: If the folder holds no manifest.
+        TypeError: If `folder` is no path.
         ValueError: If it was saved without its rows, or a file does not fit the manifest.
     """
+    check_path("folder", folder, "a folder written by `save_subset`")
     root = Path(folder)
     manifest = read_manifest(root)
     if not manifest.include_rows:

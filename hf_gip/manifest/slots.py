@@ -63,20 +63,34 @@ def read_slots(folder: Path, paths: Iterable[str]) -> list[Slot]:
     return slots
 
 
-def choose_slot(slots: list[Slot], config_name: str | None, split: str | None) -> Slot:
-    """The one subset that is meant.
+def fitting_slots(slots: list[Slot], config_name: str | None, split: str | None) -> list[Slot]:
+    """The subsets that a configuration and a split name; None stands for any.
 
     Raises:
-        ValueError: If none or several are.
+        ValueError: If there is none.
     """
     fitting = [
         slot
         for slot in slots
         if config_name in (None, slot.manifest.config_name) and split in (None, slot.manifest.split)
     ]
-    if len(fitting) != 1:
-        raise ValueError(
-            f"`config_name` and `split` must name one of the subsets {[slot.name for slot in slots]}, got "
-            f"{config_name!r} and {split!r}."
-        )
+    if not fitting:
+        raise ValueError(_which(slots, config_name, split))
+    return fitting
+
+
+def choose_slot(slots: list[Slot], config_name: str | None, split: str | None) -> Slot:
+    """The one subset that is meant.
+
+    Raises:
+        ValueError: If none or several are.
+    """
+    fitting = fitting_slots(slots, config_name, split)
+    if len(fitting) > 1:
+        raise ValueError(_which(slots, config_name, split))
     return fitting[0]
+
+
+def _which(slots: list[Slot], config_name: str | None, split: str | None) -> str:
+    names = [slot.name for slot in slots]
+    return f"`config_name` and `split` must name one of the subsets {names}, got {config_name!r} and {split!r}."

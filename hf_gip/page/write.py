@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from hf_gip.core.disk import written
 from hf_gip.core.selection import Selection
 
 if TYPE_CHECKING:
@@ -60,8 +61,12 @@ def write_page(
         data=_data(selection, texts, columns, remarks),
     )
     aside = Path(path).with_name(f".{Path(path).name}.part")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        with written(path, "free space there or choose another place"):
+            aside.write_text(page, encoding="utf-8")
+            os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
     return Path(path)
 
 
