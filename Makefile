@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-heavy test-wheel test-lowest test-newest check types docs bench soak build clean
 
 $(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "hf-gip needs Python 3.11 or newer, got \
+	%d.%d: name one, make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"

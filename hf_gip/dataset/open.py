@@ -5,6 +5,7 @@ from typing import Any
 
 import datasets
 from datasets import Dataset
+from datasets.exceptions import DatasetNotFoundError
 
 from hf_gip.dataset.source import remember_files
 
@@ -33,7 +34,7 @@ def open_dataset(
         The rows.
 
     Raises:
-        FileNotFoundError: If `source` looks like a path and nothing is there.
+        FileNotFoundError: If nothing is there, on this disk or on the Hub.
         ValueError: If the file cannot be read, or a split or configuration does not exist.
     """
     path = Path(source).expanduser()
@@ -43,7 +44,12 @@ def open_dataset(
         return _file(path)
     if not _looks_like_hub_id(source):
         raise FileNotFoundError(f"no file or folder {source!r}: check the path, or give a Hub id such as 'user/name'.")
-    return datasets.load_dataset(source, config, split=split, revision=revision, token=token)
+    try:
+        return datasets.load_dataset(source, config, split=split, revision=revision, token=token)
+    except DatasetNotFoundError as error:
+        raise FileNotFoundError(
+            f"no dataset {source!r} on the Hub, or it cannot be seen from here: check the name, or `hf auth login`."
+        ) from error
 
 
 def _file(path: Path) -> Dataset:
@@ -52,6 +58,8 @@ def _file(path: Path) -> Dataset:
     kind = READERS.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"cannot tell the format of {path.name!r}: use one of {', '.join(READERS)}.")
+    if not path.stat().st_size:
+        raise ValueError(f"{path.name!r} must hold at least one row, got an empty file: check it.")
     options: dict[str, Any] = {"delimiter": "\t"} if path.suffix.lower() == ".tsv" else {}
     try:
         loaded = datasets.load_dataset(kind, data_files=str(path), split="train", **options)

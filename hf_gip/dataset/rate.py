@@ -14,8 +14,8 @@ from datasets import Dataset, config
 from datasets.utils import tqdm
 from filelock import FileLock
 
-from hf_gip.core.disk import CACHE, written
 from hf_gip.dataset.local_judge import LocalModel
+from hf_gip.disk import CACHE, written
 from hf_gip.features.text import iter_texts, text_recipe
 
 VERSION = 1  # of the prompt: raise it when the same row would be asked otherwise

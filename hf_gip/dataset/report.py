@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from hf_gip.core.disk import check_path
 from hf_gip.core.explain import called
 from hf_gip.core.judge import captured_share
 from hf_gip.core.reasons import reasons_of_picks
 from hf_gip.core.selection import Selection
 from hf_gip.dataset.signals import Problem, Signals
+from hf_gip.disk import check_path
 from hf_gip.features.text import iter_texts, text_recipe
 from hf_gip.page.write import write_page
 from hf_gip.pictures import plot_gains, plot_histogram, plot_map

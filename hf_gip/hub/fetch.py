@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from hf_gip.core.disk import check_path
+from hf_gip.disk import check_path
 from hf_gip.hub.retry import persist
 from hf_gip.manifest.check_files import CARD_BYTES
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, MAX_BYTES, Manifest, parse_manifest

@@ -10,7 +10,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_gip.core.disk import check_path
+from hf_gip.disk import check_path
 from hf_gip.hub.fetch import Token
 from hf_gip.hub.retry import persist
 from hf_gip.manifest.schema import Manifest

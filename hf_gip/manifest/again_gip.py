@@ -72,6 +72,8 @@ def _vectors(name: str, recipe: dict[str, Any], given: Any) -> Any:
 
 
 def _features(features: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    from hf_gip.features.encoders import installed_copy
+
     if features["kind"] == "column":
         return {"features": features["column"]}
     if features["kind"] == "matrix":
@@ -80,6 +82,8 @@ def _features(features: dict[str, Any], given: Mapping[str, Any]) -> dict[str, A
         encoder = "lexical"
     elif "revision" in features and HUB_ID.fullmatch(features["encoder"]):  # never a path out of a manifest
         encoder = f"{features['encoder']}@{features['revision']}"
+    elif given.get("encoder") is None and (installed := installed_copy(features)) is not None:
+        encoder = installed
     else:
         encoder = _again("encoder", given.get("encoder"), repr(features["encoder"]))
     texts = {"template": features["template"]} if features["template"] else {"columns": features["columns"]}

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
-from hf_gip.core.disk import check_path, written
+from hf_gip.disk import check_path, written
 from hf_gip.manifest.card import SELECTION_CONFIG, card_text
 from hf_gip.manifest.hashing import digest_of, file_sha256, hash_table, iter_tables, values
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, PLAIN_NAME, SELECTION_PATH, FileEntry, Manifest

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, NamedSplit
 
-from hf_gip.core.disk import check_path
+from hf_gip.disk import check_path
 from hf_gip.manifest.layout import SHARD_BYTES, write_layout
 from hf_gip.manifest.schema import SELECTION_PATH, Manifest, read_manifest
 from hf_gip.manifest.selection_file import SCHEMA, read_selection

@@ -11,8 +11,8 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from hf_gip.core.disk import written
 from hf_gip.core.selection import Selection
+from hf_gip.disk import written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +63,7 @@ def write_page(
     aside = Path(path).with_name(f".{Path(path).name}.part")
     try:
         with written(path, "free space there or choose another place"):
+            aside.parent.mkdir(parents=True, exist_ok=True)
             aside.write_text(page, encoding="utf-8")
             os.replace(aside, path)
     finally:
