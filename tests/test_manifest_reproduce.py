@@ -12,6 +12,9 @@ from saved import pool, save
 
 import hf_gip
 from hf_gip.dataset.open import open_dataset
+from hf_gip.features import encoders
+from hf_gip.features.encoders import folder_digest
+from hf_gip.manifest.again_gip import _features
 from hf_gip.manifest.reproduce import reproduce_from
 from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
 
@@ -117,3 +120,18 @@ def test_the_source_is_described_as_it_was_opened_also_for_a_cached_selection(tm
     assert bare._fingerprint == opened._fingerprint
     for rows, kind in ((bare, "rows"), (opened, "files"), (bare, "rows")):
         assert hf_gip.gip_select(rows, 3, features="vector").selection.record["source"]["kind"] == kind
+
+
+def test_the_weights_installed_as_a_package_need_not_be_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"some")
+    monkeypatch.setattr(encoders, "_packaged_minilm", lambda: str(tmp_path / "model"))
+    told = {"kind": "text", "encoder": "model", "files": folder_digest(tmp_path / "model"), "template": None}
+    told |= {"columns": ["text"]}
+    assert _features(told, {})["encoder"] == str(tmp_path / "model")
+    assert _features(told, {"encoder": "here"})["encoder"] == "here"
+    (tmp_path / "model" / "weights").write_bytes(b"others")
+    with pytest.raises(ValueError, match=r"^`encoder` must be given again: the manifest names 'model'"):
+        _features(told, {})

@@ -61,6 +61,8 @@ def name_model(model: str | nn.Module, tokenizer: Any = None, *, device: str = "
         raise TypeError(f"`model` must be a Hub id, a local folder or a torch module, got {type(model).__name__}.")
     folder = Path(model).expanduser()
     if folder.is_dir():
+        if not any(folder.glob("*config.json")):  # an adapter has one of its own
+            raise ValueError(f"`model` must be a folder with a saved model, got {str(model)!r} without config.json.")
         identity = {"model": folder.name, "files": folder_digest(folder)}
         return NamedModel(
             identity | _tokenizer_identity(tokenizer), lambda: _load(str(folder), None, tokenizer, device)
