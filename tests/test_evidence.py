@@ -1,16 +1,22 @@
 """What the quality benchmark counts with: its baselines against plain loops, its intervals against scipy."""
 
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_rel
 
 from benchmarks.evidence.baselines import facility_location, k_centre
+from benchmarks.evidence.changes import nats_of
+from benchmarks.evidence.findings import Comparison, compared, verdict
 from benchmarks.evidence.measures import measure
 from benchmarks.evidence.pools import Pool
 from benchmarks.evidence.probe import RIDGES, ridge
-from benchmarks.evidence.sensitivity import dual, nats_of
 from benchmarks.evidence.tables import pivot, summarise
+from benchmarks.evidence.units import run
+from benchmarks.evidence.ways import dual
 from hf_gip import gip
 
 
@@ -90,6 +96,60 @@ def test_the_probe_takes_the_ridge_with_the_least_leave_one_out_error() -> None:
     best = min(RIDGES, key=left_out)
     expected = Ridge(alpha=best).fit(x.numpy(), y.numpy()).predict(test.numpy())
     assert ridge(x, y, test).numpy().reshape(expected.shape) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_believed_line_is_confirmed_overturned_or_not_shown() -> None:
+    def said(relation: str, gaps: list[float]) -> str:
+        draws = [{"topic": "t", "method": "random", "seed": seed, "measure": 1.0} for seed in range(len(gaps))]
+        draws += [{"topic": "t", "method": "ours", "seed": seed, "measure": 1 + gap} for seed, gap in enumerate(gaps)]
+        figures = {
+            ("t", name, "measure"): {row["seed"]: [row["measure"]] for row in draws if row["method"] == name}
+            for name in ("random", "ours")
+        }
+        entry = compared(figures, Comparison("t", "measure", "ours", relation))  # type: ignore[arg-type]
+        assert entry is not None
+        low, high = ttest_rel([1 + gap for gap in gaps], [1.0] * len(gaps)).confidence_interval()
+        assert entry["difference"] - entry["half_width"] == pytest.approx(low)
+        assert entry["difference"] + entry["half_width"] == pytest.approx(high)
+        return verdict([entry])
+
+    clear, none = [0.3, 0.31, 0.29], [0.3, -0.31, 0.02]
+    assert [said(way, clear) for way in ("more", "no less", "less", "no more")] == [
+        "confirmed",
+        "confirmed",
+        "overturned",
+        "overturned",
+    ]
+    assert [said(way, none) for way in ("more", "less", "no more", "no less")] == [
+        "not shown",
+        "not shown",
+        "confirmed",
+        "confirmed",
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_units_are_measured_once_however_often_a_run_is_cut_off(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_GIP_BENCHMARK_CACHE", str(tmp_path))
+    units, log = [{"case": number} for number in range(9)], tmp_path / "calls"
+
+    def work(unit: dict) -> dict:
+        with log.open("a") as file:
+            file.write(f"{unit['case']}\n")
+        return {"square": float(unit["case"] ** 2)}
+
+    assert run("part", units[:4], work, time.monotonic() + 600, workers) == [
+        {"case": number, "square": float(number**2)} for number in range(4)
+    ]
+    kept = tmp_path / "quality" / "part-1.jsonl"
+    kept.write_bytes(kept.read_bytes()[:-7])  # the last line cut short, as a kill leaves it
+    found = run("part", units, work, time.monotonic() + 600, workers)
+    assert found == [{"case": number, "square": float(number**2)} for number in range(9)]
+    calls = log.read_text().split()
+    assert len(calls) == 10  # nine units, and the one whose line was cut short again
+    assert run("part", units, work, 0.0) == found
 
 
 def test_junk_is_shuffled_rows_and_every_copy_but_the_first() -> None:

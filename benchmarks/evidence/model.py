@@ -1,68 +1,19 @@
 """A language model small enough to be fine-tuned hundreds of times: made from a config, trained once, kept."""
 
 import copy
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .bank import Bank, Rows, cache_folder, load_bank
-
-IGNORED = -100
-PAD = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How large the model is, and how long it is trained."""
-
-    vocabulary: int = 2_048
-    width: int = 64
-    layers: int = 2
-    heads: int = 4
-    prompt: int = 40  # tokens of a prompt, the last ones
-    answer: int = 72  # tokens of an answer, the first ones
-    base_epochs: int = 3
-    batch: int = 16
-    rate: float = 3e-4
-    base_rate: float = 3e-3
-    warm_up: int = 5
-
+from .training import IGNORED, PAD, Size, Tokens, train
 
 SMALL = Size()
 LARGE = Size(vocabulary=16_384, width=512, layers=8, heads=8, prompt=160, answer=352, base_epochs=3, rate=1e-4)
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Token ids with labels on the answers, one list per row."""
-
-    ids: list[list[int]]
-    labels: list[list[int]]
-
-    def __len__(self) -> int:
-        """How many rows."""
-        return len(self.ids)
-
-    def at(self, rows: Sequence[int]) -> "Tokens":
-        """Some rows."""
-        return Tokens([self.ids[i] for i in rows], [self.labels[i] for i in rows])
-
-    def batch(self, rows: Sequence[int], device: str) -> dict[str, Tensor]:
-        """Rows padded on the right to the longest of them."""
-        width = max(len(self.ids[i]) for i in rows)
-        padded = {"input_ids": (self.ids, PAD), "labels": (self.labels, IGNORED)}
-        found = {
-            key: torch.tensor([lists[i] + [fill] * (width - len(lists[i])) for i in rows], device=device)
-            for key, (lists, fill) in padded.items()
-        }
-        return found | {"attention_mask": (found["input_ids"] != PAD).long()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,71 +108,3 @@ def load_base(
                 print(f"base model: step {step} of {steps}, loss {loss:.3f}", flush=True)
         model.save_pretrained(folder)
     return LlamaForCausalLM.from_pretrained(folder).to(device).eval()  # type: ignore[arg-type]
-
-
-def order_of(n: int, steps: int, batch: int, seed: int) -> list[list[int]]:
-    """The rows of every step: epoch after epoch in a new order each."""
-    generator = torch.Generator().manual_seed(seed)
-    rows: list[int] = []
-    while len(rows) < steps * batch:
-        rows += torch.randperm(n, generator=generator).tolist()
-    return [rows[step * batch : (step + 1) * batch] for step in range(steps)]
-
-
-def train(
-    model: nn.Module,
-    tokens: Tokens,
-    steps: int,
-    size: Size,
-    *,
-    seed: int = 0,
-    rate: float | None = None,
-    cosine: bool = False,
-):
-    """AdamW for so many steps after a short warm-up, as TRL's `SFTTrainer` takes them; yields each step's loss."""
-    device = str(next(model.parameters()).device)
-    peak = size.rate if rate is None else rate
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.0)
-    model.train()
-    for step, rows in enumerate(order_of(len(tokens), steps, size.batch, seed)):
-        share = min(1.0, step / size.warm_up)
-        if cosine:
-            share *= 0.5 * (1 + math.cos(math.pi * step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = peak * share
-        loss = model(**tokens.batch(rows, device), use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        yield float(loss.detach())
-    model.eval()
-
-
-@torch.no_grad()
-def row_losses(model: nn.Module, tokens: Tokens, *, batch: int = 64) -> Tensor:
-    """Mean loss of each row's answer tokens, and their number, (n, 2)."""
-    device = str(next(model.parameters()).device)
-    by_length = sorted(range(len(tokens)), key=lambda row: len(tokens.ids[row]))
-    found = torch.zeros(len(tokens), 2, dtype=torch.float64)
-    was_training = model.training
-    model.eval()
-    for start in range(0, len(tokens), batch):
-        rows = by_length[start : start + batch]
-        inputs = tokens.batch(rows, device)
-        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).logits
-        targets = inputs["labels"][:, 1:]
-        losses = nn.functional.cross_entropy(
-            logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-        )
-        counted = (targets != IGNORED).sum(dim=1)
-        found[rows, 0] = (losses.sum(dim=1) / counted.clamp(min=1)).double().cpu()
-        found[rows, 1] = counted.double().cpu()
-    model.train(was_training)
-    return found
-
-
-def held_out_loss(model: nn.Module, tokens: Tokens) -> float:
-    """Mean loss per answer token."""
-    found = row_losses(model, tokens)
-    return float((found[:, 0] * found[:, 1]).sum() / found[:, 1].sum())

@@ -10,9 +10,9 @@ import torch
 from .bank import load_bank
 from .measures import measure
 from .methods import METHODS, SEEDED, choose
-from .model import Size
 from .pools import KINDS, ROWS, Kind, Pool, make_pool
 from .signals import load_signals
+from .training import Size
 from .units import Kept, Unit
 
 BUDGETS = (0.01, 0.02, 0.05, 0.10)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from hf_gip import gradient_features
 
 from .bank import Rows, cache_folder, load_bank
-from .model import IGNORED, Setup, Size, Tokens, load_setup, row_losses, train
+from .model import Setup, load_setup
+from .training import IGNORED, Size, Tokens, row_losses, train
 
 LAYERS = "*_proj"  # all linear layers inside the blocks
 SIDE, DIMS = 16, 512

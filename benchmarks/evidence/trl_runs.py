@@ -10,9 +10,9 @@ from hf_gip.callbacks import GIPSelectionCallback
 from torch.utils.data import SequentialSampler
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
-from .model import Size, Tokens, order_of
 from .pools import ROWS
 from .sft import EPOCHS, JUDGED, STEPS, Runs, judged
+from .training import Size, Tokens, order_of
 from .units import Unit
 
 SEEDS = 5

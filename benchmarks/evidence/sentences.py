@@ -1,0 +1,37 @@
+"""What the README and docs/evidence.md say in figures: the place of the rows, and the sentence with holes for them."""
+
+MIXED, NOISY = "selection | mixed | 0.05", "selection | noisy | 0.05"
+LOSS, LOSS_NOISY = "sft | mixed | 0.05", "sft | noisy | 0.05"
+BBH = "probe | BBH task"
+STEPS = "gsm8k after steps"
+
+
+def gap(method: str, measure: str, digits: int = 2) -> str:
+    """A difference to random and its interval."""
+    return f"{{{method} | {measure} | Δ+.{digits}f}} ± {{{method} | {measure} | ±.{digits}f}}"
+
+
+README = [
+    (f"{MIXED} | target share", "({GIP target | %} of the picks against {random | %})"),
+    (LOSS, f"(GSM8K loss {gap('GIP target', STEPS)} against random's rows)"),
+    (f"{NOISY} | junk", "({GIP target | %} to {GIP cover | %} of the picks against {random | %})"),
+    (BBH, "({GIP cover | k = 27 | .2f} against {random | k = 27 | .2f} accuracy at 27 labels)"),
+]
+PAGE = [
+    (f"{MIXED} | target share", "GIP's picks are {GIP target | %} GSM8K, random's {random | %}."),
+    (f"{MIXED} | target share", "find more of them ({RDS+ | %} and more)"),
+    (
+        LOSS,
+        f"GSM8K loss after as many steps is {{GIP target | {STEPS} | .2f}} on GIP's picks, {{random | {STEPS} | .2f}}",
+    ),
+    (LOSS, f"on random ones ({gap('GIP target', STEPS)});"),
+    (LOSS, f"`RDS+` {gap('RDS+', STEPS)}, LESS {gap('LESS', STEPS)}, GTP {gap('GTP target', STEPS)}."),
+    (f"{NOISY} | junk", "junk is {random | %} for random, {GIP cover | %} for GIP covering the pool,"),
+    (f"{NOISY} | junk", "{GIP target | %} towards clean rows, {facility location | %} for facility location."),
+    (BBH, "{GIP cover | k = 27 | .2f} against {random | k = 27 | .2f} balanced accuracy at 27 labels,"),
+    (BBH, "{GIP cover | k = 135 | .2f} against {random | k = 135 | .2f} at 135."),
+    (f"{MIXED} | coverage", "{facility location | .3f} against {GIP cover | .3f}, random {random | .3f}."),
+    (f"{MIXED} | length", "({SPICE windows | .0f} characters against {random | .0f})"),
+    (LOSS_NOISY, "Alpaca loss is {random | alpaca after steps | .3f} on random rows"),
+]
+SENTENCES = {"README.md": README, "docs/evidence.md": PAGE}
