@@ -1,6 +1,7 @@
 """The engine beside the plain loop and beside every peer: seconds, memory, and the objective under one judge.
 
-python benchmarks/speed.py [--data ../shared/data] [--only plain peers scaling] [--n 52002] [--k 5000] [--m 64]
+python benchmarks/speed.py [--data ../shared/data] [--only plain peers scaling prefilter] [--n 52002] [--k 5000]
+    [--m 64]
 
 Each call runs in a process of its own, so that its peak memory is its own; the judge is float64 and the same for all.
 The rows are the ready Alpaca vectors (or made ones where the folder is absent).
@@ -54,7 +55,7 @@ def run(case: Case) -> Case:
     """One selection in this process: seconds, processor seconds, extra peak memory, picks."""
     rows, queries = vectors(case)
     name, k, noise = case["method"], case["k"], case["noise"]
-    warm_up(name)
+    warm_up(name.partition(" prefilter")[0])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
     picks, passes = choose(name, rows, queries, k, noise)
@@ -62,7 +63,21 @@ def run(case: Case) -> Case:
     extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     share = captured(rows, queries, picks, noise)
     answer = {"seconds": seconds, "cpu_seconds": cpu, "extra_mib": extra, "rows": len(picks), "captured": share}
+    if passes:
+        answer["times_bare_products"] = seconds / (passes * bare(rows))
     return answer | {"passes": passes, "picks": picks}
+
+
+def bare(rows: torch.Tensor) -> float:
+    """Seconds of what no exact verification of 64 drafts can do without: one product of all rows with 64 columns."""
+    columns, out = torch.randn(rows.shape[1], 64), torch.empty(2048, 64)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        for first in range(0, len(rows) - 2047, 2048):
+            torch.mm(rows[first : first + 2048], columns, out=out)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def choose(name: str, rows: torch.Tensor, queries: torch.Tensor, k: int, noise: float) -> tuple[list[int], int | None]:
@@ -78,7 +93,10 @@ def choose(name: str, rows: torch.Tensor, queries: torch.Tensor, k: int, noise: 
         setting = prepare(MemoryRows(rows), queries, noise, None)
         return project(rows, setting.scale, setting.queries, k, noise).indices.tolist(), k
     passes = [0]
-    found = gip(rows, queries, k, noise=noise, progress=lambda done, count: passes.__setitem__(0, count))
+    kept = int(name.rpartition(" ")[2]) if "prefilter" in name else None
+    found = gip(
+        rows, queries, k, noise=noise, prefilter=kept, progress=lambda done, count: passes.__setitem__(0, count)
+    )
     return found.indices.tolist(), passes[0]
 
 
@@ -133,6 +151,26 @@ def against_peers(base: Case) -> list[Case]:
     return lines
 
 
+def prefiltered(base: Case) -> list[Case]:
+    """What the approximation loses on these rows, and what it saves, at two ridges."""
+    lines = []
+    for noise in (0.1, 10 * base["k"] / base["d"]):
+        exact: Case = {}
+        for kept in (None, 20_000, 10_000, 5_000, 2_000):
+            method = "hf_gip.gip" if kept is None else f"hf_gip.gip prefilter {kept}"
+            if kept is not None and not base["k"] <= kept < base["n"]:
+                continue
+            found = apart(base | {"noise": noise, "method": method})
+            exact = exact or found
+            line = {"n": base["n"], "k": base["k"], "noise": round(noise, 3), "kept": kept or base["n"]}
+            line |= {"seconds": found["seconds"], "captured": found["captured"]}
+            line["of_exact"] = found["captured"] / exact["captured"]
+            line["times_faster"] = exact["seconds"] / found["seconds"]
+            line["same_rows"] = len(set(found["picks"]) & set(exact["picks"])) / base["k"]
+            lines.append(line)
+    return lines
+
+
 def scaling(base: Case) -> list[Case]:
     """One thing changed at a time."""
     lines = []
@@ -148,6 +186,7 @@ def scaling(base: Case) -> list[Case]:
             lines[-1] |= {
                 "picks_per_pass": case["k"] / found["passes"],
                 "ms_per_pick": 1e3 * found["seconds"] / case["k"],
+                "times_bare_products": found["times_bare_products"],
             }
     return lines
 
@@ -156,7 +195,7 @@ def main() -> None:
     """Measure, print, write the result files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=str(HERE.parents[1] / "shared" / "data"))
-    parser.add_argument("--only", nargs="+", choices=["plain", "peers", "scaling"])
+    parser.add_argument("--only", nargs="+", choices=["plain", "peers", "scaling", "prefilter"])
     for name, value in {"n": 52_002, "k": 5_000, "m": 64}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -165,11 +204,15 @@ def main() -> None:
         print(json.dumps(run(json.loads(given.case))))
         return
     base = {"data": given.data, "n": given.n, "d": 384, "m": given.m, "k": given.k}
-    note = "Each line is one process; extra_mib is its peak memory above the loaded rows. captured: one float64 judge."
+    note = (
+        "Each line is one process; extra_mib is its peak memory above the loaded rows. captured: one float64 judge. "
+        "times_bare_products: seconds over those of the passes' bare products of all rows with 64 columns, here."
+    )
     parts = {
         "plain": (against_plain, "speed"),
         "peers": (against_peers, "speed_peers"),
         "scaling": (scaling, "speed_scaling"),
+        "prefilter": (prefiltered, "speed_prefilter"),
     }
     for part in given.only or parts:
         measure, name = parts[part]
