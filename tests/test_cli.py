@@ -285,7 +285,7 @@ def test_saved_subsets_are_compared(source: Path, tmp_path: Path, capsys: pytest
     words = ["compare", tmp_path / "plain", tmp_path / "best", "--source", source, "--features", "vector"]
     assert hf_gip(*words, "--scores", "good", "--baselines", "--json", tmp_path / "figures.json") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| subset | rows | captured | vendi | coverage | good |"
+    assert lines[0] == "| subset | rows | captured | vendi | coverage | good | mean length |"
     assert any(line.startswith("| plain, best |") for line in lines)
     assert any(line.startswith("| k-centre, 6 rows |") for line in lines)
     assert (tmp_path / "figures.json").read_text().startswith("{")

@@ -69,7 +69,7 @@ def test_the_selection_beats_random_under_its_own_judge_and_top_k_beats_it_on_sc
     assert sum(found.shares["gip"].values()) == pytest.approx(1.0)
     assert found.shares["pool"]["a"] == pytest.approx(27 / 80)
     text = str(found)
-    assert text.splitlines()[0] == "| subset | rows | captured | vendi | coverage | good |"
+    assert text.splitlines()[0] == "| subset | rows | captured | vendi | coverage | good | mean length |"
     assert "| random, same size |" in text
     assert json.loads(found.to_json())["figures"]["gip"]["rows"] == 10
 

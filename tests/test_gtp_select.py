@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,6 +250,21 @@ def test_a_run_killed_in_its_stages_ends_with_the_same_rows(
     assert batches <= sum(said.count("read") for said in runs) <= batches + 2  # one shard was in work
 
 
+@pytest.mark.parametrize("subspace", ["random", "snapshots"])
+def test_what_is_damaged_in_the_cache_is_made_again(fresh_cache: Path, subspace: Any) -> None:
+    options: dict[str, Any] = {"target": goal(), "subspace": subspace, "dims": 20, **RUN}
+    whole = hf_gip.gtp_select(pool(), 6, model=tiny_model(), **options).selection.indices.tolist()
+    kinds = ["warmups/*/checkpoint-00002.safetensors", "gradients/*/gradients-*.safetensors", "gradients/*/*.json"]
+    kinds += ["warmups/*/snapshot-*.safetensors"] if subspace == "snapshots" else []
+    for kind in kinds:
+        damaged = list((fresh_cache / "hf_gip").glob(kind))
+        assert damaged
+        for path in damaged:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        shutil.rmtree(fresh_cache / "hf_gip" / "selections")
+        assert hf_gip.gtp_select(pool(), 6, model=tiny_model(), **options).selection.indices.tolist() == whole
+
+
 def masked() -> Dataset:
     return Dataset.from_list([{**row, "labels": [-100] * len(row["labels"])} for row in tiny_rows(6)])
 
@@ -261,6 +277,10 @@ def masked() -> Dataset:
         (3, {"subspace": "pca"}, '`subspace` must be "random" or "snapshots", got \'pca\'.'),
         (3, {"epochs": 0}, "`epochs` must be a positive number, got 0."),
         (3, {"dims": 0}, "`dims` must be a positive number, got 0."),
+        (3, {"dims": True}, "`dims` must be a positive number, got True."),
+        (3, {"seed": "a"}, "`seed` must be a whole number, got 'a'."),
+        (3, {"columns": ["text"]}, "`columns` names texts and has no use beside `input_ids`: leave one out."),
+        (3, {"model": tiny_model(vocab_size=30)}, "`model` must know every token of the rows, got token 47 where its"),
         (3, {"share": 0}, "`share` must be a part of the pool in (0, 1], got 0."),
         (3, {"learning_rate": 0.0}, "`learning_rate` must be a positive number, got 0.0."),
         (3, {"ridge": -1.0}, "`ridge` must be a number of at least 0, or None, got -1.0."),

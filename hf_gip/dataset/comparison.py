@@ -82,7 +82,8 @@ def compare(
 
     For each: rows; `captured`, the share of the target's energy (the pool's own without a target) held by the rows at
     the given noise; `vendi`, the effective number of distinct rows; `coverage`, the pool's mean best cosine to a
-    chosen row; `target cosine`, the target's; the mean of each score column; the mean text length in characters.
+    chosen row; `target cosine`, the target's; the mean of each score column; the mean text length in
+    characters, where there are texts.
 
     Args:
         subsets: Name → result of a selecting function, `Selection`, or row positions in `pool`.

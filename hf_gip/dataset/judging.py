@@ -40,10 +40,7 @@ class Judge:
         signals = gather_signals(pool, options)
         features = signals.features()
         queries = signals.queries(features)
-        lengths = None
-        if options["features"] is None:
-            recipe = text_recipe(pool, options["columns"], options["template"])
-            lengths = torch.tensor([float(len(text)) for text in iter_texts(pool, recipe)])
+        lengths = _lengths(pool, options)
         columns = {} if signals.scores is None else dict(zip(list(options["scores"]), signals.scores.T, strict=True))
         device = options["device"]
         target = None if queries is None else queries.matrix.to(device)
@@ -69,6 +66,21 @@ class Judge:
         if self.lengths is not None:
             found["mean length"] = float(self.lengths[rows].mean())
         return found
+
+
+def _lengths(pool: Dataset, options: dict[str, Any]) -> Tensor | None:
+    """Characters of each row's text; None for rows that are vectors alone.
+
+    Raises:
+        ValueError: If there are no vectors either, or a column is unknown.
+    """
+    try:
+        recipe = text_recipe(pool, options["columns"], options["template"])
+    except ValueError:
+        if options["features"] is None:
+            raise
+        return None
+    return torch.tensor([float(len(text)) for text in iter_texts(pool, recipe)])
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -144,8 +144,11 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
     from hf_gip.dataset.trajectory_run import gather
     from hf_gip.features.checkpoints import check_folders, folders_id
     from hf_gip.features.proxy import name_model
+    from hf_gip.features.text import text_recipe
 
     _check_options(options)
+    if "input_ids" not in dataset.column_names:
+        text_recipe(dataset, options["columns"])  # refuses unknown columns before a model is opened
     tasks = _tasks(options["target"])
     folders = options["checkpoints"]
     if folders is not None:
@@ -196,11 +199,17 @@ def _check_options(options: Mapping[str, Any]) -> None:
     if options["subspace"] not in ("random", "snapshots"):
         raise ValueError(f'`subspace` must be "random" or "snapshots", got {options["subspace"]!r}.')
     numbers = ["epochs", "max_length", "batch_size", *(["dims"] if options["dims"] is not None else [])]
-    if wrong := [name for name in numbers if not isinstance(options[name], int) or options[name] < 1]:
+    if wrong := [name for name in numbers if not _whole(options[name]) or options[name] < 1]:
         raise ValueError(f"`{wrong[0]}` must be a positive number, got {options[wrong[0]]!r}.")
+    if not _whole(options["seed"]):
+        raise ValueError(f"`seed` must be a whole number, got {options['seed']!r}.")
     if not 0 < options["share"] <= 1:
         raise ValueError(f"`share` must be a part of the pool in (0, 1], got {options['share']!r}.")
     if not 0 < options["learning_rate"] < math.inf:
         raise ValueError(f"`learning_rate` must be a positive number, got {options['learning_rate']!r}.")
     if options["rates"] is not None and options["checkpoints"] is None:
         raise ValueError("`rates` belong to `checkpoints`, got none: the warm-up run knows its own.")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -22,7 +22,7 @@ from hf_gip.features.gradients import GradientReader, GradientRecipe, context_le
 from hf_gip.features.proxy import NamedModel, prepared
 from hf_gip.features.store import rank_and_world
 from hf_gip.features.subspace import snapshot_basis
-from hf_gip.features.tokenise import TokenRows, tokenised
+from hf_gip.features.tokenise import TokenRows, check_vocabulary, tokenised
 from hf_gip.features.warmup import WarmUpPlan, warm_up
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ def gather(
         prepared(model, options["parameters"], options["seed"], adapter_folder(options["checkpoints"])) as ready,
     ):
         run = _prepare(dataset, tasks, tokenizer, options, least, Path(scratch))
+        for tokens in (run.pool, *run.goals.values()):
+            check_vocabulary(tokens.rows, ready)
         points = _checkpoints(ready, run, fingerprint_of(dataset, _warm_up_request(request, run)))
         begun = time.perf_counter()
         stored, targets = _gradients(ready, points, run)

@@ -153,6 +153,15 @@ def safetensors_rows(paths: Sequence[str | Path], name: str) -> FileRows:
     return joined(parts, ", ".join(map(str, paths)))
 
 
+def readable(path: Path) -> bool:
+    """Whether a safetensors file is there and whole, as far as its header can tell."""
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
 def column_rows(dataset: Dataset, name: str) -> FileRows:
     """A column of equally long lists of numbers, read from the dataset's own Arrow buffers without a copy.
 

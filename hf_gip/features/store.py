@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from hf_gip.disk import written
 from hf_gip.features.adam import AdamMoments
 from hf_gip.features.aside import write_aside
-from hf_gip.features.files import FileRows, safetensors_rows
+from hf_gip.features.files import FileRows, readable, safetensors_rows
 from hf_gip.features.gradients import GradientReader, GradientRecipe, context_length
 from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
 from hf_gip.features.pace import announce
@@ -59,8 +59,8 @@ def store_gradients(
 
     The rows are cut into shards of 1,024. Under `torchrun` or `accelerate launch` the processes share them out,
     however many there are and were last time. A shard is written aside, then renamed: a file under its own name is
-    complete, and a killed run loses at most the shards in work. The store carries the identity of model weights,
-    recipe and rows, and is refused to any other.
+    complete, and a killed run loses at most the shards in work; one damaged on disk is made again. The store carries
+    the identity of model weights, recipe and rows, and is refused to any other.
 
     Args:
         folder: Where the store is or will be.
@@ -94,7 +94,7 @@ def store_gradients(
     }
     folder = Path(folder)
     claim(folder, identity)
-    missing = [number for number in range(shard_count(len(rows))) if not shard_path(folder, number).exists()]
+    missing = [number for number in range(shard_count(len(rows))) if not readable(shard_path(folder, number))]
     fill(folder, reader, rows, missing[rank::world], batch_size, identity)
     if world > 1:
         distributed.barrier()
@@ -200,7 +200,7 @@ def claim(folder: Path, identity: dict[str, Any]) -> None:
     marker = folder / "gradients.json"
     with written(folder, "free space there or choose another folder (HF_DATASETS_CACHE moves the cache)"):
         folder.mkdir(parents=True, exist_ok=True)
-        if not marker.exists():
+        if not marker.exists() or not _is_json(marker):  # damaged on disk: every shard names its store as well
             aside = folder / f".gradients.{os.getpid()}.part"
             aside.write_text(json.dumps(identity, indent=2, sort_keys=True))
             os.replace(aside, marker)
@@ -211,6 +211,13 @@ def claim(folder: Path, identity: dict[str, Any]) -> None:
             f"`folder` must be empty or hold the same store, got {content_id(found)} where this run is "
             f"{content_id(identity)} (they differ in {', '.join(differing)}): choose another folder."
         )
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def check_same(path: Path, found: str, wanted: str) -> None:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from jaxtyping import Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_gip.features.identity import content_id
 from hf_gip.features.proxy import tokenizer_id
@@ -79,6 +79,23 @@ def tokenised(dataset: Dataset, tokenizer: Any, columns: Sequence[str] | None, m
         )
     usable, truncated = _scan(rows, max_length)
     return TokenRows(rows, usable, truncated, recipe | {"max_length": max_length})
+
+
+def check_vocabulary(rows: Dataset, model: nn.Module) -> None:
+    """Raise if a row holds a token that the model does not have.
+
+    Raises:
+        ValueError: With the token and the size of the vocabulary.
+    """
+    size = len(model.get_input_embeddings().weight)  # pyright: ignore[reportCallIssue]
+    for batch in rows.with_format("arrow").iter(batch_size=BATCH_ROWS):
+        tokens = batch.column("input_ids").combine_chunks().flatten()  # pyright: ignore[reportAttributeAccessIssue]
+        least, most = pc.min_max(tokens).as_py().values()  # pyright: ignore[reportAttributeAccessIssue]
+        if least is not None and not 0 <= least <= most < size:
+            raise ValueError(
+                f"`model` must know every token of the rows, got token {most if most >= size else least} where its "
+                f"vocabulary has {size}: tokenise with the model's own tokenizer."
+            )
 
 
 def _scan(rows: Dataset, max_length: int) -> tuple[Int64[Tensor, " m"], int]:

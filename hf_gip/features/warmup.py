@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hf_gip.disk import CACHE, written
 from hf_gip.features.aside import write_aside
+from hf_gip.features.files import readable
 from hf_gip.features.gradients import GradientReader
 from hf_gip.features.proxy import ProxyTrainer
 from hf_gip.features.subspace import weight_vector
@@ -74,6 +75,8 @@ def warm_up(
 ) -> None:
     """Run what `folder` does not hold yet; afterwards it holds a checkpoint per epoch, and the weights are as before.
 
+    A file damaged on disk is made again, by the whole run.
+
     AdamW without weight decay or dropout, on the layers whose gradients `reader` reads.
 
     Args:
@@ -87,7 +90,7 @@ def warm_up(
     """
     orders = plan.orders(usable)
     per_epoch, steps = len(orders[0]), sum(map(len, orders))
-    if checkpoint_path(folder, plan.epochs).exists():
+    if checkpoint_path(folder, plan.epochs).exists() and _whole(folder, plan, per_epoch):
         _state_path(folder).unlink(missing_ok=True)
         return
     with written(folder, CACHE):
@@ -144,9 +147,18 @@ def _due(place: int, per_epoch: int) -> bool:
     return (place + 1) * SNAPSHOTS // per_epoch > place * SNAPSHOTS // per_epoch
 
 
+def _whole(folder: Path, plan: WarmUpPlan, per_epoch: int) -> bool:
+    """Whether everything that a finished run leaves can be read."""
+    epochs = range(1, plan.epochs + 1)
+    paths = [checkpoint_path(folder, epoch) for epoch in epochs]
+    if plan.snapshots:
+        paths += [path for epoch in epochs for path in snapshot_paths(folder, epoch, per_epoch)]
+    return all(map(readable, paths))
+
+
 def _resume(folder: Path, trainer: ProxyTrainer) -> int:
     path = _state_path(folder)
-    if not path.exists():
+    if not readable(path):
         return 0
     with safe_open(path, "pt") as state:
         trainer.restore({name: state.get_tensor(name) for name in state.keys()})  # noqa: SIM118 — no mapping
