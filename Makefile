@@ -24,7 +24,8 @@ test-heavy: $(READY)  ## the rest: long soaks, kills, full-size pools
 	$(BIN)/python -m pytest -m heavy -q
 
 LEAN := tests/test_gip_select.py tests/test_embed.py tests/test_manifest.py tests/test_manifest_verify.py \
-	tests/test_store.py tests/test_callback_record.py  # what touches the libraries whose versions change
+	tests/test_store.py tests/test_callback_record.py \
+	tests/test_commands.py tests/test_cli.py  # what touches the libraries whose versions change
 
 test-wheel: build  ## wheel and sdist, installed in an environment of their own and used from another folder
 	$(PYTHON) -m venv --clear build/wheel
