@@ -71,11 +71,20 @@ class Probe:
         self.hooks.close()
 
     def __call__(self, batch: dict[str, Any]) -> Tensor:
-        """Run a collated batch, labels included."""
-        labels = batch.pop("labels", None)
-        tokenwise = isinstance(labels, Tensor) and labels.shape == batch["input_ids"].shape
+        """Run a collated batch, labels included.
+
+        Raises:
+            ValueError: If it holds no tokens.
+        """
+        labels, tokens = batch.pop("labels", None), batch.get("input_ids")
+        if tokens is None:
+            raise ValueError(
+                f"Batches must hold `input_ids` for the model to be asked about rows, got {sorted(batch)}: select "
+                "before training with `gip_select`, or train on rows of tokens."
+            )
+        tokenwise = isinstance(labels, Tensor) and labels.shape == tokens.shape
         self.targets = labels[:, 1:] if tokenwise else None
-        self.mask = labels != -100 if tokenwise else batch["attention_mask"].bool()
+        self.mask = labels != -100 if tokenwise else batch.get("attention_mask", torch.ones_like(tokens)).bool()
         self.fused = self.tiled and not self._is_small()
         if self.fused:
             batch |= {"fused_lm_head": True, "shift_labels": self._wanted()[None]}

@@ -9,7 +9,7 @@ from datasets import Dataset, disable_progress_bars
 from hf_gip.callbacks import probe
 from hf_gip.callbacks.features import read_rows
 from hf_gip.callbacks.pool import token_counts
-from training import NotingTrainer, make_trainer, tiny_llama, word_tokenizer
+from training import NotingTrainer, exactly, make_trainer, tiny_llama, word_tokenizer
 from transformers import Trainer, TrainingArguments
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -115,6 +115,30 @@ def test_an_output_layer_that_peft_trains_whole_is_found(pairs: Dataset, tmp_pat
         )
         rows = trainer.train_dataset
         read = read_rows(trainer, rows, token_counts(rows), "last_layer_gradient")
+        assert read is not None
+        found.append(read.features)
+    torch.testing.assert_close(*found)
+
+
+def test_a_batch_without_a_mask_is_read_whole_and_one_without_tokens_is_refused(
+    pairs: Dataset, tmp_path: Path
+) -> None:
+    trainer = ready(plain(make_trainer(tmp_path, pairs), tmp_path))
+    rows = trainer.train_dataset.map(lambda row: {"input_ids": row["input_ids"][:3], "labels": row["labels"][:3]})
+    found = []
+    for names in (["input_ids"], ["input_ids", "attention_mask"], ["pixel_values"]):
+        trainer.data_collator = lambda batch, names=names: dict.fromkeys(
+            names, torch.tensor([row["input_ids"] for row in batch])
+        )
+        if names == ["pixel_values"]:
+            message = (
+                "Batches must hold `input_ids` for the model to be asked about rows, got ['pixel_values']: select "
+                "before training with `gip_select`, or train on rows of tokens."
+            )
+            with pytest.raises(ValueError, match=exactly(message)):
+                read_rows(trainer, rows, token_counts(rows), "hidden")
+            continue
+        read = read_rows(trainer, rows, token_counts(rows), "hidden")
         assert read is not None
         found.append(read.features)
     torch.testing.assert_close(*found)
