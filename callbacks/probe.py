@@ -47,8 +47,7 @@ class Probe:
         self.fused = self.tiled
         self.reader: GradientReader | None = None
         self.passed: list[Passed] = []
-        self.targets: Tensor | None = None
-        self.mask = self.states = self.loss = torch.empty(0)
+        self.mask = self.counted = self.wanted = self.states = self.loss = torch.empty(0)
         self.hooks = ExitStack()
 
     def __enter__(self) -> "Probe":
@@ -74,7 +73,7 @@ class Probe:
         """Run a collated batch, labels included.
 
         Raises:
-            ValueError: If it holds no tokens.
+            ValueError: If it holds no tokens, or no labels of theirs where those are needed.
         """
         labels, tokens = batch.pop("labels", None), batch.get("input_ids")
         if tokens is None:
@@ -83,11 +82,12 @@ class Probe:
                 "before training with `gip_select`, or train on rows of tokens."
             )
         tokenwise = isinstance(labels, Tensor) and labels.shape == tokens.shape
-        self.targets = labels[:, 1:] if tokenwise else None
         self.mask = labels != -100 if tokenwise else batch.get("attention_mask", torch.ones_like(tokens)).bool()
+        if self.scored:
+            self._note(labels if tokenwise else None)
         self.fused = self.tiled and not self._is_small()
         if self.fused:
-            batch |= {"fused_lm_head": True, "shift_labels": self._wanted()[None]}
+            batch |= {"fused_lm_head": True, "shift_labels": self.wanted[None]}
         elif not self.scored and self.slim:  # as little of the head as the model allows
             batch |= {"logits_to_keep": 1}
         with self.trainer.compute_loss_context_manager(), self._watching():
@@ -95,6 +95,20 @@ class Probe:
         found = torch.cat([self.states, self.loss[:, None]], dim=1) if self.losses else self.states
         self.states = self.loss = torch.empty(0)
         return found
+
+    def _note(self, labels: Tensor | None) -> None:
+        """Which positions predict a label that counts, (b, l - 1), and those labels, row after row, (t,).
+
+        Raises:
+            ValueError: If the model's labels are not one per token.
+        """
+        if labels is None:
+            raise ValueError(
+                '`features` must be "hidden" and `scores` without "loss" for a model whose labels are not one per '
+                "token: only a language model's loss is read."
+            )
+        self.counted = self.mask[:, 1:]
+        self.wanted = labels[:, 1:][self.counted]
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
@@ -106,29 +120,15 @@ class Probe:
             yield
         self.passed = []
 
-    def _wanted(self) -> Tensor:
-        """The labels that count, row after row, (t,).
-
-        Raises:
-            ValueError: If the model's labels are not one per token.
-        """
-        if self.targets is None:
-            raise ValueError(
-                '`features` must be "hidden" and `scores` without "loss" for a model whose labels are not one per '
-                "token: only a language model's loss is read."
-            )
-        return self.targets[self.targets != -100]
-
     def _is_small(self) -> bool:
         """Whether the batch's logits take little memory; TRL's tiles are quick on accelerators only."""
-        wanted = self._wanted()
-        words = bare_model(self.trainer).config.get_text_config().vocab_size
-        return wanted.device.type == "cpu" and len(wanted) * words * 4 <= SMALL
+        if self.wanted.device.type != "cpu":
+            return False
+        return len(self.wanted) * bare_model(self.trainer).config.get_text_config().vocab_size * 4 <= SMALL
 
     def _counting(self, values: Tensor) -> Tensor:
         """Of one vector a token, (b, l, d), those that predict a label that counts, (t, d)."""
-        assert self.targets is not None
-        return values[:, :-1][(self.targets != -100).to(values.device)]
+        return values[:, :-1][self.counted.to(values.device)]
 
     def _before_backbone(self, module: nn.Module, args: Any) -> None:
         if self.family == "lora_gradient":
@@ -144,7 +144,7 @@ class Probe:
         elif self.family != "lora_gradient":  # the backward pass ends here
             torch.set_grad_enabled(True)
             states = self.states = states.detach().requires_grad_()
-        if not self.scored or self.targets is None:
+        if not self.scored:
             return None
         output["last_hidden_state"] = states if self.whole else self._counting(states)[None]
         return output
@@ -169,14 +169,12 @@ class Probe:
 
     def _loss(self, output: Any) -> Tensor:
         """Mean loss over each row's labelled tokens, (rows,)."""
-        wanted = self._wanted()
         if self.fused:
             each = -output.log_probs[0].float()
         else:
             logits = self._counting(output.logits) if self.whole else output.logits[0]
-            each = nn.functional.cross_entropy(logits.float(), wanted.to(logits.device), reduction="none")
-        assert self.targets is not None
-        counted = (self.targets != -100).to(each.device)
+            each = nn.functional.cross_entropy(logits.float(), self.wanted.to(logits.device), reduction="none")
+        counted = self.counted.to(each.device)
         loss = torch.zeros(counted.shape, device=each.device).masked_scatter(counted, each).sum(dim=1)
         return loss / counted.sum(dim=1).clamp(min=1)
 
