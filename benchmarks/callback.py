@@ -26,7 +26,8 @@ from hf_gip.callbacks.pool import token_counts
 from machine import write_results
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 VOCABULARY = 2_048
 MIB = 2**20

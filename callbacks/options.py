@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow.compute as pc
+import pyarrow.compute
 from datasets import Dataset
 
 from hf_gip.core.selection import Selection
+
+arrow: Any = pyarrow.compute  # whose functions are made at run time
 
 
 def check_options(
@@ -44,7 +46,7 @@ def check_options(
 
 def _has_number(rows: Dataset, name: str) -> bool:
     tables: Any = rows.select_columns(name).with_format("arrow").iter(10_000)
-    return any(pc.any(pc.is_finite(table[name])).as_py() for table in tables)
+    return any(arrow.any(arrow.is_finite(table[name])).as_py() for table in tables)
 
 
 def check_push(push_to: str | None, push_each: bool, pool: Dataset | None) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import pyarrow.compute as pc
+import pyarrow.compute
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -14,6 +14,7 @@ from hf_gip.manifest.hashing import digest_of, row_hashes
 from .host import packing_of, prepare
 from .packs import Packing, no_bars
 
+arrow: Any = pyarrow.compute  # whose functions are made at run time
 SAMPLE = 16  # rows that are prepared once more
 MARKS = 64  # rows of a fingerprint, beside every row's length
 
@@ -69,7 +70,7 @@ def _sums(rows: Dataset, packing: Packing | None) -> tuple[int, int]:
     count = total = 0
     tables: Any = rows.select_columns("input_ids").with_format("arrow").iter(10_000)
     for column in (chunk for table in tables for chunk in table["input_ids"].chunks):
-        kept = column if packing is None or packing.strategy != "bfd" else pc.list_slice(column, 0, packing.length)
-        tokens = pc.list_flatten(kept)
-        count, total = count + len(tokens), total + (pc.sum(tokens).as_py() or 0)
+        kept = column if packing is None or packing.strategy != "bfd" else arrow.list_slice(column, 0, packing.length)
+        tokens = arrow.list_flatten(kept)
+        count, total = count + len(tokens), total + (arrow.sum(tokens).as_py() or 0)
     return count, total

@@ -41,7 +41,7 @@ def test_the_pool_is_recognised_where_rows_were_dropped_and_shuffled(rows: Datas
     pairs = Dataset.from_dict(
         {"prompt": [f"r{row}" + " w1" * (row % 4 * 5) for row in range(ROWS)], "completion": [" w2 w3"] * ROWS}
     )
-    trainer = make_trainer(tmp_path, pairs, max_length=14, shuffle_dataset=True)
+    trainer: Any = make_trainer(tmp_path, pairs, max_length=14, shuffle_dataset=True)
     assert len(trainer.train_dataset) == 9
     callback = GIPSelectionCallback(trainer, 4, pool=pairs)
     assert callback.pool.positions.tolist() != sorted(callback.pool.positions.tolist())
@@ -174,7 +174,7 @@ def test_a_checkpoint_of_other_rows_or_another_batch_is_refused(rows: Dataset, t
 
 
 def test_the_head_is_left_as_it_was(rows: Dataset, tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, rows, num_train_epochs=1)
+    trainer: Any = make_trainer(tmp_path, rows, num_train_epochs=1)
     frozen: list[bool] = []
     weight = trainer.model.lm_head.weight
     trainer.model.model.register_forward_hook(lambda *_: frozen.append(not weight.requires_grad))
