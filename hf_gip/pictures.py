@@ -76,7 +76,7 @@ def plot_map(
     if projection not in ("pca", "umap"):
         raise ValueError(f'`projection` must be "pca" or "umap", got {projection!r}.')
     ax = ax or _new_axes()
-    pool = features.float().cpu()
+    pool = _wide(features)
     sample = pool[:: max(1, len(pool) // MAP_ROWS)]
     plane = _principal_plane(sample) if projection == "pca" else _neighbour_plane(sample)
     shown = pool if projection == "pca" else sample
@@ -86,7 +86,7 @@ def plot_map(
         (queries, {"s": 40, "color": ACCENT, "marker": "x", "label": "target"}),
     ):
         if points is not None:
-            at = plane.transform(points.float().cpu().numpy())
+            at = plane.transform(_wide(points).numpy())
             ax.scatter(at[:, 0], at[:, 1], rasterized=True, **style)
     labels = ("first principal component", "second") if projection == "pca" else ("UMAP 1", "UMAP 2")
     ax.set(xlabel=labels[0], ylabel=labels[1], title="The pool and the picks")
@@ -94,10 +94,20 @@ def plot_map(
     return _figure(ax)
 
 
+def _wide(points: "Tensor") -> "Tensor":
+    """The points with at least two coordinates: a single one is drawn on a line."""
+    from torch.nn.functional import pad
+
+    return pad(points.float().cpu(), (0, max(0, 2 - points.shape[1])))
+
+
 def _principal_plane(rows: "Tensor") -> Any:
+    import numpy as np
     from sklearn.decomposition import PCA
 
-    return PCA(2, svd_solver="randomized", random_state=0).fit(rows.numpy())
+    least = rows if len(rows) > 1 else rows.repeat(2, 1)
+    with np.errstate(invalid="ignore"):  # equal rows have no variance to take shares of
+        return PCA(2, svd_solver="randomized", random_state=0).fit(least.numpy())
 
 
 def _neighbour_plane(rows: "Tensor") -> Any:

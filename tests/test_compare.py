@@ -86,6 +86,8 @@ def test_texts_give_lengths_and_a_target_its_cosine() -> None:
     [
         ([0, 0, 1], "must hold distinct rows of the pool (0 to 79), got 3 from 0 to 1"),
         ([5, 80], "must hold distinct rows of the pool (0 to 79), got 2 from 5 to 80"),
+        ("abc", "must be a selection or whole row positions, got 'abc'."),
+        ([1.5, 2.0], "must be a selection or whole row positions, got [1.5, 2.0]."),
         ([], "must hold distinct rows of the pool (0 to 79), got 0 from 0 to 0"),
         (pool(), "must know its rows, got a Dataset without `selection`"),
     ],
@@ -99,6 +101,12 @@ def test_what_is_no_subset_of_the_pool_is_refused(subset: object, message: str) 
 def test_one_seed_and_unknown_groups_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^`seeds` must be at least 2, so that there is an interval, got 1\.$"):
         hf_gip.compare({"a": [1]}, pool(), features="vector", seeds=1)
+    with pytest.raises(ValueError, match=r"^`seeds` must be at least 2, so that there is an interval, got 2\.5\.$"):
+        hf_gip.compare({"a": [1]}, pool(), features="vector", seeds=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^`noise` must be above 0, so that `captured` is defined .*, got 0\.0\.$"):
+        hf_gip.compare({"a": [1]}, pool(), features="vector", noise=0.0)
+    with pytest.raises(TypeError, match=r"^`subsets` must be a mapping from names to subsets, got list\.$"):
+        hf_gip.compare([[1]], pool(), features="vector")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^`groups` must name a column of the pool .*, got 'lang'\.$"):
         hf_gip.compare({"a": [1]}, pool(), features="vector", groups="lang")
     with pytest.raises(ValueError, match=r"^`subsets` must hold at least one subset, got none\.$"):

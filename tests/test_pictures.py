@@ -38,6 +38,13 @@ def test_the_map_shows_pool_picks_and_target() -> None:
     assert first >= torch.as_tensor(pool[:, 1].data).var()  # the first component holds the most variance
 
 
+@pytest.mark.parametrize(("n", "d"), [(9, 1), (1, 4), (1, 1)])
+def test_the_map_of_one_row_or_one_coordinate_is_drawn(n: int, d: int) -> None:
+    X = samples.rows(n, d).float() + 1
+    (axes,) = plot_map(X, gip(X, X[:1], 1, noise=0.1), X[:1]).axes
+    assert [len(points.get_offsets()) for points in axes.collections] == [n, 1, 1]
+
+
 @pytest.mark.heavy
 def test_umap_keeps_neighbours_together() -> None:
     pytest.importorskip("umap")

@@ -178,5 +178,14 @@ def test_a_function_is_a_judge_with_a_name() -> None:
         rate(rows(1), lambda prompts: prompts)
     with pytest.raises(ValueError, match=r"^`attributes` must be new columns, got 'text', which exists: "):
         rate(rows(1), lambda prompts: prompts, name="n", attributes=["text"])
+    with pytest.raises(TypeError, match=r"^`judge` must be an `Endpoint`, a `LocalModel` or a function, got str\.$"):
+        rate(rows(1), "gpt", name="n")  # type: ignore[arg-type]
+    for wrong in ([], "good", ["a", "a"]):
+        with pytest.raises(ValueError, match=r"^`attributes` must be a list of different names, got "):
+            rate(rows(1), lambda prompts: prompts, name="n", attributes=wrong)
+    with pytest.raises(ValueError, match=r"^`dataset` must have at least one row, got 0"):
+        rate(rows(), lambda prompts: prompts, name="n")
+    with pytest.raises(ValueError, match=r"^`judge` must answer with a JSON object of numbers, got none in 1 answers"):
+        rate(rows(1), lambda prompts: [None] * len(prompts), name="silent")  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"^`judge` must give one answer per prompt \(1\), got 0\.$"):
         rate(rows(1), lambda _: [], name="empty")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -105,6 +106,7 @@ def compare(
         The figures; printed, it is a Markdown table.
 
     Raises:
+        TypeError: If the subsets are no mapping.
         ValueError: If there is no subset, a subset does not fit the pool, or a column is unknown.
     """
     import torch
@@ -112,10 +114,14 @@ def compare(
     from hf_gip.dataset.judging import Judge, interval, jaccard
     from hf_gip.dataset.options import check_device
 
+    if not isinstance(subsets, Mapping):
+        raise TypeError(f"`subsets` must be a mapping from names to subsets, got {type(subsets).__name__}.")
     if not subsets:
         raise ValueError("`subsets` must hold at least one subset, got none.")
     check_dataset(pool, 1)
-    if seeds < 2:
+    if not noise > 0:
+        raise ValueError(f"`noise` must be above 0, so that `captured` is defined for every subset, got {noise!r}.")
+    if not isinstance(seeds, int) or seeds < 2:
         raise ValueError(f"`seeds` must be at least 2, so that there is an interval, got {seeds!r}.")
     if groups is not None and groups not in pool.column_names:
         raise ValueError(f"`groups` must name a column of the pool {pool.column_names}, got {groups!r}.")
@@ -173,7 +179,13 @@ def _positions(name: str, subset: Any, n: int) -> list[int]:
                 "`gip_select` or `load_subset` before any further transform, or row positions."
             )
         subset = getattr(subset, "selection")  # noqa: B009 — set by our own doors, unknown to the type checker
-    found = [int(row) for row in getattr(subset, "indices", subset)]
+    given = getattr(subset, "indices", subset)
+    try:
+        found = [index(row) for row in getattr(given, "tolist", lambda: given)()]
+    except TypeError:
+        raise ValueError(
+            f"`subsets` entry {name!r} must be a selection or whole row positions, got {given!r:.40}."
+        ) from None
     if not found or not all(0 <= row < n for row in found) or len(set(found)) < len(found):
         raise ValueError(
             f"`subsets` entry {name!r} must hold distinct rows of the pool (0 to {n - 1}), got {len(found)} from "

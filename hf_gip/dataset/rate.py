@@ -15,6 +15,7 @@ from datasets.utils import tqdm
 from filelock import FileLock
 
 from hf_gip.dataset.local_judge import LocalModel
+from hf_gip.dataset.subset import check_dataset
 from hf_gip.disk import CACHE, written
 from hf_gip.features.text import iter_texts, text_recipe
 
@@ -113,6 +114,7 @@ def rate(
         OSError: If the endpoint does not answer; what it answered before is kept.
         ValueError: If a column of that name exists, a function has no `name`, or no answer at all could be read.
     """
+    _check(dataset, judge, attributes)
     if taken := [attribute for attribute in attributes if attribute in dataset.column_names]:
         raise ValueError(f"`attributes` must be new columns, got {taken[0]!r}, which exists: rename or drop it first.")
     if not isinstance(judge, Endpoint | LocalModel) and name is None:
@@ -138,6 +140,20 @@ def rate(
     return dataset
 
 
+def _check(dataset: Dataset, judge: Any, attributes: Any) -> None:
+    """Raise unless there are rows, a judge and something to rate.
+
+    Raises:
+        TypeError: If the judge cannot be called.
+        ValueError: If there is no row, or the attributes are no list of different names.
+    """
+    check_dataset(dataset, 1)
+    if not callable(judge):
+        raise TypeError(f"`judge` must be an `Endpoint`, a `LocalModel` or a function, got {type(judge).__name__}.")
+    if isinstance(attributes, str) or not attributes or len(set(attributes)) < len(attributes):
+        raise ValueError(f"`attributes` must be a list of different names, got {attributes!r}.")
+
+
 def _ask_missing(texts: list[str], judge: Answer, attributes: Sequence[str], kept: "_Answers") -> None:
     missing = [text for text in dict.fromkeys(texts) if _key(text) not in kept.found]
     unique = len(set(texts))
@@ -158,7 +174,7 @@ def _prompt(text: str, attributes: Sequence[str]) -> str:
 
 def _read(answer: str, attributes: Sequence[str]) -> list[float | None]:
     """The ratings of one answer: its first JSON object, each number in range, None for what is not there."""
-    for found in re.finditer(r"\{[^{}]*\}", answer):
+    for found in re.finditer(r"\{[^{}]*\}", answer if isinstance(answer, str) else ""):
         try:
             values = json.loads(found[0])
         except ValueError:
