@@ -21,8 +21,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_gip.features.gradients import GradientReader, GradientRecipe
 from hf_gip.features.proxy import LORA
+from hf_gip.features.reader import GradientReader, GradientRecipe
 from hf_gip.features.tokens import Tally, TokenBatch, token_batches
 
 VOCABULARY, WIDTH, LAYERS, LONGEST, BATCH = 8_192, 256, 4, 128, 8

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import Trainer
 from trl.trainer.sft_trainer import SFTTrainer
 
-from hf_gip.features.gradients import HALF_SCALE, GradientReader, GradientRecipe
 from hf_gip.features.layers import Passed, watched
+from hf_gip.features.reader import HALF_SCALE, GradientReader, GradientRecipe
 
 from .host import bare_model, is_sharded, unwrapped_model, wrapped_model
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 from safetensors.torch import save_file
+from tiny import tiny_model, tiny_rows
 
 from hf_gip.features import files
 from hf_gip.features.bergson import bergson_rows
 from hf_gip.features.files import FileRows, column_rows, npy_rows, safetensors_rows
+from hf_gip.features.gradients import gradient_features
 
 
 def matrix(n: int = 37, d: int = 5) -> torch.Tensor:
@@ -67,7 +70,7 @@ def test_an_arrow_column(tmp_path: Path) -> None:
 
 
 def bergson_store(folder: Path, X: torch.Tensor, **changes) -> None:
-    """A store as bergson 2.5 lays it out (read from its source; not made by running it)."""
+    """A store as bergson 2.5 lays it out; `test_bergsons_own_store_holds_our_gradients` has it make one."""
     folder.mkdir(parents=True)
     info = {
         "attribute_tokens": False,
@@ -106,6 +109,19 @@ def test_a_bergson_store_that_cannot_be_used_is_refused(tmp_path: Path, changes,
     bergson_store(tmp_path / "index", matrix(), **changes)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         bergson_rows(tmp_path / "index")
+
+
+@pytest.mark.filterwarnings("ignore")  # whatever another package warns of
+def test_bergsons_own_store_holds_our_gradients(tmp_path: Path) -> None:
+    """Not among the packages that tests install: `pip install --no-deps bergson simple-parsing docstring-parser`."""
+    bergson: Any = pytest.importorskip("bergson", reason="bergson is not installed")
+    model, rows = tiny_model(), tiny_rows(12)
+    data = Dataset.from_list([{**row, "length": len(row["input_ids"])} for row in rows])
+    made = bergson.IndexConfig(run_path=str(tmp_path / "index"), loss_reduction="mean", projection_dim=0)
+    bergson.collect_gradients(model, data, bergson.GradientProcessor(projection_dim=None), made)
+    stored = bergson_rows(made.partial_run_path).load()
+    ours = gradient_features(model, rows, parameters="model.layers.*_proj", dims=None).features
+    torch.testing.assert_close(stored, ours, rtol=1e-4, atol=1e-6)
 
 
 def test_a_folder_without_a_store_is_refused(tmp_path: Path) -> None:

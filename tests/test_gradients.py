@@ -3,18 +3,21 @@
 import logging
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_model, tiny_rows
 from torch import Tensor, nn
+from training import tiny_llama, word_rows, word_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaModel
 
 from hf_gip.core import sketch
-from hf_gip.features import gradients
+from hf_gip.features import layers, reader
 from hf_gip.features.adam import adam_moments
 from hf_gip.features.gradients import gradient_features
+from hf_gip.features.proxy import prepared
 
 
 def with_lora(model: nn.Module, **options) -> nn.Module:
@@ -56,13 +59,13 @@ def test_lora_gradients_are_those_of_every_row_alone() -> None:
 def test_chosen_layers_gradients_are_those_of_every_row_alone(pattern: str) -> None:
     model, rows = tiny_model(), tiny_rows(7)
     got = gradient_features(model, rows, parameters=pattern, dims=None, batch_size=3)
-    names = [f"{layer.name}.weight" for layer in gradients.find_layers(model, pattern)]
+    names = [f"{layer.name}.weight" for layer in layers.find_layers(model, pattern)]
     torch.testing.assert_close(got.features, alone(model, rows, names), rtol=1e-4, atol=1e-6)
 
 
 def test_the_last_layers_gradient_is_had_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = tiny_model(), tiny_rows(5)
-    monkeypatch.setattr(gradients, "BLOCK_BYTES", 5 * 16 * 4 * 7)
+    monkeypatch.setattr(reader, "BLOCK_BYTES", 5 * 16 * 4 * 7)
     got = gradient_features(model, rows, parameters="last_layer", dims=None, batch_size=5)
     torch.testing.assert_close(got.features, alone(model, rows, ["lm_head.weight"]), rtol=1e-4, atol=1e-6)
     whole = gradient_features(model, rows, parameters="last_layer", dims=64, batch_size=5)
@@ -94,8 +97,8 @@ def test_the_hidden_gradient_is_that_of_the_last_hidden_states() -> None:
 def test_sketched_gradients_are_sketches_of_the_exact_ones() -> None:
     model, rows = with_lora(tiny_model()), tiny_rows(4)
     exact = gradient_features(model, rows, dims=None).features
-    layers = gradients.find_layers(model, "lora")
-    parts = exact.split([layer.shape[0] * layer.shape[1] for layer in layers], dim=1)
+    watched = layers.find_layers(model, "lora")
+    parts = exact.split([layer.shape[0] * layer.shape[1] for layer in watched], dim=1)
     expected = sum(sketch.sketch(part, 100, seed=5, stream=number) for number, part in enumerate(parts))
     got = gradient_features(model, rows, dims=100, seed=5).features
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
@@ -182,7 +185,11 @@ def test_a_row_whose_gradient_is_not_finite_is_named() -> None:
         rows[row] = {"input_ids": [token % 47 for token in rows[row]["input_ids"]]}
     with torch.no_grad():
         model.get_input_embeddings().weight[47] = torch.inf
-    with pytest.raises(ValueError, match=r"^`model` must give finite gradients, got NaN or infinity in row 2: "):
+    message = (
+        "`model` must give finite gradients, got NaN or infinity in row 2: look at these rows, or load the model in "
+        "bfloat16 or float32."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         gradient_features(model, rows)
 
 
@@ -202,7 +209,11 @@ def test_lora_on_quantised_weights_is_exact_and_the_weights_themselves_are_refus
     model, rows = tiny_model(), tiny_rows(3)
     for block in model.model.layers:
         block.mlp.down_proj = EightBit(block.mlp.down_proj)
-    with pytest.raises(ValueError, match=r"got model.layers.0.mlp.down_proj quantised to torch.int8: take the grad"):
+    message = (
+        "`parameters` must name layers with floating-point weights, got model.layers.0.mlp.down_proj quantised to "
+        "torch.int8: take the gradients of a LoRA adapter on top of it."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         gradient_features(model, rows, parameters="*.down_proj")
     model = with_lora(model)
     got = gradient_features(model, rows, dims=None)
@@ -218,40 +229,125 @@ def headless() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (tiny_model, {}, "`model` must have LoRA layers for `parameters='lora'`, got none: wrap it with"),
-        (tiny_model, {"parameters": "down_proj"}, "`parameters` must be lora, last_layer, hidden or a pattern of"),
-        (tiny_model, {"parameters": "*embed_tokens"}, "`parameters` must name linear layers, got model.embed_tokens"),
+        (
+            tiny_model,
+            {},
+            "`model` must have LoRA layers for `parameters='lora'`, got none: wrap it with `peft.get_peft_model`, or "
+            'name layers of its own, e.g. `parameters="*.down_proj"`.',
+        ),
+        (
+            tiny_model,
+            {"parameters": "down_proj"},
+            "`parameters` must be lora, last_layer, hidden or a pattern of layer names, got 'down_proj', which no "
+            'layer matches: look them up with `model.named_modules()`, e.g. "*.down_proj".',
+        ),
+        (
+            tiny_model,
+            {"parameters": "*embed_tokens"},
+            "`parameters` must name linear layers, got model.embed_tokens, a Embedding.",
+        ),
+        (
+            lambda: with_lora(tiny_model()),
+            {"parameters": "*.down_proj"},
+            "`parameters` must name linear layers, got base_model.model.model.layers.0.mlp.down_proj, a linear layer "
+            'under LoRA: name the layer inside, "*.down_proj.base_layer", or take `parameters="lora"`.',
+        ),
         (
             headless,
             {"parameters": "*.down_proj"},
-            "`model` must be a causal language model with logits per token, got",
+            "`model` must be a causal language model with logits per token, got LlamaModel: load it with "
+            "`AutoModelForCausalLM`.",
         ),
         (
             headless,
             {"parameters": "hidden"},
-            "`model` must be a causal language model with an output layer, got Llama",
+            "`model` must be a causal language model with an output layer, got LlamaModel: load it with "
+            "`AutoModelForCausalLM`.",
         ),
-        (lambda: with_lora(tiny_model(), use_dora=True), {}, "`model` must use plain LoRA for exact gradients, got a"),
-        (tiny_model, {"parameters": "lm_head", "dims": 0}, "`dims` must be a positive number or None, got 0."),
+        (
+            lambda: with_lora(tiny_model(), use_dora=True),
+            {},
+            "`model` must use plain LoRA for exact gradients, got a variant such as DoRA in "
+            "base_model.model.model.layers.0.self_attn.q_proj: train the proxy without it.",
+        ),
+        (tiny_model, {"dims": 0}, "`dims` must be a positive number or None, got 0."),
+        (tiny_model, {"dims": 1.5}, "`dims` must be a positive number or None, got 1.5."),
+        (tiny_model, {"side": -1}, "`side` must be a positive number or None, got -1."),
+        (tiny_model, {"batch_size": 0}, "`batch_size` must be a positive number, got 0."),
+        (tiny_model, {"batch_size": None}, "`batch_size` must be a positive number, got None."),
+        (tiny_model, {"max_length": -4}, "`max_length` must be a positive number or None, got -4."),
     ],
 )
 def test_a_model_or_option_that_cannot_work_is_refused(model, options, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         gradient_features(model(), tiny_rows(2), **options)
 
 
 def test_scaling_and_two_sided_projection_exclude_each_other() -> None:
     model = with_lora(tiny_model())
     optimizer = torch.optim.AdamW(model.parameters())
-    with pytest.raises(ValueError, match=r"^`optimizer` must be an Adam that has taken a step on `model`"):
+    message = (
+        "`optimizer` must be an Adam that has taken a step on `model`, got no moments of its parameters: train a few "
+        "steps first."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         adam_moments(optimizer, model)
     row = tiny_rows(1)[0]
     model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
     optimizer.step()
-    with pytest.raises(ValueError, match=r"^`scaling` needs the exact gradient of weights: leave `side`"):
+    message = "`scaling` needs the exact gradient of weights: leave `side` and `parameters='hidden'` out."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         gradient_features(model, [row], side=4, scaling=adam_moments(optimizer, model))
 
 
 def test_a_row_that_is_not_tokenised_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^`rows` must be tokenised, got row 0 with the columns text: it needs"):
+    message = (
+        "`rows` must be tokenised, got row 0 with the columns text: it needs `input_ids` and, where only answers "
+        "count, `labels`."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         gradient_features(with_lora(tiny_model()), [{"text": "hello"}])
+
+
+@pytest.mark.parametrize(("name", "token"), [("input_ids", 48), ("input_ids", -1), ("labels", 48), ("labels", -7)])
+def test_a_token_that_the_model_does_not_know_is_named(name: str, token: int) -> None:
+    rows = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]} for _ in range(3)]
+    rows[1][name] = [1, token, 3]
+    message = (
+        f"`rows` must hold tokens of the model's own vocabulary, 0 to 47, got {token} in the {name} of row 1: use the "
+        "model's tokenizer."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        gradient_features(with_lora(tiny_model()), rows)
+
+
+def test_a_model_in_a_folder_gives_what_the_live_one_does(tmp_path: Path) -> None:
+    tokenizer = word_tokenizer(9)
+    model = tiny_llama(len(tokenizer))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    rows = [{"input_ids": tokens} for tokens in tokenizer(word_rows(9)["text"][:])["input_ids"]]
+    live = gradient_features(model, rows, parameters="*.down_proj").features
+    for folder in (tmp_path, str(tmp_path)):
+        torch.testing.assert_close(gradient_features(folder, rows, parameters="*.down_proj").features, live)
+    torch.testing.assert_close(gradient_features(tmp_path, word_rows(9), parameters="*.down_proj").features, live)
+    with prepared(model, "lora", 3) as ready:
+        expected = gradient_features(ready, rows, seed=3)
+    torch.testing.assert_close(gradient_features(tmp_path, rows, seed=3).features, expected.features)
+
+
+def test_a_model_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    message = (
+        "`model` must be a Hub id, a local folder or a torch module, got 'nobody/has-this', which could not be opened "
+        "(OSError): check the name and the connection."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        gradient_features("nobody/has-this", tiny_rows(2))
+    message = (
+        f"`model` must hold a causal language model, got {str(tmp_path)!r}, which transformers cannot open "
+        f"(Unrecognized model in {tmp_path}"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}.*: look at the files there, or pass a live model.$"):
+        gradient_features(tmp_path, tiny_rows(2))
+    with pytest.raises(TypeError, match=r"^`model` must be a Hub id, a local folder or a torch module, got int\.$"):
+        gradient_features(7, tiny_rows(2))  # type: ignore[arg-type]

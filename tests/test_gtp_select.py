@@ -140,7 +140,7 @@ def test_rows_without_labels_are_left_out_and_their_places_kept() -> None:
 def test_another_k_reads_no_gradient_and_the_same_call_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"model": with_lora(tiny_model()), "target": goal(), **RUN}
     first = hf_gip.gtp_select(pool(), 6, **options)
-    monkeypatch.setattr("hf_gip.features.gradients.GradientReader.read", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("hf_gip.features.reader.GradientReader.read", lambda *_: pytest.fail("read again"))
     monkeypatch.setattr("hf_gip.features.proxy.ProxyTrainer.step", lambda *_: pytest.fail("trained again"))
     assert len(hf_gip.gtp_select(pool(), 9, **options)) == 9
     monkeypatch.setattr("hf_gip.dataset.trajectory_run.gather", lambda *_: pytest.fail("gathered again"))

@@ -10,7 +10,7 @@ from tiny import tiny_model, tiny_rows
 
 import hf_gip
 from hf_gip.features import pace
-from hf_gip.features.gradients import GradientReader, GradientRecipe
+from hf_gip.features.reader import GradientReader, GradientRecipe
 
 RECIPE = GradientRecipe("*.down_proj", 64)
 

@@ -151,6 +151,9 @@ def test_rows_without_a_gradient_come_last_and_add_nothing() -> None:
         ({"alpha": 0.0}, "`alpha` must be a positive number, got 0.0: 1.0 is the paper's."),
         ({"conflict_penalty": -0.1}, "`conflict_penalty` must be zero or a positive number, got -0.1."),
         ({"stop_ratio": 1.5}, "`stop_ratio` must be between 0 and 1, or None never to stop, got 1.5."),
+        ({"conflict_penalty": None}, "`conflict_penalty` must be zero or a positive number, got None."),
+        ({"alpha": True}, "`alpha` must be a positive number, got True: 1.0 is the paper's."),
+        ({"window": 1.5}, "`window` must be a whole number of rows, or None for the whole pool, got 1.5."),
         ({"window": 0}, "`window` must be a whole number of rows, or None for the whole pool, got 0."),
     ],
 )
@@ -162,5 +165,6 @@ def test_an_option_out_of_range_is_refused(options, message: str) -> None:
 def test_a_gradient_that_is_not_finite_is_named() -> None:
     G = torch.eye(3)
     G[1, 2] = torch.nan
-    with pytest.raises(ValueError, match=r"^`gradients` must be finite, got NaN or infinity in 1 row.*first in row 1"):
+    message = "`gradients` must be finite, got NaN or infinity in 1 row(s), first in row 1: drop or recompute them."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         spice(G, 2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,30 @@ def apart(folder: Path) -> str:
     return str(told.value)
 
 
+def forgetful(folder: Path) -> Any:
+    """A selection that only the first rank still has: what a kill leaves, or caches on two machines."""
+    own = folder / f"own{torch.distributed.get_rank()}"
+    options: dict[str, Any] = {"window": 10, "seed": 5}
+    rows = Dataset.from_list(tiny_rows(30))
+
+    def select() -> list[int]:
+        config.HF_DATASETS_CACHE = own
+        return hf_gip.spice_select(rows, 9, model=tiny_model(), **options).selection.indices.tolist()
+
+    spice_run.SAVE_SECONDS = 10.0
+    first = select()
+    if torch.distributed.get_rank() == 1:
+        shutil.rmtree(own)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spice_run.WindowedRun, "choose", lambda *_: pytest.fail("chosen again"))
+        return [first == select(), len(list(own.rglob("record.json")))]
+
+
 def one_of_two(rank: int, port: int, folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     (folder / f"{rank}.json").write_text(
-        json.dumps({work.__name__: work(folder) for work in (choosing, failing, uncached, apart)})
+        json.dumps({work.__name__: work(folder) for work in (choosing, failing, uncached, apart, forgetful)})
     )
     torch.distributed.destroy_process_group()
 
@@ -115,6 +135,10 @@ def test_a_gradient_that_is_not_finite_on_one_rank_ends_both(ranks: dict[str, An
         "`model` must give finite gradients, got NaN or infinity in row 17: look at these rows, or load the model in "
         "bfloat16 or float32."
     )
+
+
+def test_a_selection_that_one_rank_has_finished_serves_all(ranks: dict[str, Any]) -> None:
+    assert ranks["forgetful"] == [True, 1]
 
 
 def test_ranks_without_a_shared_cache_are_told(ranks: dict[str, Any]) -> None:

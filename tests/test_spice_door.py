@@ -68,8 +68,7 @@ def test_the_command_line_refuses_in_one_sentence(
         "`k` must be a whole number between 1 and the number of rows (30), got 31."
     )
     assert refusal(capsys, *words, "--k", 3, "--window", 0) == (
-        "`window` must be a number of rows where the proxy is trained between windows, got None: add "
-        "`update_every=None` to choose from all rows at once."
+        "`--window 0`, all rows at once, needs a proxy that stays as it is: add `--frozen`."
     )
     assert not (tmp_path / "out").exists()
 
@@ -90,7 +89,8 @@ def test_a_saved_subset_is_selected_again(tmp_path: Path, options: dict[str, Any
     hf_gip.save_subset(subset, tmp_path / "out")
     again = hf_gip.reproduce(tmp_path / "out", source=pool(), model=tiny_model(), device="cpu")
     assert (again.verdict, again.common) == ("same picks", len(subset))
-    with pytest.raises(ValueError, match="^" + re.escape("`model` must be given again: the manifest names ")):
+    message = "`model` must be given again: the manifest names 'LlamaForCausalLM' and does not hold it."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         hf_gip.reproduce(tmp_path / "out", source=pool())
     message = (
         "`model` must be the recorded proxy 'LlamaForCausalLM', got 'LlamaForCausalLM' with other weights: give the "

@@ -140,7 +140,7 @@ def test_a_second_call_is_a_cache_hit_and_frozen_gradients_serve_any_k(monkeypat
     frozen = {"model": with_lora(tiny_model()), "update_every": None}
     first = hf_gip.spice_select(pool(), 10, **frozen)
     trained = hf_gip.spice_select(pool(), 10, model=frozen["model"])
-    monkeypatch.setattr("hf_gip.features.gradients.GradientReader.read", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("hf_gip.features.reader.GradientReader.read", lambda *_: pytest.fail("read again"))
     again = hf_gip.spice_select(pool(), 10, **frozen)
     assert again._fingerprint == first._fingerprint
     assert again.selection.record == first.selection.record
@@ -325,14 +325,45 @@ def masked() -> Dataset:
         (pool, 3, {"parameters": "hidden"}, "`parameters='hidden'` are no weights to train: add `update_every=None`."),
         (pool, 3, {"max_length": 0}, "`max_length` must be a positive number, got 0."),
         (pool, 3, {"alpha": -1.0}, "`alpha` must be a positive number, got -1.0: 1.0 is the paper's."),
+        (pool, 3, {"alpha": "1"}, "`alpha` must be a positive number, got '1': 1.0 is the paper's."),
+        (pool, 3, {"stop_ratio": "half"}, "`stop_ratio` must be between 0 and 1, or None never to stop, got 'half'."),
+        (
+            pool,
+            3,
+            {"window": 10.5},
+            "`window` must be a whole number of rows, or None for the whole pool, got 10.5.",
+        ),
+        (pool, 3, {"max_length": None}, "`max_length` must be a positive number, got None."),
+        (pool, 3, {"batch_size": 2.0}, "`batch_size` must be a positive number, got 2.0."),
+        (pool, 3, {"dims": "10"}, "`dims` must be a positive number or None, got '10'."),
+        (pool, 3, {"seed": None}, "`seed` must be a whole number of at most 18 digits, got None."),
+        (pool, 3, {"seed": 2**70}, f"`seed` must be a whole number of at most 18 digits, got {2**70}."),
+        (
+            lambda: Dataset.from_list([{"input_ids": [1, 99, 2]}] * 4),
+            2,
+            {},
+            "`rows` must hold tokens of the model's own vocabulary, 0 to 47, got 99 in the input_ids of row {row}: "
+            "use the model's tokenizer.",
+        ),
+        (
+            lambda: Dataset.from_dict({"input_ids": ["abc"] * 4}),
+            2,
+            {},
+            "`input_ids` must be a column of lists of tokens, got one of string: rows of text belong in a column of "
+            "another name.",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(rows: Any, k: int, options: dict[str, Any], message: str) -> None:
     model = options.get("model", tiny_model)()
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    whole = re.escape(message).replace(re.escape("{row}"), "[0-3]")  # the shuffle decides which is read first
+    with pytest.raises(ValueError, match=f"^{whole}$"):
         hf_gip.spice_select(rows(), k, **(options | {"model": model}))
 
 
 def test_a_model_of_the_wrong_kind_is_a_type_error() -> None:
+    message = "`parameters` must be lora, last_layer, hidden or a pattern of layer names, got ['lora']."
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        hf_gip.spice_select(pool(), 3, model=tiny_model(), parameters=["lora"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^`model` must be a Hub id, a local folder or a torch module, got int\.$"):
         hf_gip.spice_select(pool(), 3, model=7)

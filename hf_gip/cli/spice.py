@@ -61,6 +61,7 @@ def spice_command(
     from hf_gip.manifest.layout import check_empty
 
     check_empty(out)
+    _check_window(window, frozen)
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {
@@ -81,3 +82,13 @@ def spice_command(
     subset = spice_select(pool, k, model=model, **options)
     show_picks(subset, started, terminal)
     save_and_tell(subset, out, terminal, rows=rows)
+
+
+def _check_window(window: int, frozen: bool) -> None:
+    """Raise unless the two go together; said here in the words of the command line.
+
+    Raises:
+        ValueError: If all rows at once are asked for with a proxy in training.
+    """
+    if not window and not frozen:
+        raise ValueError("`--window 0`, all rows at once, needs a proxy that stays as it is: add `--frozen`.")

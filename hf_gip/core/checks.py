@@ -1,5 +1,7 @@
 """Argument checks: one sentence each, saying what is wrong, the value found and what to do."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,33 @@ def check_k(k: int, n: int) -> None:
     """
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n:
         raise ValueError(f"`k` must be a whole number between 1 and the number of rows ({n}), got {k!r}.")
+
+
+def check_count(name: str, value: object, *, optional: bool = False) -> None:
+    """Raise unless `value` is a whole number from 1, or None where it may be.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive number{' or None' if optional else ''}, got {value!r}.")
+
+
+def check_seed(seed: object) -> None:
+    """Raise unless `seed` starts a random generator.
+
+    Raises:
+        ValueError: If it is no whole number, or too large for one.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) >= 10**18:
+        raise ValueError(f"`seed` must be a whole number of at most 18 digits, got {seed!r}.")
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite number, and not True or False."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_matrix(name: str, matrix: Tensor, width: int | None = None) -> None:

@@ -44,18 +44,16 @@ def add_sketch(
     """
     d = out.shape[1]
     end = start + values.shape[1]
-    signed = values * flips
+    wide = out.new_zeros(len(out), 2 * d)  # the second half is what wraps round
     stretches = range(start // d, (end + d - 1) // d)
     numbers = torch.arange(stretches.start, stretches.stop)  # on the CPU: the shifts steer slices
     shifts = ((scrambled(numbers, seed, ~stream) >> 1) & ((1 << 62) - 1)) % d
     for stretch, shift in zip(stretches, shifts.tolist(), strict=True):
         low, high = max(start, stretch * d), min(end, (stretch + 1) * d)
         place = (low - stretch * d + shift) % d
-        piece = signed[:, low - start : high - start]
-        fits = min(high - low, d - place)
-        out[:, place : place + fits] += piece[:, :fits]
-        if fits < high - low:
-            out[:, : high - low - fits] += piece[:, fits:]
+        flip = flips[low - start : high - start].to(values.dtype)
+        wide[:, place : place + high - low].addcmul_(values[:, low - start : high - start], flip)
+    out += wide[:, :d] + wide[:, d:]
 
 
 def sketch(values: Float[Tensor, "b p"], d: int, *, seed: int = 0, stream: int = 0) -> Float[Tensor, "b d"]:

@@ -1,13 +1,12 @@
 """SPICE: the rows with the most Fisher information and the least gradient conflict."""
 
-import math
 from itertools import chain
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hf_gip.core.checks import check_k, check_matrix
+from hf_gip.core.checks import check_k, check_matrix, is_number
 from hf_gip.core.fisher import FISHERS, Fisher
 from hf_gip.core.lazy import LazyGreedy, Picks, Rule
 from hf_gip.core.selection import Selection
@@ -99,13 +98,13 @@ def check_options(
     Raises:
         ValueError: Naming the option, the value found and the range.
     """
-    if not (math.isfinite(alpha) and alpha > 0):
+    if not (is_number(alpha) and alpha > 0):
         raise ValueError(f"`alpha` must be a positive number, got {alpha!r}: 1.0 is the paper's.")
-    if not (math.isfinite(conflict_penalty) and conflict_penalty >= 0):
+    if not (is_number(conflict_penalty) and conflict_penalty >= 0):
         raise ValueError(f"`conflict_penalty` must be zero or a positive number, got {conflict_penalty!r}.")
-    if stop_ratio is not None and not 0 < stop_ratio < 1:
+    if stop_ratio is not None and not (is_number(stop_ratio) and 0 < stop_ratio < 1):
         raise ValueError(f"`stop_ratio` must be between 0 and 1, or None never to stop, got {stop_ratio!r}.")
     if fisher not in FISHERS:
         raise ValueError(f"`fisher` must be one of {', '.join(FISHERS)}, got {fisher!r}.")
-    if window is not None and (isinstance(window, bool) or window < 1):
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
         raise ValueError(f"`window` must be a whole number of rows, or None for the whole pool, got {window!r}.")

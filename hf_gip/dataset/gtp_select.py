@@ -101,7 +101,9 @@ def gtp_select(
     _check_ridge(ridge)
     plan = plan_trajectories(dataset, {name: value for name, value in options.items() if name not in BESIDES})
     request = {"method": "gtp", "version": VERSION, "k": k, "ridge": ridge, "id_column": id_column, **plan.request}
-    selection = select_once(dataset, request, lambda: _select(dataset, cast("int", k), plan, ridge, id_column))
+    selection = select_once(
+        dataset, request, lambda: _select(dataset, cast("int", k), plan, ridge, id_column), shared=True
+    )
     from hf_gip.dataset.gtp_evidence import GtpEvidence
 
     selection = replace(selection, evidence=GtpEvidence(dataset, plan))
@@ -113,7 +115,7 @@ def _select(dataset: Dataset, k: int, plan: Plan, ridge: float | None, id_column
 
     from hf_gip.core.gtp import gtp
     from hf_gip.core.pool import Share
-    from hf_gip.features.store import rank_and_world
+    from hf_gip.features.ranks import rank_and_world
 
     found, (rank, world) = plan.gather(k), rank_and_world()
     logger.info("stage 3 of 3: the pursuit of %d rows among %d", k, len(found.rows))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hf_gip.features.adam import AdamMoments
-    from hf_gip.features.gradients import GradientRecipe
+    from hf_gip.features.reader import GradientRecipe
     from hf_gip.features.store import GradientStore
 
 
@@ -24,7 +24,7 @@ def check_shared_cache() -> None:
     Raises:
         ValueError: If caching is off.
     """
-    from hf_gip.features.store import rank_and_world
+    from hf_gip.features.ranks import rank_and_world
 
     if not is_caching_enabled() and rank_and_world()[1] > 1:
         raise ValueError(

@@ -84,8 +84,9 @@ class SpiceEvidence:
         return next(rows for part in usable[shuffled].split(window) if row in (rows := set(part.tolist())))
 
     def _gradients(self, rows: Any, wanted: list[int], model: Any) -> Float[Tensor, "j d"]:
-        from hf_gip.features.gradients import GradientReader, GradientRecipe, context_length
+        from hf_gip.features.gradients import context_length
         from hf_gip.features.proxy import prepared
+        from hf_gip.features.reader import GradientReader, GradientRecipe
         from hf_gip.features.tokens import Tally, token_batches
 
         options = self.options

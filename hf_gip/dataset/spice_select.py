@@ -110,7 +110,9 @@ def spice_select(
     }
     request = {"method": "spice", "version": VERSION, "k": k, "proxy": named.identity, **plain}
     folder = cache_folder("runs", fingerprint_of(dataset, request))
-    selection = select_once(dataset, request, lambda: _select(dataset, cast("int", k), named, options, folder))
+    selection = select_once(
+        dataset, request, lambda: _select(dataset, cast("int", k), named, options, folder), shared=True
+    )
     from hf_gip.dataset.spice_evidence import SpiceEvidence
     from hf_gip.features.spice_run import forget
 
@@ -161,8 +163,8 @@ def _trained(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any]
     """The paper's pipeline: window by window, the proxy trained on what was chosen."""
     import torch
 
-    from hf_gip.features.gradients import GradientReader, GradientRecipe
     from hf_gip.features.pace import announce
+    from hf_gip.features.reader import GradientReader, GradientRecipe
     from hf_gip.features.spice_run import TrainedProxy, WindowedRun
 
     length, seed = options["max_length"], options["seed"]
@@ -195,7 +197,7 @@ def _frozen(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any],
     import torch
 
     from hf_gip.dataset.run_cache import cached_gradients
-    from hf_gip.features.gradients import GradientRecipe
+    from hf_gip.features.reader import GradientRecipe
     from hf_gip.features.spice_run import WindowedRun
 
     length, seed = options["max_length"], options["seed"]
@@ -213,6 +215,7 @@ def _frozen(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any],
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
+    from hf_gip.core.checks import check_count, check_seed
     from hf_gip.core.spice import check_options
 
     check_options(*(options[name] for name in ("alpha", "conflict_penalty", "stop_ratio", "fisher", "window")))
@@ -226,6 +229,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
         )
     if every is not None and options["parameters"] == "hidden":
         raise ValueError("`parameters='hidden'` are no weights to train: add `update_every=None`.")
-    for name in ("max_length", "batch_size"):
-        if options[name] < 1:
-            raise ValueError(f"`{name}` must be a positive number, got {options[name]!r}.")
+    check_count("max_length", options["max_length"])
+    check_count("batch_size", options["batch_size"])
+    check_count("dims", options["dims"], optional=True)
+    check_seed(options["seed"])

@@ -35,16 +35,26 @@ def check_dataset(dataset: Any, k: Any, id_column: str | None = None) -> None:
         _check_id_column(dataset, id_column)
 
 
-def select_once(dataset: Dataset, request: Mapping[str, Any], select: "Callable[[], Selection]") -> "Selection":
-    """The cached selection for this dataset and request, or a fresh one, kept for the next call."""
+def select_once(
+    dataset: Dataset, request: Mapping[str, Any], select: "Callable[[], Selection]", *, shared: bool = False
+) -> "Selection":
+    """The cached selection for this dataset and request, or a fresh one, kept for the next call.
+
+    Where ranks work together on it (`shared`), a selection that one of them has cached serves all: one that began
+    anew would wait for the others for ever.
+    """
     from hf_gip.dataset.selection_cache import load_selection, store_selection
 
     fingerprint = fingerprint_of(dataset, request)
-    selection = load_selection(fingerprint) if is_caching_enabled() else None
+    selection = cached = load_selection(fingerprint) if is_caching_enabled() else None
+    if shared:
+        from hf_gip.features.ranks import first_found
+
+        selection = first_found(cached)
     if selection is None:
         selection = select()
-        if is_caching_enabled():
-            store_selection(fingerprint, selection)
+    if cached is None and is_caching_enabled():
+        store_selection(fingerprint, selection)
     return selection
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, is_caching_enabled
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from hf_gip.core.rows import MemoryRows, Rows
 from hf_gip.dataset.run_cache import cache_folder, cached_gradients, check_shared_cache
@@ -18,9 +18,10 @@ from hf_gip.dataset.subset import fingerprint_of
 from hf_gip.dataset.trajectories import Trajectories
 from hf_gip.features.checkpoints import Checkpoint, adapter_folder, at, trainer_checkpoints, warm_checkpoints
 from hf_gip.features.files import FileRows
-from hf_gip.features.gradients import GradientReader, GradientRecipe, context_length
+from hf_gip.features.gradients import context_length
 from hf_gip.features.proxy import NamedModel, prepared
-from hf_gip.features.store import rank_and_world
+from hf_gip.features.ranks import rank_and_world, together
+from hf_gip.features.reader import GradientReader, GradientRecipe
 from hf_gip.features.subspace import snapshot_basis
 from hf_gip.features.tokenise import TokenRows, check_vocabulary, tokenised
 from hf_gip.features.warmup import WarmUpPlan, warm_up
@@ -139,13 +140,14 @@ def _checkpoints(model: nn.Module, run: Run, key: str) -> list[Checkpoint]:
     steps = len(plan.orders(run.pool.usable)[0])
     logger.info("stage 1 of 3: a warm-up run of %d epochs of %d steps", plan.epochs, steps)
     folder = cache_folder("warmups", key) or run.scratch / key
-    rank, world = rank_and_world()
-    if rank == 0:
-        reader = GradientReader(model, run.recipe)
-        length, batch_size = options["max_length"], options["batch_size"]
-        warm_up(folder, reader, run.pool.rows, run.pool.usable, plan, max_length=length, batch_size=batch_size)
-    if world > 1:
-        distributed.barrier()
+
+    def first_rank_runs() -> None:
+        if rank_and_world()[0] == 0:
+            reader = GradientReader(model, run.recipe)
+            length, batch_size = options["max_length"], options["batch_size"]
+            warm_up(folder, reader, run.pool.rows, run.pool.usable, plan, max_length=length, batch_size=batch_size)
+
+    together(first_rank_runs)
     return warm_checkpoints(folder, plan, steps)
 
 

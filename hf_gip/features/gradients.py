@@ -3,35 +3,22 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from datasets.utils import tqdm
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from hf_gip.core.sketch import add_sketch, rademacher, signs
+from hf_gip.core.checks import check_count
 from hf_gip.features.adam import AdamMoments
-from hf_gip.features.layers import Layer, Passed, at_rest, find_layers, output_head, watched, watched_hidden
 from hf_gip.features.pace import announce
-from hf_gip.features.tokens import IGNORED, Tally, TokenBatch, token_batches
+from hf_gip.features.reader import GradientReader, GradientRecipe
+from hf_gip.features.tokens import Tally, TokenBatch, token_batches
 
 logger = logging.getLogger(__name__)
-
-BLOCK_BYTES = 1 << 28  # of exact gradients in memory at a time
-HALF_SCALE = 2.0**12  # keeps float16 output gradients from vanishing; taken out again in float32
-
-
-@dataclass(frozen=True, slots=True)
-class GradientRecipe:
-    """Which gradients, and how they are projected: the options of `gradient_features` of the same names."""
-
-    parameters: str = "lora"
-    dims: int | None = 1024
-    side: int | None = None
-    normalize: bool = False
-    seed: int = 0
-    max_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +39,7 @@ class GradientFeatures:
 
 
 def gradient_features(
-    model: nn.Module,
+    model: str | Path | nn.Module,
     rows: Sequence[Any],
     *,
     parameters: str = "lora",
@@ -77,9 +64,12 @@ def gradient_features(
     √2·‖x‖‖y‖/√dims. The sketch is the same on every device and rank and takes no memory but one byte per weight.
 
     Args:
-        model: A causal language model, on the device to use. A small one of the same family does well as a proxy.
+        model: A causal language model: a Hub id, a local folder, or a live one on the device to use. A small one of
+            the same family does well as a proxy. One opened by name goes to a GPU where there is one, and gets LoRA
+            layers of rank 16 where `parameters` wants some and it has none, drawn from `seed`.
         rows: Tokenised rows: mappings with `input_ids` and, where not every token counts, `labels` with −100 on those
-            that do not. A `datasets.Dataset` will do.
+            that do not. A `datasets.Dataset` will do; of text too, where the model is opened by name, with its own
+            tokenizer and every token counting.
         parameters: Whose gradient: `"lora"`, every active LoRA A and B (also on a quantised model); `"last_layer"`,
             the output layer's weight; `"hidden"`, not a weight but ∂loss/∂h of the last hidden states, summed over
             tokens, which needs no backward through the model; or a pattern of linear layers' names such as
@@ -91,7 +81,7 @@ def gradient_features(
         scaling: Adam's moments (`adam_moments`), for the step Adam would take on the row alone, as in LESS. Needs
             the exact gradient, so no `side`.
         normalize: Divide each vector by its length, after projection.
-        seed: Which projection.
+        seed: Which projection, and which LoRA layers.
         batch_size: Rows per forward pass; rows of like length go together.
         max_length: Tokens per row at most; None: the model's context.
 
@@ -99,12 +89,32 @@ def gradient_features(
         The vectors of all rows with a labelled token, and which rows these are.
 
     Raises:
-        ValueError: If nothing is to be had of `parameters`, the model has no logits, a row is not tokenised, a
-            row's gradient is not finite, or options exclude each other.
+        TypeError: If `model` is neither a name nor a module.
+        ValueError: If no such model can be opened, nothing is to be had of `parameters`, the model has no logits, a
+            row is not tokenised, a row's gradient is not finite, or options are out of range or exclude each other.
     """
-    reader = GradientReader(model, GradientRecipe(parameters, dims, side, normalize, seed, max_length), scaling)
+    recipe = GradientRecipe(parameters, dims, side, normalize, seed, max_length)
+    check_count("batch_size", batch_size)
+    check_count("max_length", max_length, optional=True)
+    if isinstance(model, nn.Module):
+        return _taken(model, rows, recipe, scaling, batch_size)
+    from hf_gip.features.proxy import name_model, prepared
+
+    opened, tokenizer = name_model(model, device="cuda" if torch.cuda.is_available() else "cpu").load()
+    if isinstance(rows, Dataset) and "input_ids" not in rows.column_names:
+        from hf_gip.features.tokenise import tokenised
+
+        rows = tokenised(rows, tokenizer, None, max_length or context_length(opened)).rows
+    with prepared(opened, parameters, seed) as ready:
+        return _taken(ready, rows, recipe, scaling, batch_size)
+
+
+def _taken(
+    model: nn.Module, rows: Sequence[Any], recipe: GradientRecipe, scaling: AdamMoments | None, batch_size: int
+) -> GradientFeatures:
+    reader = GradientReader(model, recipe, scaling)
     tally = Tally()
-    length = max_length or context_length(model)
+    length = recipe.max_length or context_length(model)
     batches = token_batches(rows, range(len(rows)), batch_size, length, tally)
     features, positions = [torch.empty(0, reader.width)], [torch.empty(0, dtype=torch.int64)]
     announce(
@@ -127,7 +137,7 @@ def gradient_features(
 
 
 def with_progress(
-    reader: "GradientReader", batches: Iterator[TokenBatch], total: int
+    reader: GradientReader, batches: Iterator[TokenBatch], total: int
 ) -> Iterator[tuple[TokenBatch, Tensor]]:
     """Every batch with its vectors, under a progress bar with rows a second and the time left."""
     with tqdm(total=total, unit="row", desc="Gradients") as bar:
@@ -141,173 +151,3 @@ def context_length(model: nn.Module) -> int:
     """Tokens the model can attend to; no limit where its configuration names none."""
     config = getattr(getattr(model, "module", model), "config", None)
     return getattr(config, "max_position_embeddings", None) or 1 << 31
-
-
-class GradientReader:
-    """Turns batches of tokens into projected per-example gradients. See `gradient_features`."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        recipe: GradientRecipe,
-        scaling: AdamMoments | None = None,
-        basis: Float[Tensor, "p r"] | None = None,
-    ) -> None:
-        """Find the layers. A `basis`, one column per direction, takes the place of the sketch.
-
-        Raises:
-            ValueError: If options exclude each other, or are out of range.
-        """
-        if scaling is not None and (recipe.side is not None or recipe.parameters == "hidden"):
-            raise ValueError(
-                "`scaling` needs the exact gradient of weights: leave `side` and `parameters='hidden'` out."
-            )
-        for name, value in (("dims", recipe.dims), ("side", recipe.side)):
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be a positive number or None, got {value}.")
-        self.model, self.hidden = model, recipe.parameters == "hidden"
-        self.layers = [] if self.hidden else find_layers(model, recipe.parameters)
-        self.side, self.seed, self.normalize, self.scaling = recipe.side, recipe.seed, recipe.normalize, scaling
-        full = self.full_width()
-        self.basis = None if basis is None else basis.to(next(model.parameters()).device)
-        if basis is not None and (len(basis) != full or recipe.side is not None):
-            raise ValueError(
-                f"`basis` must have one row per weight ({full}), got {len(basis)}, or goes with no `side`."
-            )
-        self.dims = recipe.dims if recipe.dims is not None and recipe.dims < full else None
-        self.width = basis.shape[1] if basis is not None else self.dims or full
-        self.flips: dict[int, Tensor] = {}
-
-    def full_width(self) -> int:
-        """Length of the vector before the sketch."""
-        if self.hidden:
-            return int(getattr(output_head(self.model), "weight").shape[1])  # noqa: B009 — `nn.Module` hides its type
-        narrow = [[min(side, self.side or side) for side in layer.shape] for layer in self.layers]
-        return sum(rows * columns for rows, columns in narrow)
-
-    def read(self, batch: TokenBatch) -> Float[Tensor, "b d"]:
-        """Vectors of one batch, float32, on the CPU.
-
-        Raises:
-            ValueError: Naming the rows whose gradient is not finite.
-        """
-        with at_rest(self.model):
-            vectors = self.hidden_vectors(batch) if self.hidden else self.weight_vectors(batch)
-        finite = torch.isfinite(vectors).all(dim=1).cpu()
-        if not bool(finite.all()):
-            bad = ", ".join(str(row) for row in batch.rows[~finite].tolist())
-            raise ValueError(
-                f"`model` must give finite gradients, got NaN or infinity in row {bad}: "
-                "look at these rows, or load the model in bfloat16 or float32."
-            )
-        if self.normalize and self.basis is None:
-            vectors = torch.nn.functional.normalize(vectors, dim=1)
-        return vectors.cpu()
-
-    def weight_vectors(self, batch: TokenBatch) -> Float[Tensor, "b d"]:
-        """Gradients of the layers' weights."""
-        with watched(self.layers) as passed:
-            loss, scale = self.loss(batch)
-        return self.collected(passed, loss, scale, len(batch.rows))
-
-    def collected(self, passed: Sequence[Passed], loss: Tensor, scale: float, rows: int) -> Float[Tensor, "b d"]:
-        """Gradients of `loss`, the sum of the `rows` examples' own losses times `scale`, by the layers watched."""
-        outputs = [output for record in passed for output in record.outputs]
-        flowed = iter(torch.autograd.grad(loss, outputs, allow_unused=True))
-        out = torch.zeros(rows, self.width, device=loss.device)
-        energy = torch.zeros(rows, device=loss.device)
-        start = 0
-        for number, (layer, record) in enumerate(zip(self.layers, passed, strict=True)):
-            arrived = [next(flowed) for _ in record.outputs]
-            for offset, block in self.weight_gradient(layer, record, arrived, scale):
-                self.add(out, start, number, offset, block)
-                if self.basis is not None:
-                    energy += block.square().sum(dim=1)
-            start += self.size(layer)
-        if self.normalize and self.basis is not None:  # by the whole gradient: what lies outside the basis counts
-            out /= energy.sqrt().clamp(min=torch.finfo(energy.dtype).tiny)[:, None]
-        return out
-
-    def hidden_vectors(self, batch: TokenBatch) -> Float[Tensor, "b d"]:
-        """∂loss/∂h of the last hidden states, summed over tokens."""
-        with watched_hidden(output_head(self.model)) as seen:
-            loss, scale = self.loss(batch)
-        (flowed,) = torch.autograd.grad(loss, seen)
-        out = torch.zeros(len(batch.rows), self.width, device=loss.device)
-        self.add(out, 0, 0, 0, flowed.float().sum(dim=1) / scale)
-        return out
-
-    def loss(self, batch: TokenBatch) -> tuple[Tensor, float]:
-        """Sum over the batch of every example's own mean loss, times a scale.
-
-        Raises:
-            ValueError: If the model's output has no logits.
-        """
-        device = next(self.model.parameters()).device
-        output = self.model(
-            input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-        )
-        logits = getattr(output, "logits", None)
-        if logits is None or logits.ndim != 3:
-            raise ValueError(
-                f"`model` must be a causal language model with logits per token, got {type(self.model).__name__}: "
-                "load it with `AutoModelForCausalLM`."
-            )
-        targets = batch.labels[:, 1:].to(logits.device)
-        counted = targets != IGNORED
-        losses = torch.nn.functional.cross_entropy(logits[:, :-1][counted].float(), targets[counted], reduction="none")
-        share = (counted / counted.sum(dim=1, keepdim=True))[counted]  # each token's part in its example's mean
-        scale = HALF_SCALE if logits.dtype == torch.float16 else 1.0
-        return (losses * share).sum() * scale, scale
-
-    def size(self, layer: Layer) -> int:
-        """Numbers that a layer contributes before the sketch."""
-        rows, columns = (min(side, self.side or side) for side in layer.shape)
-        return rows * columns
-
-    def weight_gradient(
-        self, layer: Layer, record: Passed, flowed: Sequence[Tensor | None], scale: float
-    ) -> Iterator[tuple[int, Float[Tensor, "b p"]]]:
-        """Parts of a layer's per-example gradients Σ_l e_l a_lᵀ, whole rows of the weight at a time.
-
-        Raises:
-            ValueError: If the layer mixes examples.
-        """
-        pairs = [(e.float() / scale, a.float()) for e, a in zip(flowed, record.inputs, strict=True) if e is not None]
-        if any(e.ndim != 3 for e, _ in pairs):
-            raise ValueError(
-                f"`parameters` must name layers that see (batch, length, width), got {layer.name}, which sees another "
-                "shape: leave routed experts out."
-            )
-        if not pairs:
-            return
-        left, right = (torch.cat(side, dim=1) for side in zip(*pairs, strict=True))
-        if layer.transposed:
-            left, right = right, left
-        left, right = self.narrowed(left, layer, 0), self.narrowed(right, layer, 1)
-        step = max(1, BLOCK_BYTES // (4 * len(left) * right.shape[2]))
-        for first in range(0, left.shape[2], step):
-            block = (left[:, :, first : first + step].mT @ right).flatten(1)
-            if self.scaling is not None:
-                block = self.scaling.scaled(f"{layer.name}.weight", block, first * right.shape[2])
-            yield first * right.shape[2], block
-
-    def narrowed(self, factor: Float[Tensor, "b l w"], layer: Layer, which: int) -> Float[Tensor, "b l v"]:
-        """One side of a layer's gradient, multiplied by random signs where it is wider than `side`."""
-        if self.side is None or factor.shape[2] <= self.side:
-            return factor
-        stream = 2 * self.layers.index(layer) + which
-        return factor @ rademacher(factor.shape[2], self.side, seed=~self.seed, stream=stream, like=factor)
-
-    def add(self, out: Tensor, start: int, stream: int, offset: int, block: Tensor) -> None:
-        """Put part of a layer's vector where it belongs: on the basis, into the sketch, or in its place."""
-        if self.basis is not None:
-            out += block @ self.basis[start + offset : start + offset + block.shape[1]]
-            return
-        if self.dims is None:
-            out[:, start + offset : start + offset + block.shape[1]] = block
-            return
-        if stream not in self.flips:
-            size = self.size(self.layers[stream]) if self.layers else block.shape[1]
-            self.flips[stream] = signs(0, size, self.seed, stream, block.device)
-        add_sketch(out, block, offset, self.seed, stream, self.flips[stream][offset : offset + block.shape[1]])

@@ -35,8 +35,13 @@ def find_layers(model: nn.Module, parameters: str) -> list[Layer]:
     """The layers that `parameters` names: `"lora"`, `"last_layer"` or a pattern of module names.
 
     Raises:
+        TypeError: If it is no text.
         ValueError: If nothing is found, or gradients of what is found would not be exact.
     """
+    if not isinstance(parameters, str):
+        raise TypeError(
+            f"`parameters` must be lora, last_layer, hidden or a pattern of layer names, got {parameters!r}."
+        )
     if parameters == "last_layer":
         head = output_head(model)
         return [as_layer(name, module) for name, module in model.named_modules() if module is head]
@@ -67,6 +72,16 @@ def output_head(model: nn.Module) -> nn.Module:
         )
     trained = getattr(head, "modules_to_save", None)  # PEFT's copy that is trained in the original's place
     return trained[head.active_adapters[0]] if isinstance(trained, nn.ModuleDict) else head
+
+
+def vocabulary_size(model: nn.Module) -> int | None:
+    """How many tokens the model knows; None where it does not tell."""
+    getter = getattr(getattr(model, "module", model), "get_input_embeddings", None)
+    try:
+        weight = getattr(getter() if getter is not None else None, "weight", None)
+    except (NotImplementedError, AttributeError):  # of a model with embeddings of its own kind
+        return None
+    return len(weight) if isinstance(weight, Tensor) else None
 
 
 def lora_layers(model: nn.Module) -> list[Layer]:
@@ -104,6 +119,12 @@ def as_layer(name: str, module: nn.Module) -> Layer:
     """
     weight = getattr(module, "weight", None)
     transposed = type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+    if hasattr(module, "base_layer"):
+        own = name.rpartition(".")[2]
+        raise ValueError(
+            f"`parameters` must name linear layers, got {name}, a linear layer under LoRA: name the layer inside, "
+            f'"*.{own}.base_layer", or take `parameters="lora"`.'
+        )
     if not (isinstance(module, nn.Linear) or transposed) or not isinstance(weight, Tensor):
         raise ValueError(f"`parameters` must name linear layers, got {name}, a {type(module).__name__}.")
     if not weight.is_floating_point():

@@ -9,7 +9,7 @@ from datasets.utils import tqdm
 from hf_gip.features.tokens import Tally, padded, read_row
 
 if TYPE_CHECKING:
-    from hf_gip.features.gradients import GradientReader
+    from hf_gip.features.reader import GradientReader
 
 ANNOUNCE_SECONDS = 10.0
 SAMPLE_ROWS = 64  # whose lengths are looked at

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_gip.features.encoders import folder_digest
-from hf_gip.features.gradients import GradientReader
 from hf_gip.features.identity import content_id, model_id
 from hf_gip.features.layers import at_rest, output_head
+from hf_gip.features.reader import GradientReader
 from hf_gip.features.tokens import TokenBatch
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,11 @@ def _tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
 
 
 def _load(name: str, revision: str | None, tokenizer: Any, device: str) -> tuple[nn.Module, Any]:
-    """Weights in the type they are stored in, on `device`; no code of the repository is run."""
+    """Weights in the type they are stored in, on `device`; no code of the repository is run.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {} if revision is None else {"revision": revision}
@@ -205,5 +209,12 @@ def _load(name: str, revision: str | None, tokenizer: Any, device: str) -> tuple
             tokenizer = AutoTokenizer.from_pretrained(name, **where)
         except (OSError, ValueError):  # rows that are tokenised already need none
             logger.info("no tokenizer beside the model %s", name)
-    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **where)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **where)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".:")
+        raise ValueError(
+            f"`model` must hold a causal language model, got {name!r}, which transformers cannot open ({reason}): "
+            "look at the files there, or pass a live model."
+        ) from error
     return model.to(device), tokenizer

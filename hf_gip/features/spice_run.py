@@ -22,9 +22,9 @@ from hf_gip.core.spice import spice
 from hf_gip.core.windows import quotas
 from hf_gip.disk import CACHE, written
 from hf_gip.features.aside import write_aside
-from hf_gip.features.gradients import GradientReader
 from hf_gip.features.proxy import ProxyTrainer
-from hf_gip.features.store import rank_and_world
+from hf_gip.features.ranks import gathered, rank_and_world, together
+from hf_gip.features.reader import GradientReader
 from hf_gip.features.tokens import Tally, TokenBatch, token_batches
 
 logger = logging.getLogger(__name__)
@@ -137,18 +137,12 @@ class TrainedProxy:
         """
         found = torch.zeros(len(rows), self.reader.width)
         place = {row: number for number, row in enumerate(rows.tolist())}
-        wrong: str | None = None
-        try:
+
+        def read() -> None:
             for batch in islice(self.batches(list(place)), self.rank, None, self.world):
                 found[[place[row] for row in batch.rows.tolist()]] = self.reader.read(batch)
-        except ValueError as error:
-            wrong = str(error)
-        told = [wrong]
-        if self.world > 1:
-            told = [None] * self.world
-            distributed.all_gather_object(told, wrong)
-        if any(told):
-            raise ValueError(next(message for message in told if message))
+
+        together(read)
         if self.world > 1:
             shared = found.to(next(self.reader.model.parameters()).device)
             distributed.all_reduce(shared)  # every row is zero on all ranks but one: the sum is exact
@@ -182,21 +176,25 @@ class TrainedProxy:
         Raises:
             RuntimeError: If ranks stand at different windows.
         """
-        path, done = None if self.folder is None else self.folder / "state.safetensors", Progress()
-        if path is not None and path.exists():
-            with safe_open(path, "pt") as state:
-                names = list(state.keys())
-                self.trainer.restore({name: state.get_tensor(name) for name in names})
-                done = Progress(**json.loads(state.metadata()["progress"]))
-            logger.info("going on after window %d with %d rows chosen", done.window, len(done.rows))
-        stands = [done.window] * self.world
-        if self.world > 1:
-            distributed.all_gather_object(stands, done.window)
+        done = together(self.saved_progress)
+        stands = gathered(done.window)
         if len(set(stands)) > 1:
             raise RuntimeError(
                 f"ranks must go on from one state, got windows {', '.join(map(str, stands))}: let them share the "
                 "datasets cache (`HF_DATASETS_CACHE`)."
             )
+        return done
+
+    def saved_progress(self) -> Progress:
+        """What this rank's folder holds, the proxy's weights put in place."""
+        path = None if self.folder is None else self.folder / "state.safetensors"
+        if path is None or not path.exists():
+            return Progress()
+        with safe_open(path, "pt") as state:
+            names = list(state.keys())
+            self.trainer.restore({name: state.get_tensor(name) for name in names})
+            done = Progress(**json.loads(state.metadata()["progress"]))
+        logger.info("going on after window %d with %d rows chosen", done.window, len(done.rows))
         return done
 
 

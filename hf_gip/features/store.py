@@ -1,7 +1,5 @@
 """Gradients of many rows on disk: made shard by shard by any number of processes, resumed, and read in place."""
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,15 +9,17 @@ import torch
 from datasets.utils import tqdm
 from jaxtyping import Float, Int64
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from hf_gip.disk import written
 from hf_gip.features.adam import AdamMoments
 from hf_gip.features.aside import write_aside
 from hf_gip.features.files import FileRows, readable, safetensors_rows
-from hf_gip.features.gradients import GradientReader, GradientRecipe, context_length
+from hf_gip.features.gradients import context_length
 from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
 from hf_gip.features.pace import announce
+from hf_gip.features.ranks import first_found, gathered, rank_and_world, together
+from hf_gip.features.reader import GradientReader, GradientRecipe
+from hf_gip.features.store_folder import check_same, claim, read_identity, shard_path
 from hf_gip.features.tokens import Tally, token_batches
 
 FORMAT = 1
@@ -93,12 +93,42 @@ def store_gradients(
         **({"basis": tensors_id({"basis": basis})} if basis is not None else {}),
     }
     folder = Path(folder)
-    claim(folder, identity)
-    missing = [number for number in range(shard_count(len(rows))) if not readable(shard_path(folder, number))]
-    fill(folder, reader, rows, missing[rank::world], batch_size, identity)
-    if world > 1:
-        distributed.barrier()
+    check_agreed(identity)
+    together(lambda: claim(folder, identity))
+    found = [number for number in range(shard_count(len(rows))) if not readable(shard_path(folder, number))]
+    missing = first_found(found) or []  # one list for all: a slow rank would already see shards of a quick one
+    together(lambda: fill(folder, reader, rows, missing[rank::world], batch_size, identity))
+    together(lambda: check_shared(folder, len(rows)))
     return open_store(folder)
+
+
+def check_agreed(identity: dict[str, Any]) -> None:
+    """Raise, on every rank, unless all are about to make the same store.
+
+    Raises:
+        ValueError: With every rank's id.
+    """
+    ids = gathered(content_id(identity))
+    if len(set(ids)) > 1:
+        raise ValueError(
+            f"`model`, `rows` and options must be the same on every rank, got stores {', '.join(ids)}: load one "
+            "checkpoint everywhere, or draw weights from one seed."
+        )
+
+
+def check_shared(folder: Path, rows: int) -> None:
+    """Raise unless this rank sees what all ranks wrote.
+
+    Raises:
+        ValueError: If shards are not there.
+    """
+    missing = [number for number in range(shard_count(rows)) if not shard_path(folder, number).exists()]
+    if missing:
+        raise ValueError(
+            f"`folder` must be one that all ranks share, got {len(missing)} of {shard_count(rows)} shards missing in "
+            f"{folder} on rank {rank_and_world()[0]}: put it, or the datasets cache (`HF_DATASETS_CACHE`), on a "
+            "shared disk."
+        )
 
 
 def fill(
@@ -148,7 +178,7 @@ def open_store(folder: str | Path) -> GradientStore:
     folder = Path(folder)
     if not (folder / "gradients.json").exists():
         raise FileNotFoundError(f"`folder` must hold a gradient store, got none in {folder}: make it first.")
-    identity = _identity(folder / "gradients.json")
+    identity = read_identity(folder / "gradients.json")
     count = shard_count(identity["rows"])
     present = sum(1 for _ in folder.glob("gradients-*.safetensors"))
     if present < count:
@@ -175,85 +205,6 @@ def open_store(folder: str | Path) -> GradientStore:
     return GradientStore(features, rows, **counts, identity=identity)
 
 
-def _identity(path: Path) -> dict[str, Any]:
-    """What a store says it was made of.
-
-    Raises:
-        ValueError: If it is not readable or names no number of rows.
-    """
-    try:
-        identity = json.loads(path.read_text())
-        rows = identity["rows"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        identity, rows = {}, None
-    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
-        raise ValueError(f"`folder` must hold a gradient store, got an unreadable {path.name}: make it anew.")
-    return identity
-
-
-def claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Mark the folder as this run's, or check that it already is.
-
-    Raises:
-        ValueError: If it is another's.
-    """
-    marker = folder / "gradients.json"
-    with written(folder, "free space there or choose another folder (HF_DATASETS_CACHE moves the cache)"):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not marker.exists() or not _is_json(marker):  # damaged on disk: every shard names its store as well
-            aside = folder / f".gradients.{os.getpid()}.part"
-            aside.write_text(json.dumps(identity, indent=2, sort_keys=True))
-            os.replace(aside, marker)
-    found = json.loads(marker.read_text())
-    differing = [name for name in identity if found.get(name) != identity[name]]
-    if differing:
-        raise ValueError(
-            f"`folder` must be empty or hold the same store, got {content_id(found)} where this run is "
-            f"{content_id(identity)} (they differ in {', '.join(differing)}): choose another folder."
-        )
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        return isinstance(json.loads(path.read_bytes()), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def check_same(path: Path, found: str, wanted: str) -> None:
-    """Raise unless a shard belongs to its store.
-
-    Raises:
-        ValueError: With both ids.
-    """
-    if found != wanted:
-        raise ValueError(
-            f"`folder` must hold shards of one store, got {path.name} of {found} in the store {wanted}: "
-            "delete the shard."
-        )
-
-
-def shard_path(folder: Path, number: int) -> Path:
-    """Where a shard is."""
-    return folder / f"gradients-{number:05d}.safetensors"
-
-
 def shard_count(rows: int) -> int:
     """How many shards that many rows make."""
     return -(-rows // SHARD_ROWS)
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process among its peers.
-
-    Raises:
-        RuntimeError: If a launcher started several and they have no process group.
-    """
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RuntimeError(
-            f"a process group must exist where {os.environ['WORLD_SIZE']} processes share the work, got none: "
-            "create `accelerate.PartialState()` first."
-        )
-    return 0, 1

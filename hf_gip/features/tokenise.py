@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
@@ -45,12 +46,13 @@ def tokenised(dataset: Dataset, tokenizer: Any, columns: Sequence[str] | None, m
     """Tokens of every row: its own `input_ids` and `labels` where it has them, else its text's, every token counting.
 
     Raises:
-        ValueError: If there are texts and no tokenizer, or both tokens and `columns`.
+        ValueError: If there are texts and no tokenizer, both tokens and `columns`, or tokens that are no lists.
     """
     if "input_ids" in dataset.column_names:
         if columns is not None:
             raise ValueError("`columns` names texts and has no use beside `input_ids`: leave one out.")
         kept = [name for name in ("input_ids", "labels") if name in dataset.column_names]
+        _check_lists(dataset, kept)
         rows, recipe = dataset.select_columns(kept).with_format(None), {"columns": kept}
     else:
         text = text_recipe(dataset, columns)
@@ -95,6 +97,22 @@ def check_vocabulary(rows: Dataset, model: nn.Module) -> None:
             raise ValueError(
                 f"`model` must know every token of the rows, got token {most if most >= size else least} where its "
                 f"vocabulary has {size}: tokenise with the model's own tokenizer."
+            )
+
+
+def _check_lists(dataset: Dataset, names: Sequence[str]) -> None:
+    """Raise unless each column holds lists of whole numbers.
+
+    Raises:
+        ValueError: Naming the column and what it holds.
+    """
+    for name in names:
+        kind = dataset.data.schema.field(name).type
+        listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        if not listed or not (pa.types.is_integer(kind.value_type) or pa.types.is_null(kind.value_type)):
+            raise ValueError(
+                f"`{name}` must be a column of lists of tokens, got one of {kind}: rows of text belong in a column of "
+                "another name."
             )
 
 

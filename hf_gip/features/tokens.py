@@ -89,6 +89,24 @@ def read_row(row: Any, position: int, max_length: int, tally: Tally) -> tuple[li
     return tokens, labels
 
 
+def check_tokens(batch: TokenBatch, vocabulary: int) -> None:
+    """Raise unless every token and label is one of the model's `vocabulary` tokens.
+
+    Raises:
+        ValueError: With the first that is not, and its row.
+    """
+    for name, tokens in (("input_ids", batch.input_ids), ("labels", batch.labels)):
+        known = (tokens >= 0) & (tokens < vocabulary)
+        if name == "labels":
+            known |= tokens == IGNORED
+        if not bool(known.all()):
+            row, place = (int(number) for number in torch.nonzero(~known)[0])
+            raise ValueError(
+                f"`rows` must hold tokens of the model's own vocabulary, 0 to {vocabulary - 1}, got "
+                f"{int(tokens[row, place])} in the {name} of row {int(batch.rows[row])}: use the model's tokenizer."
+            )
+
+
 def padded(ready: Sequence[tuple[int, list[int], list[int]]]) -> TokenBatch:
     """Rows of uneven length as one batch."""
     width = max(len(tokens) for _, tokens, _ in ready)

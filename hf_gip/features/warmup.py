@@ -17,8 +17,8 @@ from torch import Tensor
 from hf_gip.disk import CACHE, written
 from hf_gip.features.aside import write_aside
 from hf_gip.features.files import readable
-from hf_gip.features.gradients import GradientReader
 from hf_gip.features.proxy import ProxyTrainer
+from hf_gip.features.reader import GradientReader
 from hf_gip.features.subspace import weight_vector
 from hf_gip.features.tokens import Tally, token_batches
 

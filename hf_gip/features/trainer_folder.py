@@ -1,0 +1,125 @@
+"""What a Trainer leaves in a checkpoint folder: weights, Adam's moments, learning rates."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hf_gip.features.adam import AdamMoments
+
+ADAPTER = "adapter_config.json"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Its weights in safetensors, a model's or an adapter's."""
+    return [path for path in sorted(folder.glob("*.safetensors")) if path.name.startswith(("model", "adapter_model"))]
+
+
+def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The folder's weights by the names of `model`'s parameters.
+
+    Raises:
+        ValueError: If a weight has no place in the model.
+    """
+    found: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        found |= load_file(path)
+    if (folder / ADAPTER).exists():
+        adapter = _adapter_name(model)
+        found = {re.sub(r"(lora_\w+)\.weight$", rf"\1.{adapter}.weight", name): each for name, each in found.items()}
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for name, tensor in found.items():
+        if shapes.get(name) != tensor.shape:
+            own = tuple(shapes[name]) if name in shapes else "no such weight"
+            raise ValueError(
+                f"`checkpoints` must be of `model`, got {name} of shape {tuple(tensor.shape)} in {folder.name!r} "
+                f"where the model has {own}: give the model they were trained from."
+            )
+    return found
+
+
+def _adapter_name(model: nn.Module) -> str:
+    """The name of the model's LoRA adapter.
+
+    Raises:
+        ValueError: If it has none, or more than one.
+    """
+    names = {name for module in model.modules() for name in getattr(module, "lora_A", {})}
+    if len(names) != 1:
+        raise ValueError(
+            f"`model` must have the one LoRA adapter of `checkpoints`, got {sorted(names)}: give the base model."
+        )
+    return str(next(iter(names)))
+
+
+def read_moments(folder: Path, model: nn.Module) -> AdamMoments:
+    """Adam's moments by parameter name. The optimizer numbers parameters as the Trainer handed them over.
+
+    Raises:
+        ValueError: If the folder holds no state of an Adam over the weights it holds.
+    """
+    path = folder / "optimizer.pt"
+    if not path.exists():
+        raise ValueError(
+            f"`checkpoints` must hold the optimizer's state, got no optimizer.pt in {folder.name!r}: save without "
+            "`save_only_model`, or add `adam=False` for plain gradients."
+        )
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    names = _optimizer_order(model, set(read_weights(folder, model)))
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    pairs = [(name, state["state"].get(number, {})) for name, number in zip(names, numbers, strict=False)]
+    first = {name: each["exp_avg"] for name, each in pairs if "exp_avg" in each}
+    second = {name: each["exp_avg_sq"] for name, each in pairs if "exp_avg_sq" in each}
+    if len(names) != len(numbers) or not first or any(first[name].shape != shapes[name] for name in first):
+        raise ValueError(
+            f"`checkpoints` must hold an Adam state for the weights beside it, got another in {folder.name!r} "
+            f"({len(numbers)} parameters for {len(names)} weights): add `adam=False` for plain gradients."
+        )
+    return AdamMoments(first, second, tuple(state["param_groups"][0]["betas"]))
+
+
+def _optimizer_order(model: nn.Module, trained: set[str]) -> list[str]:
+    """The trained parameters in the Trainer's order: those with weight decay first."""
+    from transformers import Trainer
+
+    decayed = set(Trainer.get_decay_parameter_names(cast("Any", None), model))  # it asks nothing of the trainer
+    names = [name for name, _ in model.named_parameters() if name in trained]
+    return sorted(names, key=lambda name: name not in decayed)
+
+
+def logged_rates(folders: Sequence[Path]) -> list[float]:
+    """The mean learning rate since the checkpoint before, from what the Trainer logged.
+
+    Raises:
+        ValueError: If it logged none.
+    """
+    states = [_trainer_state(folder) for folder in folders]
+    ends = [state["global_step"] for state in states]
+    rates = []
+    for folder, state, end in zip(folders, states, ends, strict=True):
+        begin = max((other for other in ends if other < end), default=0)
+        logged = [
+            entry["learning_rate"]
+            for entry in state["log_history"]
+            if "learning_rate" in entry and begin < entry["step"] <= end
+        ]
+        if not logged:
+            raise ValueError(
+                f"`rates` must be given, got no learning rate logged in {folder.name!r} after step {begin}: pass "
+                "`rates=[…]`, one per checkpoint."
+            )
+        rates.append(sum(logged) / len(logged))
+    return rates
+
+
+def _trainer_state(folder: Path) -> dict[str, Any]:
+    path = folder / "trainer_state.json"
+    if not path.exists():
+        raise ValueError(f"`rates` must be given, got no trainer_state.json in {folder.name!r}: pass `rates=[…]`.")
+    return json.loads(path.read_text())
