@@ -326,6 +326,7 @@ def masked() -> Dataset:
         (pool, 3, {"max_length": 0}, "`max_length` must be a positive number, got 0."),
         (pool, 3, {"alpha": -1.0}, "`alpha` must be a positive number, got -1.0: 1.0 is the paper's."),
         (pool, 3, {"alpha": "1"}, "`alpha` must be a positive number, got '1': 1.0 is the paper's."),
+        (pool, 3, {"conflict_penalty": None}, "`conflict_penalty` must be zero or a positive number, got None."),
         (pool, 3, {"stop_ratio": "half"}, "`stop_ratio` must be between 0 and 1, or None never to stop, got 'half'."),
         (
             pool,

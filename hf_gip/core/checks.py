@@ -1,6 +1,7 @@
 """Argument checks: one sentence each, saying what is wrong, the value found and what to do."""
 
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def check_seed(seed: object) -> None:
         raise ValueError(f"`seed` must be a whole number of at most 18 digits, got {seed!r}.")
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is a finite number, and not True or False."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -90,9 +90,7 @@ def as_selection(gradients: Float[Tensor, "n d"], runs: list[Picks], parameters:
     return Selection(indices, gains, record=record, curves={"conflict": conflict, "overlap": gains - alone})
 
 
-def check_options(
-    alpha: float, conflict_penalty: float, stop_ratio: float | None, fisher: str, window: int | None
-) -> None:
+def check_options(alpha: object, conflict_penalty: object, stop_ratio: object, fisher: object, window: object) -> None:
     """Raise unless every option is in its range.
 
     Raises:
