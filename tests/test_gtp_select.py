@@ -183,7 +183,7 @@ datasets.config.HF_DATASETS_CACHE = __import__("pathlib").Path({cache!r})
 from tiny import tiny_model, tiny_rows, with_lora
 import hf_gip
 from hf_gip.core import gtp
-from hf_gip.features import gradients, proxy, store, warmup
+from hf_gip.features import proxy, reader, store, warmup
 warmup.SAVE_SECONDS, store.SHARD_ROWS, warmup.STEP_ROWS = 0.0, 10, 10
 def told(name, call):
     def slowly(*arguments, **options):
@@ -192,7 +192,7 @@ def told(name, call):
         return call(*arguments, **options)
     return slowly
 proxy.ProxyTrainer.step = told("step", proxy.ProxyTrainer.step)
-gradients.GradientReader.read = told("read", gradients.GradientReader.read)
+reader.GradientReader.read = told("read", reader.GradientReader.read)
 gtp.pursue = told("pursue", gtp.pursue)
 rows, goal = (datasets.Dataset.from_list(each) for each in (tiny_rows(50), tiny_rows(7, seed=9)))
 subset = hf_gip.gtp_select(rows, 8, model=with_lora(tiny_model()), target=goal, subspace={subspace!r}, **{run!r})
