@@ -101,12 +101,13 @@ def gradient_features(
     from hf_gip.features.proxy import name_model, prepared
 
     opened, tokenizer = name_model(model, device="cuda" if torch.cuda.is_available() else "cpu").load()
+    tokens: Any = rows
     if isinstance(rows, Dataset) and "input_ids" not in rows.column_names:
         from hf_gip.features.tokenise import tokenised
 
-        rows = tokenised(rows, tokenizer, None, max_length or context_length(opened)).rows
+        tokens = tokenised(rows, tokenizer, None, max_length or context_length(opened)).rows
     with prepared(opened, parameters, seed) as ready:
-        return _taken(ready, rows, recipe, scaling, batch_size)
+        return _taken(ready, tokens, recipe, scaling, batch_size)
 
 
 def _taken(

@@ -107,7 +107,7 @@ def _check_lists(dataset: Dataset, names: Sequence[str]) -> None:
         ValueError: Naming the column and what it holds.
     """
     for name in names:
-        kind = dataset.data.schema.field(name).type
+        kind: Any = dataset.data.schema.field(name).type
         listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
         if not listed or not (pa.types.is_integer(kind.value_type) or pa.types.is_null(kind.value_type)):
             raise ValueError(
