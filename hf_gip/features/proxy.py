@@ -39,7 +39,7 @@ class NamedModel:
     load: Callable[[], tuple[nn.Module, Any]]
 
 
-def name_model(model: str | nn.Module, tokenizer: Any = None, *, device: str = "cpu") -> NamedModel:
+def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: str = "cpu") -> NamedModel:
     """Find out which model is meant.
 
     Args:
