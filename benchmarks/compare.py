@@ -31,9 +31,9 @@ def main() -> None:
     vectors = np.load(DATA / "alpaca_minilm_f16.npy").astype(np.float32)
     asked = hf_gip.embed(goal.select(range(TARGET)), DEFAULT_ENCODER, columns=["question"]).matrix
     subsets = {
-        "gip": pool.gip_select(K, features=vectors),
-        "gip with three judges": pool.gip_select(K, features=vectors, scores=JUDGES),
-        "gip towards GSM8K": pool.gip_select(K, features=vectors, target=asked),
+        "gip": hf_gip.gip_select(pool, K, features=vectors),
+        "gip with three judges": hf_gip.gip_select(pool, K, features=vectors, scores=JUDGES),
+        "gip towards GSM8K": hf_gip.gip_select(pool, K, features=vectors, target=asked),
     }
     began = time.perf_counter()
     told = {"features": vectors, "target": asked, "scores": JUDGES, "seeds": SEEDS, "baselines": True}
