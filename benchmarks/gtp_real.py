@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from datasets import Dataset, config, disable_progress_bars
 from machine import write_results
-from spice_real import LENGTH, SEEDS, learned, trained
+from peft import LoraConfig, get_peft_model
+from spice_pool import LENGTH, learned, trained
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -22,9 +23,11 @@ from hf_gip import gradient_trajectories, gtp, less, rds
 from hf_gip.core.diagnostics import random_sets
 from hf_gip.core.nnls import nnls
 from hf_gip.dataset.trajectories import Trajectories
+from hf_gip.features.proxy import LORA
 from hf_gip.features.tokens import Tally, token_batches
 
 RUN: dict[str, Any] = {"share": 0.25, "epochs": 3, "learning_rate": 2e-3, "dims": 1024, "batch_size": 16}
+SEEDS = 5  # random sets
 NEAR = 0.95  # cosine of two gradients along the run from which the rows count as near copies
 Pair = tuple[str, str]
 
@@ -132,7 +135,9 @@ def main() -> None:
     others = ["\n".join(pair) for pair in alpaca[given.alpaca :] + maths[given.gsm8k :]]
     tokenizer = learned(others)
     encoded = [{"input_ids": [0, *each.ids[: LENGTH - 1]]} for each in tokenizer.encode_batch(others)]
-    model, first, last = trained(encoded, given.steps)
+    ((plain_model, losses),) = trained(encoded, [given.steps])
+    model = get_peft_model(plain_model, LoraConfig(**LORA))
+    first, last = losses[0], statistics.mean(losses[-10:])
     maths = maths[: given.gsm8k]
     again = [(f"Please solve this. {prompt}", answer) for prompt, answer in maths[: given.again]]
     pool = tokens(alpaca[: given.alpaca] + maths + again, tokenizer)

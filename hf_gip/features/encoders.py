@@ -59,7 +59,7 @@ def name_encoder(encoder: str | Encoder, *, device: str | None = None) -> NamedE
         return NamedEncoder(LexicalEncoder().identity, LexicalEncoder)
     if isinstance(encoder, str) and encoder:
         return _sentence_transformer(encoder, device)
-    if isinstance(encoder, Encoder) and not isinstance(encoder, str):  # text has an `encode`, too
+    if not isinstance(encoder, str) and isinstance(encoder, Encoder):  # text has an `encode`, too
         kind = type(encoder)
         answer = np.round(np.asarray(as_numpy(encoder.encode(PROBE)), dtype=np.float32), 3) + 0.0
         identity = {"encoder": f"{kind.__module__}.{kind.__qualname__}", "probe": _digest(answer.tobytes())}
