@@ -64,3 +64,13 @@ def test_names_and_sizes_are_text(saved: tuple[Dataset, Path], name: str) -> Non
     with pytest.raises(ValueError, match=f"^`{name}` must .*got None"):
         hf_gip.save_subset(saved[0], saved[1] / "new", **{name: None})  # pyright: ignore[reportArgumentType]
     assert not (saved[1] / "new").exists()
+
+
+def test_a_page_is_no_folder_and_a_row_no_truth_value(saved: tuple[Dataset, Path]) -> None:
+    subset, folder = saved
+    with pytest.raises(
+        ValueError, match=r"^`path` must be a file to write, got the folder .*: add a name, as report\.html\.$"
+    ):
+        hf_gip.write_report(subset, folder)
+    with pytest.raises(TypeError, match=r"^`row` must be a position in the pool, such as 0, got True\.$"):
+        subset.selection.explain(True)  # pyright: ignore[reportAttributeAccessIssue]

@@ -44,6 +44,16 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def check_row(row: int) -> None:
+    """Raise unless `row` is a number.
+
+    Raises:
+        TypeError: If not.
+    """
+    if isinstance(row, bool) or not isinstance(row, int):
+        raise TypeError(f"`row` must be a position in the pool, such as 0, got {row!r:.80}.")
+
+
 def check_matrix(name: str, matrix: Tensor, width: int | None = None) -> None:
     """Raise unless `matrix` is a finite, non-empty, floating (rows, width) tensor.
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hf_gip.core.checks import check_matrix
+from hf_gip.core.checks import check_matrix, check_row
 from hf_gip.core.queries import square_root
 from hf_gip.core.selection import Selection
 
@@ -90,14 +90,16 @@ def explain(
         The explanation.
 
     Raises:
+        TypeError: If `row` is no whole number.
         ValueError: If the selection is not one of `gip`'s, or `row` is no row of the pool.
     """
+    check_row(row)
     check_matrix("features", features)
     parameters = selection.record.get("parameters", {})
     if selection.record.get("method") != "gip" or parameters.get("pursuit") != "orthogonal":
         found = [selection.record.get("method"), parameters.get("pursuit")]
         raise ValueError(f"`selection` must come from `gip` with the orthogonal pursuit, got {found}.")
-    if isinstance(row, bool) or not 0 <= row < len(features):
+    if not 0 <= row < len(features):
         raise ValueError(f"`row` must be a row of the pool, 0 to {len(features) - 1}, got {row!r}.")
     picks = selection.indices.tolist()
     rank = picks.index(row) + 1 if row in picks else None

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hf_gip.core.checks import check_row
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -97,8 +99,10 @@ class Selection:
         """Why `row` (a position in the pool) was chosen, or which picks made it redundant.
 
         Raises:
+            TypeError: If `row` is no whole number.
             ValueError: If this selection no longer knows its features, as after loading it from the Hub.
         """
+        check_row(row)
         if self.evidence is None:
             raise ValueError(
                 "`explain` needs the features, which this selection does not hold: select again in this process, or "

@@ -43,8 +43,10 @@ def write_page(
         The path.
 
     Raises:
-        ValueError: If `texts` or a column does not have one value per pick.
+        ValueError: If `texts` or a column does not have one value per pick, or `path` is a folder.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"`path` must be a file to write, got the folder {str(path)!r}: add a name, as report.html.")
     columns, remarks = dict(columns or {}), dict(remarks or {})
     for name, values in {"texts": texts, **columns, **remarks}.items():
         if len(values) != len(selection):
@@ -85,9 +87,8 @@ def _facts(selection: Selection) -> list[tuple[str, str]]:
 def _notes(selection: Selection) -> list[str]:
     half = selection.flattens_at()
     share = float(selection.gains[:half].sum() / selection.gains.sum().clamp(min=1e-300))
-    advice = (
-        f"The first {half:,} picks hold {share:.0%} of what all {len(selection):,} hold; later ones add less than "
-    )
+    first = f"The first {half:,} picks hold" if half > 1 else "The first pick holds"
+    advice = f"{first} {share:.0%} of what all {len(selection):,} hold; later ones add less than "
     return [*selection.record.get("notes", []), advice + "the average pick."]
 
 
