@@ -31,7 +31,7 @@ from hf_gip.core.rows import Rows
 BLOCK = 64
 NEAR = 16  # rows on the shortlist per draft
 OTHERS = 32  # rows tried before all others, per draft
-KEPT = 1 << 29  # bytes of products kept between verifying and accepting
+KEPT = 3 << 27  # bytes of products kept between verifying and accepting: with 10⁶ rows in a file all fits 1.5 GiB
 
 
 @dataclass(frozen=True, slots=True)
