@@ -343,6 +343,10 @@ def test_a_model_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         gradient_features("nobody/has-this", tiny_rows(2))
+    message = f"`model` must be a folder with a saved model, got {str(tmp_path)!r} without config.json."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        gradient_features(tmp_path, tiny_rows(2))
+    (tmp_path / "config.json").write_text("{}")
     message = (
         f"`model` must hold a causal language model, got {str(tmp_path)!r}, which transformers cannot open "
         f"(Unrecognized model in {tmp_path}"
