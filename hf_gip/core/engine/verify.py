@@ -78,7 +78,7 @@ def attempt(
     among = replay(state, own.held, out)
     goal = among.diagonal().clone()
     count = torch.minimum(leading(goal > state.stop), panel.good).clamp(min=1) * (asked.gain[0] > state.stop)
-    screen = Screen(goal, max(piece, len(others)))
+    screen = Screen(goal, max(min(piece, source.n), len(others)) if ready(goal) else 0)  # a GPU has no use for it
     goal[0] = torch.inf  # it is the best row by the state itself
     earlier = torch.ones(b, b, dtype=torch.bool, device=goal.device).triu_()
     count = torch.minimum(count, unbeaten(among.masked_fill_(earlier, -torch.inf), picks, picks, goal))
@@ -112,7 +112,7 @@ class Screen:
         self.parts = goal.new_empty(size, b + 2)
         self.most = goal.new_empty(size, b)
         self.sums = goal.new_empty(b + 2, b)
-        self.sums[:b] = torch.ones(b, b, dtype=goal.dtype).triu_(1)
+        self.sums[:b] = torch.ones(b, b, dtype=goal.dtype, device=goal.device).triu_(1)
         self.sums[b] = 1 + NEARLY  # none is lost to rounding
         self.sums[b + 1] = NEARLY * self.goal.abs() - self.goal
 
