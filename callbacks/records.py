@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import Trainer
 
+from hf_gip.disk import written
 from hf_gip.manifest.run import Run, add_round
 
 from .choose import Recipe
@@ -20,8 +21,17 @@ PACKAGES = ("hf-gip", "torch", "transformers", "trl", "datasets")
 
 
 def write_round(trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: Round) -> Path:
-    """Write a round to `output_dir/gip/selection_epoch_00000.parquet`, whole or not at all; `run.json` lists it."""
+    """Write a round to `output_dir/gip/selection_epoch_00000.parquet`, whole or not at all; `run.json` lists it.
+
+    Raises:
+        OSError: If the disk is full or closed.
+    """
     folder = Path(trainer.args.output_dir or ".") / "gip"
+    with written(folder, "free space there, then resume from the last checkpoint"):
+        return _write(folder, trainer, pool, settings, chosen)
+
+
+def _write(folder: Path, trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: Round) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"selection_epoch_{chosen.epoch:05d}.parquet"
     aside = path.with_suffix(".parquet.part")

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, config
+from hf_gip.callbacks import GIPSelectionCallback
 from hub_server import ALICE, Hub
 from tiny import tiny_model, tiny_rows, with_lora
+from training import make_trainer, word_rows
+from transformers import PrinterCallback
 
 import hf_gip
 from hf_gip.features.store import open_store, store_gradients
@@ -99,6 +102,17 @@ def test_a_full_disk_leaves_no_subset_store_or_page(tmp_path: Path) -> None:
         store_gradients(tmp_path / "store", with_lora(tiny_model()), tokens())
     with pytest.raises(FileNotFoundError, match="run `store_gradients` again"):
         open_store(tmp_path / "store")
+
+
+def test_a_full_disk_ends_a_training_run_that_selects(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "run", word_rows(300), num_train_epochs=1, per_device_train_batch_size=100)
+    trainer.remove_callback(PrinterCallback)  # what is printed may go to a file
+    trainer.add_callback(GIPSelectionCallback(trainer, 200))
+    with full_disk(), pytest.raises(OSError, match=SENTENCE):
+        trainer.train()
+    assert not hf_gip.verify(tmp_path / "run").ok
+    trainer.train()
+    assert hf_gip.verify(tmp_path / "run").ok
 
 
 @pytest.mark.hub

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hf_gip.dataset.open import open_dataset
+from hf_gip.cli.inputs import open_excluded
+from hf_gip.dataset.open import open_dataset, open_recorded
 
 ROWS = {"text": ["one", "two", "three"], "score": [1, 2, 3]}
 
@@ -30,6 +31,19 @@ def test_saved_folders_are_read_and_their_split_chosen(tmp_path: Path) -> None:
     assert open_dataset(str(tmp_path / "many"), split="test").to_dict() == ROWS
     with pytest.raises(ValueError, match=r"^`split` must be one of \['test'\], got 'train'\.$"):
         open_dataset(str(tmp_path / "many"))
+    with pytest.raises(ValueError, match=r"^`split` must be left out for 'one', which has no splits, got 'test'\.$"):
+        open_dataset(str(tmp_path / "one"), split="test")
+
+
+def test_a_split_of_a_file_is_refused_but_one_that_a_manifest_records_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    Dataset.from_dict(ROWS).to_json(str(path))
+    with pytest.raises(ValueError, match=r"^`split` must be left out for 'rows\.jsonl', which has no splits, got 'x'"):
+        open_dataset(str(path), split="x")
+    assert open_recorded(str(path), split="test").to_dict() == ROWS
+    assert open_excluded(str(path), split=None, config=None).to_dict() == ROWS  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"^`split` must be left out for 'rows\.jsonl'"):
+        open_excluded(str(path), split="validation", config=None)
 
 
 def test_a_missing_path_is_named() -> None:

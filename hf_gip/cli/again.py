@@ -27,10 +27,10 @@ def pool_again(manifest: "Manifest", source: str) -> "Dataset":
     Raises:
         ValueError: If `source` is of another size.
     """
-    from hf_gip.dataset.open import open_dataset
+    from hf_gip.dataset.open import open_recorded
 
     kept = manifest.source
-    pool = open_dataset(source, split=kept.split or "train", config=kept.config, revision=kept.revision)
+    pool = open_recorded(source, split=kept.split, config=kept.config, revision=kept.revision)
     if len(pool) != kept.num_rows:
         raise ValueError(f"`--source` must be the pool of {kept.num_rows:,} rows, got {len(pool):,} rows.")
     return pool

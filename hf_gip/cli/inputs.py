@@ -69,3 +69,10 @@ def open_target(name: str, *, split: str, config: str | None) -> "Dataset | np.n
     from hf_gip.dataset.open import open_dataset
 
     return vectors(name) if name.endswith(".npy") else open_dataset(name, split=split, config=config)
+
+
+def open_excluded(name: str, *, split: str | None, config: str | None) -> "Dataset | np.ndarray":
+    """What to stay away from, likewise: the test split where there are splits and none is named."""
+    from hf_gip.dataset.open import has_splits
+
+    return open_target(name, split=split or ("test" if has_splits(name) else "train"), config=config)

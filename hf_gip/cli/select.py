@@ -46,7 +46,7 @@ def select_command(
     budget_tokens: Annotated[int | None, typer.Option(help="Most tokens of all rows; --k is then a ceiling.")] = None,
     token_column: Annotated[str | None, typer.Option(help="A column of token counts.")] = None,
     exclude: Annotated[str | None, typer.Option(help="Stay away from this: a dataset, a file, or .npy.")] = None,
-    exclude_split: Annotated[str, typer.Option(help="Split of what to stay away from.")] = "test",
+    exclude_split: Annotated[str | None, typer.Option(help="Its split; test, where it has splits.")] = None,
     exclude_config: Annotated[str | None, typer.Option(help="Its configuration.")] = None,
     exclude_above: Annotated[float, typer.Option(help="How close is too close, as a cosine.")] = 0.9,
     id_column: Annotated[str | None, typer.Option(help="A column that names the rows.")] = None,
@@ -59,7 +59,7 @@ def select_command(
     ] = True,
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
-    from hf_gip.cli.inputs import names, open_target, quotas, vectors, weighed
+    from hf_gip.cli.inputs import names, open_excluded, open_target, quotas, vectors, weighed
     from hf_gip.cli.output import console
     from hf_gip.cli.pools import read_pool, save_and_tell, show_picks
     from hf_gip.dataset.gip_select import gip_select
@@ -86,7 +86,7 @@ def select_command(
         "min_per_group": quotas(min_per_group),
         "budget_tokens": budget_tokens,
         "token_column": token_column,
-        "exclude": None if exclude is None else open_target(exclude, split=exclude_split, config=exclude_config),
+        "exclude": None if exclude is None else open_excluded(exclude, split=exclude_split, config=exclude_config),
         "exclude_above": exclude_above,
         "id_column": id_column,
         "device": device,

@@ -25,7 +25,7 @@ def open_dataset(
     Args:
         source: A local `.parquet`, `.jsonl`, `.json`, `.csv`, `.tsv` or `.txt` file, a folder written by
             `save_to_disk`, or a Hub id such as `"tatsu-lab/alpaca"`.
-        split: The split of a Hub dataset or of a saved `DatasetDict`.
+        split: The split of a Hub dataset or of a saved `DatasetDict`; a file and a saved `Dataset` have none.
         config: The configuration of a Hub dataset.
         revision: The revision of a Hub dataset.
         token: The token for the Hub, instead of the stored one.
@@ -38,6 +38,8 @@ def open_dataset(
         ValueError: If the file cannot be read, or a split or configuration does not exist.
     """
     path = Path(source).expanduser()
+    if split != "train" and not has_splits(source):
+        raise ValueError(f"`split` must be left out for {path.name!r}, which has no splits, got {split!r}.")
     if path.is_dir():
         return _saved(path, split)
     if path.suffix.lower() in READERS or path.is_file():
@@ -50,6 +52,17 @@ def open_dataset(
         raise FileNotFoundError(
             f"no dataset {source!r} on the Hub, or it cannot be seen from here: check the name, or `hf auth login`."
         ) from error
+
+
+def has_splits(source: str) -> bool:
+    """Whether what `source` names has splits: the Hub's datasets and a saved `DatasetDict`."""
+    path = Path(source).expanduser()
+    return (path / "dataset_dict.json").is_file() if path.exists() else path.suffix.lower() not in READERS
+
+
+def open_recorded(source: str, *, split: str | None, **options: Any) -> Dataset:
+    """`open_dataset` at the split that a manifest records; a copy of that split in a file has none."""
+    return open_dataset(source, split=(split if has_splits(source) else None) or "train", **options)
 
 
 def _file(path: Path) -> Dataset:

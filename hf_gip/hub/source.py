@@ -33,7 +33,7 @@ def open_source(manifest: Manifest, source: Source | None, token: Token) -> Data
         TypeError: If `source` is no name.
         ValueError: If the manifest names no repository and nothing was given.
     """
-    from hf_gip.dataset.open import open_dataset
+    from hf_gip.dataset.open import open_recorded
 
     if isinstance(source, Dataset):
         return source
@@ -49,7 +49,7 @@ def open_source(manifest: Manifest, source: Source | None, token: Token) -> Data
     name: Any = kept.repo_id if source is None else source
     check_path("source", name, "a Dataset, a file, a folder, or a Hub id")
     name = os.fspath(name)
-    return open_dataset(name, split=kept.split or "train", config=kept.config, revision=kept.revision, token=token)
+    return open_recorded(name, split=kept.split, config=kept.config, revision=kept.revision, token=token)
 
 
 @dataclass(frozen=True, slots=True)
