@@ -70,10 +70,10 @@ GOOD = torch.ones(4, 3)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: less(GOOD, [GOOD, GOOD], 2), "one matrix per checkpoint of the trajectories (1), got 2"),
+        (lambda: less(GOOD, [GOOD, GOOD], 2), "one matrix per checkpoint of `trajectories` (1), got 2"),
         (lambda: less([GOOD, GOOD[:2]], [GOOD, GOOD], 2), "the same rows at every checkpoint, got [4, 2] and [4, 4]"),
         (lambda: less(GOOD, GOOD, 2, rates=[0.0]), "not all 0, got [0.0]"),
-        (lambda: less(GOOD, GOOD, 2, subtasks=[0]), "one number per target row (4), got 1"),
+        (lambda: less(GOOD, GOOD, 2, subtasks=[0]), "one whole number per target row (4), got [0]"),
         (lambda: less(GOOD, GOOD[:, :2], 2), "`target` must have the features' width 3, got 2"),
         (lambda: less(GOOD, GOOD, 5), "`k` must be a whole number between 1"),
         (lambda: rds(GOOD, GOOD[:, :2], 2), "`queries` must have the features' width 3, got 2"),

@@ -151,7 +151,7 @@ def test_no_text_of_a_row_is_taken_for_markup_or_control(tmp_path: Path, capsys:
             ["--id-column", "good"],
             "`id_column` must name each row once, got 34 repeated values in 'good': leave it out to use positions.",
         ),
-        (["--noise", "-1"], "`noise` must be a finite number of at least 0, got -1.0."),
+        (["--noise", "-1"], "`noise` must be a number of at least 0, got -1.0."),
         (
             ["--device", "cuda"],
             "`device` is 'cuda' but torch sees no GPU here: leave `device` out, or install a CUDA torch.",

@@ -270,12 +270,12 @@ def headless() -> nn.Module:
             "`model` must use plain LoRA for exact gradients, got a variant such as DoRA in "
             "base_model.model.model.layers.0.self_attn.q_proj: train the proxy without it.",
         ),
-        (tiny_model, {"dims": 0}, "`dims` must be a positive number or None, got 0."),
-        (tiny_model, {"dims": 1.5}, "`dims` must be a positive number or None, got 1.5."),
-        (tiny_model, {"side": -1}, "`side` must be a positive number or None, got -1."),
-        (tiny_model, {"batch_size": 0}, "`batch_size` must be a positive number, got 0."),
-        (tiny_model, {"batch_size": None}, "`batch_size` must be a positive number, got None."),
-        (tiny_model, {"max_length": -4}, "`max_length` must be a positive number or None, got -4."),
+        (tiny_model, {"dims": 0}, "`dims` must be a whole number of at least 1 or None, got 0."),
+        (tiny_model, {"dims": 1.5}, "`dims` must be a whole number of at least 1 or None, got 1.5."),
+        (tiny_model, {"side": -1}, "`side` must be a whole number of at least 1 or None, got -1."),
+        (tiny_model, {"batch_size": 0}, "`batch_size` must be a whole number of at least 1, got 0."),
+        (tiny_model, {"batch_size": None}, "`batch_size` must be a whole number of at least 1, got None."),
+        (tiny_model, {"max_length": -4}, "`max_length` must be a whole number of at least 1 or None, got -4."),
     ],
 )
 def test_a_model_or_option_that_cannot_work_is_refused(model, options, message: str) -> None:

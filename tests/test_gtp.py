@@ -229,7 +229,7 @@ GOOD = torch.ones(4, 3)
         (lambda: gtp(GOOD, torch.ones(5), 2), "`target` must have the features' width 3, got 5"),
         (lambda: gtp(GOOD, None, 5), "`k` must be a whole number between 1 and the number of rows (4), got 5"),
         (lambda: gtp(GOOD, None, 2, rates=[1.0, 2.0]), "one learning rate per checkpoint (1), got 2"),
-        (lambda: gtp(GOOD, None, 2, rates=[-1.0]), "`rates` must be finite, at least 0 and not all 0"),
+        (lambda: gtp(GOOD, None, 2, rates=[-1.0]), "`rates` must be finite numbers of at least 0, not all 0"),
         (lambda: gtp(GOOD, None, 2, ridge=-1.0), "`ridge` must be a number of at least 0"),
         (lambda: gtp(GOOD, None, 2, max_passes=0), "`max_passes` must be a whole number of at least 1, got 0"),
         (lambda: gtp([GOOD, GOOD[:2]], None, 2), "must hold the same rows at every checkpoint, got [4, 2]"),

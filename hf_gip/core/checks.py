@@ -1,10 +1,17 @@
 """Argument checks: one sentence each, saying what is wrong, the value found and what to do."""
 
 import math
-from typing import TypeGuard
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+
+def shown(value: object) -> str:
+    """A value found, in one line of at most 80 letters."""
+    return " ".join(repr(value).split())[:80]
 
 
 def check_k(k: int, n: int) -> None:
@@ -14,7 +21,7 @@ def check_k(k: int, n: int) -> None:
         ValueError: If `k` is not a whole number between 1 and `n`.
     """
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n:
-        raise ValueError(f"`k` must be a whole number between 1 and the number of rows ({n}), got {k!r}.")
+        raise ValueError(f"`k` must be a whole number between 1 and the number of rows ({n}), got {shown(k)}.")
 
 
 def check_count(name: str, value: object, *, optional: bool = False) -> None:
@@ -26,7 +33,46 @@ def check_count(name: str, value: object, *, optional: bool = False) -> None:
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a positive number{' or None' if optional else ''}, got {value!r}.")
+        raise ValueError(
+            f"`{name}` must be a whole number of at least 1{' or None' if optional else ''}, got {shown(value)}."
+        )
+
+
+def check_amount(name: str, value: object, *, optional: bool = False) -> None:
+    """Raise unless `value` is a finite number of at least 0, or None where it may be.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not (value is None and optional) and not (is_number(value) and value >= 0):
+        raise ValueError(
+            f"`{name}` must be a number of at least 0{', or None' if optional else ''}, got {shown(value)}."
+        )
+
+
+def check_run(group: object, progress: object) -> None:
+    """Raise unless processes can share the run and its progress can be told.
+
+    Raises:
+        TypeError: If `group` is no process group or `progress` cannot be called.
+    """
+    if group is not None and not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"`group` must be a process group of `torch.distributed` or None, got {shown(group)}.")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"`progress` must be a function or None, got {shown(progress)}.")
+
+
+def as_list(name: str, values: Any, what: str) -> list[Any]:
+    """The elements of a sequence, tensor or array.
+
+    Raises:
+        TypeError: If it is none of these.
+    """
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes):
+        return list(values)
+    if hasattr(values, "tolist") and isinstance(listed := values.tolist(), list):
+        return listed
+    raise TypeError(f"`{name}` must be {what}, got {shown(values)}.")
 
 
 def check_seed(seed: object) -> None:
@@ -36,12 +82,17 @@ def check_seed(seed: object) -> None:
         ValueError: If it is no whole number, or too large for one.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) >= 10**18:
-        raise ValueError(f"`seed` must be a whole number of at most 18 digits, got {seed!r}.")
+        raise ValueError(f"`seed` must be a whole number of at most 18 digits, got {shown(seed)}.")
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether `value` is a finite number, and not True or False."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` is a finite number, not True or False, that float64 can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def check_row(row: int) -> None:
@@ -51,7 +102,7 @@ def check_row(row: int) -> None:
         TypeError: If not.
     """
     if isinstance(row, bool) or not isinstance(row, int):
-        raise TypeError(f"`row` must be a position in the pool, such as 0, got {row!r:.80}.")
+        raise TypeError(f"`row` must be a position in the pool, such as 0, got {shown(row)}.")
 
 
 def check_matrix(name: str, matrix: Tensor, width: int | None = None) -> None:

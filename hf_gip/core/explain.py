@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hf_gip.core.checks import check_matrix, check_row
+from hf_gip.core.checks import as_list, check_matrix, check_row, shown
+from hf_gip.core.gip_checks import check_precision
 from hf_gip.core.queries import square_root
 from hf_gip.core.selection import Selection
 
@@ -90,11 +91,20 @@ def explain(
         The explanation.
 
     Raises:
-        TypeError: If `row` is no whole number.
+        TypeError: If `selection` is none, `row` no whole number, or a matrix no floating-point tensor.
         ValueError: If the selection is not one of `gip`'s, or `row` is no row of the pool.
     """
     check_row(row)
     check_matrix("features", features)
+    if not isinstance(selection, Selection):
+        raise TypeError(f"`selection` must be what `gip` returned, got {shown(selection)}.")
+    if queries is not None:
+        check_matrix("queries", queries, features.shape[1])
+    if precision is not None:
+        check_precision(precision, len(features))
+    asked_for = None if names is None else as_list("names", names, "a list with a name for each query")
+    if asked_for is not None and len(asked_for) != (0 if queries is None else len(queries)):
+        raise ValueError(f"`names` must hold one name per query, got {len(asked_for)}.")
     parameters = selection.record.get("parameters", {})
     if selection.record.get("method") != "gip" or parameters.get("pursuit") != "orthogonal":
         found = [selection.record.get("method"), parameters.get("pursuit")]
@@ -117,7 +127,7 @@ def explain(
         gain=float(course.gains[at]),
         first_gain=float(course.gains[0]),
         novelty=float(course.variance[at] / course.variance[0].clamp(min=1e-300)),
-        served=_largest(served, names if names is not None else range(len(served))),
+        served=_largest(served, asked_for if asked_for is not None else range(len(served))),
         covered_by=_largest(lost, picks[:at]),
     )
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hf_gip.core.captured import most, notes, span_full_at
-from hf_gip.core.checks import check_k, check_matrix
+from hf_gip.core.checks import check_k, check_run
 from hf_gip.core.engine.greedy import greedy
 from hf_gip.core.engine.information import Information
 from hf_gip.core.engine.ledger import Ledger
@@ -18,9 +18,9 @@ from hf_gip.core.engine.loop import match
 from hf_gip.core.engine.projection import Projection
 from hf_gip.core.engine.ranks import Ranks, admit, agree, fingerprint, shared
 from hf_gip.core.engine.shortlist import ratio
-from hf_gip.core.gip_checks import check_limits, check_names
+from hf_gip.core.gip_checks import check_limits, check_names, check_precision, check_prefilter
 from hf_gip.core.limits import Limits
-from hf_gip.core.rows import MemoryRows, Rows
+from hf_gip.core.rows import MemoryRows, Rows, check_rows
 from hf_gip.core.selection import Selection
 from hf_gip.core.setting import prepare
 
@@ -90,7 +90,8 @@ def gip(
             disagree.
     """
     check_names(objective, pursuit, noise, precision)
-    source = _share(features, pursuit, group)
+    check_run(group, progress)
+    source = _share(features, pursuit, precision, group)
     if group is not None:
         if pursuit == "matching" or prefilter is not None or limits is not None:
             raise ValueError("`group` must go without `pursuit`, `prefilter` and `limits`: select in one process.")
@@ -98,10 +99,8 @@ def gip(
         agree({**told, "queries": fingerprint(queries)}, group)
     ranks = shared(source.n, group)
     check_k(k, ranks.n)
-    if prefilter is not None and not (isinstance(prefilter, int) and k <= prefilter <= source.n):
-        raise ValueError(
-            f"`prefilter` must lie between `k` ({k}) and the number of rows ({source.n}), got {prefilter!r}."
-        )
+    if prefilter is not None:
+        check_prefilter(prefilter, k, source.n)
     if limits is not None:
         check_limits(limits, source.n, k, noise, prefilter is None and pursuit == "orthogonal")
     setting = prepare(source, queries, noise, precision, ranks)
@@ -162,26 +161,33 @@ class _Work:
         return Information(self.source, self.scale, _whiten(self.queries, self.noise), self.k, self.noise)
 
 
-def _rows(features: Float[Tensor, "n d"] | Rows, pursuit: str) -> Rows:
-    if isinstance(features, Rows) and not isinstance(features, Tensor):
-        if pursuit == "matching":
-            raise ValueError('`features` must be a tensor for `pursuit="matching"`, got rows elsewhere: load them.')
-        return features
-    check_matrix("features", features)
-    return MemoryRows(features)
+def _rows(features: Float[Tensor, "n d"] | Rows, pursuit: str, precision: Float[Tensor, " n"] | None) -> Rows:
+    n, _ = check_rows("features", features)
+    if precision is not None:
+        check_precision(precision, n)
+    if isinstance(features, Tensor):
+        return MemoryRows(features)
+    if pursuit == "matching":
+        raise ValueError('`features` must be a tensor for `pursuit="matching"`, got rows elsewhere: load them.')
+    return features
 
 
-def _share(features: Float[Tensor, "n d"] | Rows, pursuit: str, group: dist.ProcessGroup | None) -> Rows:
-    """This rank's rows; all ranks end with the one whose rows cannot be used.
+def _share(
+    features: Float[Tensor, "n d"] | Rows,
+    pursuit: str,
+    precision: Float[Tensor, " n"] | None,
+    group: dist.ProcessGroup | None,
+) -> Rows:
+    """This rank's rows; all ranks end with the one whose rows or weights cannot be used.
 
     Raises:
         TypeError: If they are no floating-point tensor.
         ValueError: If they are no finite matrix.
     """
     if group is None:
-        return _rows(features, pursuit)
+        return _rows(features, pursuit, precision)
     try:
-        source = _rows(features, pursuit)
+        source = _rows(features, pursuit, precision)
     except (TypeError, ValueError) as error:
         admit(str(error), group)
         raise

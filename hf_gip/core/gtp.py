@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hf_gip.core.checkpoints import as_goals, as_parts, check_options
-from hf_gip.core.checks import check_k
+from hf_gip.core.checks import check_k, check_run
 from hf_gip.core.engine.ranks import admit, agree, fingerprint, shared
 from hf_gip.core.pool import SharedRows
 from hf_gip.core.pursuit import Fit, distinct, pursue
@@ -75,6 +75,7 @@ def gtp(
         TypeError: If a matrix is no floating-point tensor.
         ValueError: If a shape or value is wrong, the rows or the target are all zero, or ranks disagree.
     """
+    check_run(group, progress)
     parts, scales, goals = _checked(trajectories, target, rates, ridge, max_passes, group)
     if group is not None:
         told = {"k": k, "rates": rates if rates is None else list(rates), "ridge": ridge, "max_passes": max_passes}

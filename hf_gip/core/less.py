@@ -1,14 +1,14 @@
 """LESS: the rows whose gradients point the target's way, each judged alone."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hf_gip.core.checks import check_k, check_matrix
-from hf_gip.core.rows import Rows, precision
+from hf_gip.core.checkpoints import RATES, check_rates, each_checkpoint
+from hf_gip.core.checks import as_list, check_k, check_matrix, shown
+from hf_gip.core.rows import Rows, check_rows, precision
 from hf_gip.core.selection import Selection
 
 
@@ -43,14 +43,13 @@ def less(
     """
     parts, goals = paired(trajectories, target)
     check_k(k, length(parts[0]))
-    weights = [1.0 / len(parts)] * len(parts) if rates is None else list(rates)
-    if len(weights) != len(parts) or not sum(weights) > 0 or not all(0 <= w < math.inf for w in weights):
+    weights = [1.0 / len(parts)] * len(parts) if rates is None else as_list("rates", rates, RATES)
+    check_rates(weights, len(parts))
+    groups = [0] * len(goals[0]) if subtasks is None else as_list("subtasks", subtasks, "a list of whole numbers")
+    if len(groups) != len(goals[0]) or not all(isinstance(group, int) for group in groups):
         raise ValueError(
-            f"`rates` must hold one number of at least 0 per checkpoint ({len(parts)}), not all 0, got {weights!r}."
+            f"`subtasks` must hold one whole number per target row ({len(goals[0])}), got {shown(groups)}."
         )
-    groups = list(subtasks) if subtasks is not None else [0] * len(goals[0])
-    if len(groups) != len(goals[0]):
-        raise ValueError(f"`subtasks` must hold one number per target row ({len(goals[0])}), got {len(groups)}.")
     names = torch.tensor([sorted(set(groups)).index(group) for group in groups])
     share = torch.nn.functional.one_hot(names).double()
     means = (share / share.sum(0)).T  # (subtasks, m)
@@ -102,18 +101,16 @@ def paired(
     """The rows and the target at each checkpoint.
 
     Raises:
+        TypeError: If one of them is no matrix.
         ValueError: If the checkpoints of the two differ.
     """
-    parts = [trajectories] if isinstance(trajectories, Tensor | Rows) else list(trajectories)
-    goals = [target] if isinstance(target, Tensor) else list(target)
+    parts, goals = each_checkpoint("trajectories", trajectories), each_checkpoint("target", target)
     if len(parts) != len(goals) or not parts:
         raise ValueError(
-            f"`target` must have one matrix per checkpoint of the trajectories ({len(parts)}), got {len(goals)}."
+            f"`target` must have one matrix per checkpoint of `trajectories` ({len(parts)}), got {len(goals)}."
         )
     for part, goal in zip(parts, goals, strict=True):
-        if isinstance(part, Tensor):
-            check_matrix("trajectories", part)
-        check_matrix("target", goal, part.shape[1] if isinstance(part, Tensor) else part.d)
+        check_matrix("target", goal, check_rows("trajectories", part)[1])
     if len({length(part) for part in parts}) > 1 or len({len(goal) for goal in goals}) > 1:
         raise ValueError(
             "`trajectories` and `target` must hold the same rows at every checkpoint, got "

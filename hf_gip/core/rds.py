@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hf_gip.core.checks import check_k, check_matrix
 from hf_gip.core.less import cosines, unit
-from hf_gip.core.rows import Rows
+from hf_gip.core.rows import Rows, check_rows
 from hf_gip.core.selection import Selection
 
 
@@ -28,9 +28,7 @@ def rds(features: Float[Tensor, "n d"] | Rows, queries: Float[Tensor, "m q"], k:
         TypeError: If a matrix is no floating-point tensor.
         ValueError: If a shape or value is wrong.
     """
-    if isinstance(features, Tensor):
-        check_matrix("features", features)
-    n, d = features.shape if isinstance(features, Tensor) else (features.n, features.d)
+    n, d = check_rows("features", features)
     check_matrix("queries", queries, d)
     check_k(k, n)
     near = cosines(features, unit(queries.double().cpu())).T

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hf_gip.core.checks import check_matrix
+
 BLOCK_BYTES = 1 << 26
 
 
@@ -37,6 +39,19 @@ class Rows(Protocol):
     def chunks(self) -> Iterator[tuple[int, Float[Tensor, "c d"]]]:
         """Every row once, in order: (number of the first row, the rows)."""
         ...
+
+
+def check_rows(name: str, rows: "Tensor | Rows") -> tuple[int, int]:
+    """How many rows there are and how wide they are, (n, d).
+
+    Raises:
+        TypeError: If they are neither a floating-point tensor nor `Rows`.
+        ValueError: If a tensor is no finite matrix.
+    """
+    if isinstance(rows, Tensor) or not isinstance(rows, Rows):
+        check_matrix(name, rows)
+        return rows.shape[0], rows.shape[1]
+    return rows.n, rows.d
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,11 +32,7 @@ def prepare(
     weight: Float[Tensor, " n"] | None,
     ranks: Ranks | None = None,
 ) -> Setting:
-    """Units and compressed queries: one walk over the features, two without queries; the same on all `ranks`.
-
-    Raises:
-        ValueError: If the weights are not one per row.
-    """
+    """Units and compressed queries: one walk over the features, two without queries; the same on all `ranks`."""
     work = precision(features.dtype)
     ranks = ranks or shared(features.n, None)
     row_energy, device = row_mean(features, ranks)
@@ -51,10 +47,6 @@ def prepare(
         columns = _compress(queries.double() / math.sqrt(query_energy)).to(device)
     scale = torch.ones(features.n, dtype=torch.float64, device=device)
     if weight is not None:
-        if weight.shape != (features.n,):
-            raise ValueError(
-                f"`precision` must hold one weight per row ({features.n}), got shape {tuple(weight.shape)}."
-            )
         scale = weight.double().to(device)
     return Setting((scale / math.sqrt(row_energy)).to(work), columns, row_energy, query_energy)
 

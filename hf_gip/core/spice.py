@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hf_gip.core.checks import check_k, check_matrix, is_number
+from hf_gip.core.checks import check_k, check_matrix, is_number, shown
 from hf_gip.core.fisher import FISHERS, Fisher
 from hf_gip.core.lazy import LazyGreedy, Picks, Rule
 from hf_gip.core.selection import Selection
@@ -58,7 +58,7 @@ def spice(
     check_matrix("gradients", gradients)
     check_k(k, len(gradients))
     check_options(alpha, conflict_penalty, stop_ratio, fisher, window)
-    rule = Rule(alpha, conflict_penalty, stop_ratio)
+    rule = Rule(float(alpha), float(conflict_penalty), stop_ratio)
     if window is None:
         runs = [LazyGreedy(gradients, k, rule, fisher).run()]
     else:
@@ -97,12 +97,12 @@ def check_options(alpha: object, conflict_penalty: object, stop_ratio: object, f
         ValueError: Naming the option, the value found and the range.
     """
     if not (is_number(alpha) and alpha > 0):
-        raise ValueError(f"`alpha` must be a positive number, got {alpha!r}: 1.0 is the paper's.")
+        raise ValueError(f"`alpha` must be a positive number, got {shown(alpha)}: 1.0 is the paper's.")
     if not (is_number(conflict_penalty) and conflict_penalty >= 0):
-        raise ValueError(f"`conflict_penalty` must be zero or a positive number, got {conflict_penalty!r}.")
+        raise ValueError(f"`conflict_penalty` must be zero or a positive number, got {shown(conflict_penalty)}.")
     if stop_ratio is not None and not (is_number(stop_ratio) and 0 < stop_ratio < 1):
-        raise ValueError(f"`stop_ratio` must be between 0 and 1, or None never to stop, got {stop_ratio!r}.")
-    if fisher not in FISHERS:
-        raise ValueError(f"`fisher` must be one of {', '.join(FISHERS)}, got {fisher!r}.")
+        raise ValueError(f"`stop_ratio` must be between 0 and 1, or None never to stop, got {shown(stop_ratio)}.")
+    if not isinstance(fisher, str) or fisher not in FISHERS:
+        raise ValueError(f"`fisher` must be one of {', '.join(FISHERS)}, got {shown(fisher)}.")
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
-        raise ValueError(f"`window` must be a whole number of rows, or None for the whole pool, got {window!r}.")
+        raise ValueError(f"`window` must be a whole number of rows, or None for the whole pool, got {shown(window)}.")

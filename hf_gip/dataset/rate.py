@@ -14,6 +14,7 @@ from datasets import Dataset, config
 from datasets.utils import tqdm
 from filelock import FileLock
 
+from hf_gip.core.checks import check_count, shown
 from hf_gip.dataset.local_judge import LocalModel
 from hf_gip.dataset.subset import check_dataset
 from hf_gip.disk import CACHE, written
@@ -51,6 +52,22 @@ class Endpoint:
     model: str
     api_key: str = "none"
     concurrency: int = 8
+
+    def __post_init__(self) -> None:
+        """Check what was given.
+
+        Raises:
+            ValueError: If the URL is none, a name is empty, or `concurrency` is not positive.
+        """
+        if not isinstance(self.url, str) or not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"`url` must begin with http:// or https://, got {shown(self.url)}.")
+        for name in ("model", "api_key"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise ValueError(
+                    f"`{name}` must be a non-empty text, got {shown(value) if name == 'model' else 'none'}."
+                )
+        check_count("concurrency", self.concurrency)
 
     def __repr__(self) -> str:
         """The endpoint without its key."""
