@@ -141,7 +141,7 @@ def test_no_text_of_a_row_is_taken_for_markup_or_control(tmp_path: Path, capsys:
         ),
         (
             ["--scores", "nope"],
-            "`scores` must name columns of the dataset ['text', 'vector', 'good', 'name'], got 'nope'.",
+            "`scores` must name a column of the dataset ['text', 'vector', 'good', 'name'], got 'nope'.",
         ),
         (
             ["--features", "text"],

@@ -99,9 +99,9 @@ def test_what_is_no_subset_of_the_pool_is_refused(subset: object, message: str) 
 
 
 def test_one_seed_and_unknown_groups_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^`seeds` must be at least 2, so that there is an interval, got 1\.$"):
+    with pytest.raises(ValueError, match=r"^`seeds` must be at least 2, .* got 1\.$"):
         hf_gip.compare({"a": [1]}, pool(), features="vector", seeds=1)
-    with pytest.raises(ValueError, match=r"^`seeds` must be at least 2, so that there is an interval, got 2\.5\.$"):
+    with pytest.raises(ValueError, match=r"^`seeds` must be at least 2, .* got 2\.5\.$"):
         hf_gip.compare({"a": [1]}, pool(), features="vector", seeds=2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^`noise` must be above 0, so that `captured` is defined .*, got 0\.0\.$"):
         hf_gip.compare({"a": [1]}, pool(), features="vector", noise=0.0)

@@ -182,7 +182,7 @@ def test_registering_is_idempotent_and_never_over_a_foreign_attribute(monkeypatc
         (
             2,
             {"scores": ["nope"]},
-            "`scores` must name columns of the dataset ['text', 'vector', 'good', 'id'], got 'nope'.",
+            "`scores` must name a column of the dataset ['text', 'vector', 'good', 'id'], got 'nope'.",
         ),
         (2, {"scores": ["good"], "quality": -1.0}, "`quality` must be 0 (ignore the scores) or larger, got -1.0."),
         (2, {"quality": 1.0}, "`quality` weighs scores, got no `scores`: name the score columns too."),

@@ -213,8 +213,8 @@ def test_limits_that_cannot_be_met_say_by_how_much(limits: dict, k: int, message
 
 def test_limits_refuse_what_could_break_them() -> None:
     message = (
-        "`limits` needs the orthogonal pursuit, noise above 0 and no `prefilter`, which could leave out what a quota "
-        "asks for: leave one of them out."
+        "`limits` needs the orthogonal pursuit, `noise` above 0 and no `prefilter`, which could leave out what a "
+        "quota asks for: leave one of them out."
     )
     for options in ({"noise": 0.0}, {"pursuit": "matching"}, {"prefilter": 6}):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

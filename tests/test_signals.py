@@ -212,7 +212,7 @@ COLUMNS = "['text', 'vector', 'source', 'good', 'kind', 'tokens']"
             "quotas.",
         ),
         (3, {"token_column": "tokens"}, "`token_column` is for a budget, got none: give `budget_tokens` too."),
-        (3, {"budget_tokens": 0}, "`budget_tokens` must be a whole number of at least 1, got 0."),
+        (3, {"budget_tokens": 0}, "`budget_tokens` must be a whole number of at least 1 or None, got 0."),
         (
             3,
             {"budget_tokens": 9, "token_column": "good"},

@@ -313,7 +313,7 @@ def masked() -> Dataset:
             pool,
             3,
             {"update_every": 0},
-            "`update_every` must be a number of selections, or None for a frozen proxy, got 0.",
+            "`update_every` must be a whole number of at least 1 or None, got 0.",
         ),
         (
             pool,

@@ -8,13 +8,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+TOO_LARGE = 10**18  # the first whole number that is not sure to fit into 64 bits, whatever it is added to
+
 
 def shown(value: object) -> str:
     """A value found, in one line of at most 80 letters."""
     return " ".join(repr(value).split())[:80]
 
 
-def check_k(k: int, n: int) -> None:
+def check_k(k: object, n: int) -> None:
     """Raise unless `k` rows can be chosen from `n`.
 
     Raises:
@@ -28,7 +30,7 @@ def check_count(name: str, value: object, *, optional: bool = False) -> None:
     """Raise unless `value` is a whole number from 1, or None where it may be.
 
     Raises:
-        ValueError: If it is anything else.
+        ValueError: If it is anything else, or too large for 64 bits.
     """
     if value is None and optional:
         return
@@ -36,6 +38,8 @@ def check_count(name: str, value: object, *, optional: bool = False) -> None:
         raise ValueError(
             f"`{name}` must be a whole number of at least 1{' or None' if optional else ''}, got {shown(value)}."
         )
+    if value >= TOO_LARGE:
+        raise ValueError(f"`{name}` must be a whole number of at most 18 digits, got {shown(value)}.")
 
 
 def check_amount(name: str, value: object, *, optional: bool = False) -> None:
@@ -50,6 +54,16 @@ def check_amount(name: str, value: object, *, optional: bool = False) -> None:
         )
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raise unless `value` is True or False.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {shown(value)}.")
+
+
 def check_run(group: object, progress: object) -> None:
     """Raise unless processes can share the run and its progress can be told.
 
@@ -62,6 +76,23 @@ def check_run(group: object, progress: object) -> None:
         raise TypeError(f"`progress` must be a function or None, got {shown(progress)}.")
 
 
+def check_device(device: Any) -> str:
+    """The device asked for, or the best one here.
+
+    Raises:
+        ValueError: If CUDA was asked for and there is none, or the name is unknown.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError, ValueError):
+        raise ValueError(f"`device` must be a torch device such as 'cpu' or 'cuda', got {shown(device)}.") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`device` is 'cuda' but torch sees no GPU here: leave `device` out, or install a CUDA torch.")
+    return device
+
+
 def as_list(name: str, values: Any, what: str) -> list[Any]:
     """The elements of a sequence, tensor or array.
 
@@ -70,7 +101,7 @@ def as_list(name: str, values: Any, what: str) -> list[Any]:
     """
     if isinstance(values, Sequence) and not isinstance(values, str | bytes):
         return list(values)
-    if hasattr(values, "tolist") and isinstance(listed := values.tolist(), list):
+    if isinstance(listed := getattr(values, "tolist", lambda: None)(), list):
         return listed
     raise TypeError(f"`{name}` must be {what}, got {shown(values)}.")
 
@@ -81,7 +112,7 @@ def check_seed(seed: object) -> None:
     Raises:
         ValueError: If it is no whole number, or too large for one.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) >= 10**18:
+    if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) >= TOO_LARGE:
         raise ValueError(f"`seed` must be a whole number of at most 18 digits, got {shown(seed)}.")
 
 

@@ -66,7 +66,7 @@ def check_limits(limits: Limits, n: int, k: int, noise: float, plain: bool) -> N
         raise TypeError(f"`limits` must be `hf_gip.core.limits.Limits` or None, got {shown(limits)}.")
     if not plain or noise == 0:
         raise ValueError(
-            "`limits` needs the orthogonal pursuit, noise above 0 and no `prefilter`, which could leave out what a "
+            "`limits` needs the orthogonal pursuit, `noise` above 0 and no `prefilter`, which could leave out what a "
             "quota asks for: leave one of them out."
         )
     limits.check(n, k)

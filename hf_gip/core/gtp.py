@@ -92,7 +92,7 @@ def gtp(
         raise ValueError("`target` must not be zero, got only zeros: there is no direction to match.")
     unit = math.sqrt(energy)
     pool = SharedRows(SideBySide(parts, [scale / unit for scale in scales]), ranks)
-    penalty = ridge if ridge is not None else (RIDGE if k > pool.d else 0.0)
+    penalty = float(ridge) if ridge is not None else (RIDGE if k > pool.d else 0.0)
     fit = pursue(pool, goals / size, k, penalty, max_passes, progress)
     parameters = {"k": k, "rates": list(rates) if rates is not None else None, "ridge": penalty, "targets": len(goals)}
     return as_selection(pool, fit, k, size, size / unit, parameters)

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hf_gip.core.checks import is_number, shown
+
 PURE_SPAN = 1e-3  # the least ridge: below it float32 features no longer tell the last gains from rounding
 TOP_K = 1e6  # the largest ridge: so much noise that earlier picks explain nothing away
 
@@ -20,8 +22,10 @@ def default_noise(k: int, d: int, *, towards_target: bool, diversity: float = 0.
     Raises:
         ValueError: If `diversity` is outside [0, 1].
     """
-    if not isinstance(diversity, int | float) or not 0.0 <= diversity <= 1.0:
-        raise ValueError(f"`diversity` must be between 0 (relevance alone) and 1 (span alone), got {diversity!r}.")
+    if not is_number(diversity) or not 0.0 <= diversity <= 1.0:
+        raise ValueError(
+            f"`diversity` must be between 0 (relevance alone) and 1 (span alone), got {shown(diversity)}."
+        )
     rule = max(0.1, (10 if towards_target else 1) * k / d)
     if diversity == 0.0:
         return TOP_K
@@ -47,10 +51,10 @@ def precision_from_scores(
         The weights, (n,), float64.
 
     Raises:
-        ValueError: If `quality` is negative, or a weight is not above 0.
+        ValueError: If `quality` is negative or so large that no row counts, or a weight is not above 0.
     """
-    if not isinstance(quality, int | float) or not 0 <= quality < math.inf:
-        raise ValueError(f"`quality` must be 0 (ignore the scores) or larger, got {quality!r}.")
+    if not is_number(quality) or quality < 0:
+        raise ValueError(f"`quality` must be 0 (ignore the scores) or larger, got {shown(quality)}.")
     shares = torch.stack([_mid_rank_shares(column) for column in scores.double().unbind(dim=1)], dim=1)
     if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
         raise ValueError(
@@ -60,7 +64,10 @@ def precision_from_scores(
     counted = weight.to(shares) * ~shares.isnan()
     share = (shares.nan_to_num() * counted).sum(1) / counted.sum(1)  # 0/0, NaN, where no judge rated the row
     share = torch.where(share.isnan(), share.nanmedian(), share)
-    return share.pow(quality)
+    weight = share.pow(float(quality))
+    if not bool((weight > 0).any()):
+        raise ValueError(f"`quality` must leave the best row a weight above 0, got {shown(quality)}: lower it.")
+    return weight
 
 
 def _mid_rank_shares(column: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

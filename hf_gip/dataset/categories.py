@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 from torch import Tensor
 
+from hf_gip.core.checks import is_number, shown
 from hf_gip.dataset.columns import read_categories
 
 MOST = 1_000  # values of a column to be covered: each is a coordinate more
@@ -59,10 +60,12 @@ def column_weights(argument: str, given: Sequence[str] | Mapping[str, float], sa
         TypeError: If it is a string, empty, or something else.
         ValueError: If a weight is not above 0.
     """
-    if not isinstance(given, Sequence | Mapping) or isinstance(given, str) or not given:
-        raise TypeError(f"`{argument}` must be a list of column names such as {sample}, got {given!r}.")
+    if not isinstance(given, Sequence | Mapping) or isinstance(given, str | bytes) or not given:
+        raise TypeError(f"`{argument}` must be a list of column names such as {sample}, got {shown(given)}.")
+    if wrong := [name for name in given if not isinstance(name, str)]:
+        raise TypeError(f"`{argument}` must be a list of column names such as {sample}, got {shown(wrong[0])} in it.")
     weights = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
     for name, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-            raise ValueError(f"`{argument}` weights must be above 0 and finite, got {weight!r} for {name!r}.")
+        if not is_number(weight) or weight <= 0:
+            raise ValueError(f"`{argument}` weights must be above 0 and finite, got {shown(weight)} for {name!r}.")
     return {name: float(weight) for name, weight in weights.items()}

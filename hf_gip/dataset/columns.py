@@ -1,6 +1,6 @@
 """Columns of a dataset as tensors: vectors and scores, read through Arrow."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 BATCH_ROWS = 10_000
 
 
+def check_column(argument: str, name: Any, dataset: Dataset, *, of: str = "dataset") -> None:
+    """Raise unless `dataset` has a column of that name.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    from hf_gip.core.checks import shown
+
+    if not isinstance(name, str) or name not in dataset.column_names:
+        raise ValueError(f"`{argument}` must name a column of the {of} {dataset.column_names}, got {shown(name)}.")
+
+
 def read_vectors(dataset: Dataset, name: str) -> "Tensor":
     """A column of equally long lists of numbers as an (n, d) tensor, in the column's own float width.
 
@@ -22,8 +34,7 @@ def read_vectors(dataset: Dataset, name: str) -> "Tensor":
     """
     import torch
 
-    if name not in dataset.column_names:
-        raise ValueError(f"`features` must name a column of the dataset {dataset.column_names}, got {name!r}.")
+    check_column("features", name, dataset)
     blocks: list[np.ndarray] = []
     for column in _arrow_batches(dataset, name):
         flat, rows = _flatten(column, name), len(column)
@@ -44,21 +55,17 @@ def read_scores(dataset: Dataset, names: Sequence[str]) -> tuple["Tensor", dict[
     """Numeric columns as an (n, s) float64 tensor with NaN where a score is missing, and how many each misses.
 
     Raises:
-        TypeError: If `names` is no list of them.
         ValueError: If a column is unknown, not numeric, constant, or has no score at all.
     """
     import torch
 
-    if not isinstance(names, Iterable) or isinstance(names, str) or not names:
-        raise TypeError(f"`scores` must be a list of column names such as ['helpfulness'], got {names!r}.")
     columns = [_score_column(dataset, name) for name in names]
     missing = {name: int(np.isnan(column).sum()) for name, column in zip(names, columns, strict=True)}
     return torch.from_numpy(np.stack(columns, axis=1)), missing
 
 
 def _score_column(dataset: Dataset, name: str) -> np.ndarray:
-    if name not in dataset.column_names:
-        raise ValueError(f"`scores` must name columns of the dataset {dataset.column_names}, got {name!r}.")
+    check_column("scores", name, dataset)
     blocks: list[np.ndarray] = []
     for column in _arrow_batches(dataset, name):
         kind = column.type
@@ -86,8 +93,7 @@ def read_categories(dataset: Dataset, name: str, *, argument: str) -> tuple["Ten
     """
     import torch
 
-    if name not in dataset.column_names:
-        raise ValueError(f"`{argument}` must name a column of the dataset {dataset.column_names}, got {name!r}.")
+    check_column(argument, name, dataset)
     column = pa.chunked_array(list(_arrow_batches(dataset, name)))
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_words(kind)):
@@ -112,8 +118,7 @@ def read_tokens(dataset: Dataset, name: str) -> "Tensor":
     """
     import torch
 
-    if name not in dataset.column_names:
-        raise ValueError(f"`token_column` must name a column of the dataset {dataset.column_names}, got {name!r}.")
+    check_column("token_column", name, dataset)
     column = pa.chunked_array(list(_arrow_batches(dataset, name)))
     least = pc.call_function("min", [column]).as_py() if pa.types.is_integer(column.type) else None
     if least is None or column.null_count or least < 1:

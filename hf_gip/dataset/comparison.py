@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
+from hf_gip.dataset.columns import check_column
 from hf_gip.dataset.subset import check_dataset
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from hf_gip.features.encoders import Encoder
 
     Vectors = NDArray[np.floating] | Tensor
+
+MOST_SEEDS = 10_000  # random subsets; a hundred already say where the mean lies
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +114,15 @@ def compare(
     """
     import torch
 
+    from hf_gip.core.checks import check_device
     from hf_gip.dataset.judging import Judge, interval, jaccard
-    from hf_gip.dataset.options import check_device
 
     if not isinstance(subsets, Mapping):
         raise TypeError(f"`subsets` must be a mapping from names to subsets, got {type(subsets).__name__}.")
     if not subsets:
         raise ValueError("`subsets` must hold at least one subset, got none.")
-    check_dataset(pool, 1)
-    if not noise > 0:
-        raise ValueError(f"`noise` must be above 0, so that `captured` is defined for every subset, got {noise!r}.")
-    if not isinstance(seeds, int) or seeds < 2:
-        raise ValueError(f"`seeds` must be at least 2, so that there is an interval, got {seeds!r}.")
-    if groups is not None and groups not in pool.column_names:
-        raise ValueError(f"`groups` must name a column of the pool {pool.column_names}, got {groups!r}.")
+    check_dataset(pool, 1, name="pool")
+    _check_options(pool, noise, seeds, groups, baselines)
     rows = {name: _positions(name, subset, len(pool)) for name, subset in subsets.items()}
     options: dict[str, Any] = {
         "scores": scores,
@@ -166,12 +164,35 @@ def compare(
     )
 
 
+def _check_options(pool: Dataset, noise: object, seeds: object, groups: object, baselines: object) -> None:
+    """Raise unless the options that `compare` has of its own are in their ranges.
+
+    Raises:
+        ValueError: Naming the option, the value found and the range.
+    """
+    from hf_gip.core.checks import check_flag, is_number, shown
+
+    if not is_number(noise) or noise <= 0:
+        raise ValueError(
+            f"`noise` must be above 0, so that `captured` is defined for every subset, got {shown(noise)}."
+        )
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or not 2 <= seeds <= MOST_SEEDS:
+        raise ValueError(
+            f"`seeds` must be at least 2, so that there is an interval, and at most {MOST_SEEDS}, got {shown(seeds)}."
+        )
+    if groups is not None:
+        check_column("groups", groups, pool, of="pool")
+    check_flag("baselines", baselines)
+
+
 def _positions(name: str, subset: Any, n: int) -> list[int]:
     """The subset's rows as positions in the pool.
 
     Raises:
         ValueError: If it has no record, or names rows the pool does not have.
     """
+    from hf_gip.core.checks import shown
+
     if isinstance(subset, Dataset):
         if not hasattr(subset, "selection"):
             raise ValueError(
@@ -184,7 +205,7 @@ def _positions(name: str, subset: Any, n: int) -> list[int]:
         found = [index(row) for row in getattr(given, "tolist", lambda: given)()]
     except TypeError:
         raise ValueError(
-            f"`subsets` entry {name!r} must be a selection or whole row positions, got {given!r:.40}."
+            f"`subsets` entry {name!r} must be a selection or whole row positions, got {shown(given)}."
         ) from None
     if not found or not all(0 <= row < n for row in found) or len(set(found)) < len(found):
         raise ValueError(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from hf_gip.core.checks import check_device
 from hf_gip.core.explain import Explanation, explain
 from hf_gip.core.selection import Selection
-from hf_gip.dataset.options import check_device
 from hf_gip.dataset.signals import Problem, Signals, gather_signals
 
 AT_HAND = 1e11  # products per figure: some seconds on two cores

@@ -140,8 +140,8 @@ def gip_select(
         return cast("Pool", DatasetDict({**dataset, **chosen}))
     k = len(dataset) if k is None and budget_tokens is not None and isinstance(dataset, Dataset) else k
     check_dataset(dataset, k, id_column)
+    from hf_gip.core.checks import check_device
     from hf_gip.dataset.evidence import GipEvidence
-    from hf_gip.dataset.options import check_device
     from hf_gip.dataset.signals import gather_signals
 
     options["device"] = check_device(device)

@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from hf_gip.core.checks import TOO_LARGE, check_count, shown
 from hf_gip.core.limits import Limits
 from hf_gip.dataset.columns import read_categories, read_tokens
 from hf_gip.features.text import iter_texts, text_recipe
@@ -83,6 +84,7 @@ def gather_limits(dataset: Dataset, options: Mapping[str, Any]) -> Limited | Non
     tokens = None if given["budget_tokens"] is None else _tokens(dataset, options)
     limits = Limits(include, groups, values, most, least, tokens, given["budget_tokens"])
     request = {name: _plain(value) for name, value in given.items()}
+    request["include"] = None
     if include is not None:
         request["include"] = hashlib.sha256(json.dumps(include.tolist()).encode()).hexdigest()
     return Limited(limits, request)
@@ -96,9 +98,7 @@ def _check_pairs(given: Mapping[str, Any]) -> None:
         raise ValueError("`group_column` is for quotas, got none: give `max_per_group` or `min_per_group` too.")
     if given["token_column"] is not None and given["budget_tokens"] is None:
         raise ValueError("`token_column` is for a budget, got none: give `budget_tokens` too.")
-    budget = given["budget_tokens"]
-    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 1):
-        raise ValueError(f"`budget_tokens` must be a whole number of at least 1, got {budget!r}.")
+    check_count("budget_tokens", given["budget_tokens"], optional=True)
 
 
 def _positions(include: Any, n: int) -> Tensor | None:
@@ -108,9 +108,12 @@ def _positions(include: Any, n: int) -> Tensor | None:
         TypeError: If they are neither.
         ValueError: If the mask has another length.
     """
-    if isinstance(include, str) or not isinstance(include, Iterable):
-        raise TypeError(f"`include` must be positions of rows or a mask, got {include!r:.80}.")
-    found = np.asarray(include if hasattr(include, "__array__") else list(include))
+    if isinstance(include, str | bytes) or not isinstance(include, Iterable):
+        raise TypeError(f"`include` must be positions of rows or a mask, got {shown(include)}.")
+    try:
+        found = np.asarray(include if hasattr(include, "__array__") else list(include))
+    except ValueError:  # lists of uneven length
+        found = np.asarray(None)
     if found.dtype == bool:
         if found.shape != (n,):
             raise ValueError(f"`include` must have one flag per row ({n}) as a mask, got shape {found.shape}.")
@@ -143,9 +146,9 @@ def _quota(name: str, given: Mapping[str, Any], values: list[Any], default: int)
     for group, count in by_group.items():
         if str(group) not in number:
             known = ", ".join(map(repr, values[:5])) + (", …" if len(values) > 5 else "")
-            raise ValueError(f"`{name}` must name groups of {given['group_column']!r} ({known}), got {group!r}.")
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"`{name}` must be whole numbers of at least 0, got {count!r}.")
+            raise ValueError(f"`{name}` must name groups of {given['group_column']!r} ({known}), got {shown(group)}.")
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < TOO_LARGE:
+            raise ValueError(f"`{name}` must be whole numbers of at least 0, got {shown(count)}.")
         out[number[str(group)]] = count
     return out
 

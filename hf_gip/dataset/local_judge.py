@@ -35,11 +35,10 @@ class LocalModel:
         """
         from torch import nn
 
-        from hf_gip.dataset.options import check_device
+        from hf_gip.core.checks import check_count, check_device
         from hf_gip.features.proxy import name_model
 
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r}.")
+        check_count("batch_size", batch_size)
         if tokenizer is None and isinstance(model, nn.Module):
             raise ValueError("`tokenizer` must be given with a live model, got None.")
         self.batch_size = batch_size

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from hf_gip.core.checks import check_flag, is_number, shown
 from hf_gip.core.gip_checks import check_names
 from hf_gip.core.queries import default_noise, precision_from_scores
 
@@ -35,23 +36,6 @@ DEFAULTS: Mapping[str, Any] = {  # of every argument that says what to choose by
 }
 
 
-def check_device(device: str | None) -> str:
-    """The device asked for, or the best one here.
-
-    Raises:
-        ValueError: If CUDA was asked for and there is none, or the name is unknown.
-    """
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except (RuntimeError, TypeError):
-        raise ValueError(f"`device` must be a torch device such as 'cpu' or 'cuda', got {device!r}.") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError("`device` is 'cuda' but torch sees no GPU here: leave `device` out, or install a CUDA torch.")
-    return device
-
-
 def check_options(options: Mapping[str, Any]) -> None:
     """Raise unless the arguments go together and the numbers are in their ranges; the data are not looked at.
 
@@ -64,6 +48,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 def _check_combinations(options: Mapping[str, Any]) -> None:
     _check_numbers(options)
+    check_flag("whiten", options["whiten"])
     check_names(options["objective"], "orthogonal", 1.0 if options["noise"] is None else options["noise"], None)
     if options["quality"] is not None and options["scores"] is None:
         raise ValueError("`quality` weighs scores, got no `scores`: name the score columns too.")
@@ -83,10 +68,10 @@ def _check_scores_as(options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If the name is unknown, there are no scores, or another option says what is wanted as well.
     """
+    if not isinstance(options["scores_as"], str) or options["scores_as"] not in ("precision", "queries"):
+        raise ValueError(f'`scores_as` must be "precision" or "queries", got {shown(options["scores_as"])}.')
     if options["scores_as"] == "precision":
         return
-    if options["scores_as"] != "queries":
-        raise ValueError(f'`scores_as` must be "precision" or "queries", got {options["scores_as"]!r}.')
     if options["scores"] is None:
         raise ValueError('`scores_as="queries"` needs scores, got no `scores`: name the score columns too.')
     wanted = {"target": options["target"] is not None, "quality": options["quality"] is not None}
@@ -106,11 +91,11 @@ def _check_numbers(options: Mapping[str, Any]) -> None:
         raise ValueError("`noise` and `diversity` must not both be given: `diversity` only moves the default noise.")
     if options["diversity"] is not None:
         default_noise(1, 1, towards_target=False, diversity=options["diversity"])  # refuses a bad value
-    if not isinstance(options["exclude_above"], int | float) or not 0 < options["exclude_above"] <= 1:
-        raise ValueError(f"`exclude_above` must be a cosine in (0, 1], got {options['exclude_above']!r}.")
-    weight = options["target_weight"]
-    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= 1):
-        raise ValueError(f"`target_weight` must be above 0 and at most 1 (the target alone), got {weight!r}.")
+    above, weight = options["exclude_above"], options["target_weight"]
+    if not is_number(above) or not 0 < above <= 1:
+        raise ValueError(f"`exclude_above` must be a cosine in (0, 1], got {shown(above)}.")
+    if weight is not None and not (is_number(weight) and 0 < weight <= 1):
+        raise ValueError(f"`target_weight` must be above 0 and at most 1 (the target alone), got {shown(weight)}.")
 
 
 def quality_of(options: Mapping[str, Any]) -> float:

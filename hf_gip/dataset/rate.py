@@ -134,6 +134,8 @@ def rate(
     _check(dataset, judge, attributes)
     if taken := [attribute for attribute in attributes if attribute in dataset.column_names]:
         raise ValueError(f"`attributes` must be new columns, got {taken[0]!r}, which exists: rename or drop it first.")
+    if name is not None and not (isinstance(name, str) and name):
+        raise ValueError(f"`name` must be a non-empty text or None, got {shown(name)}.")
     if not isinstance(judge, Endpoint | LocalModel) and name is None:
         raise ValueError("`name` must say what the judge is when it is a function, got None: ratings are kept by it.")
     recipe = text_recipe(dataset, columns, template)
@@ -167,8 +169,9 @@ def _check(dataset: Dataset, judge: Any, attributes: Any) -> None:
     check_dataset(dataset, 1)
     if not callable(judge):
         raise TypeError(f"`judge` must be an `Endpoint`, a `LocalModel` or a function, got {type(judge).__name__}.")
-    if isinstance(attributes, str) or not attributes or len(set(attributes)) < len(attributes):
-        raise ValueError(f"`attributes` must be a list of different names, got {attributes!r}.")
+    wanted = attributes if isinstance(attributes, list | tuple) else []
+    if not wanted or not all(isinstance(each, str) for each in wanted) or len(set(wanted)) < len(wanted):
+        raise ValueError(f"`attributes` must be a list of different names, got {shown(attributes)}.")
 
 
 def _ask_missing(texts: list[str], judge: Answer, attributes: Sequence[str], kept: "_Answers") -> None:

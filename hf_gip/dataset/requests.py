@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_gip.dataset.columns import read_vectors
+from hf_gip.core.checks import shown
+from hf_gip.dataset.columns import check_column, read_vectors
 from hf_gip.features.encoders import DEFAULT_ENCODER, name_encoder
 from hf_gip.features.text import text_recipe
 
@@ -24,20 +25,30 @@ def read_matrix(dataset: Dataset, given: Any) -> Tensor:
     """The vectors brought along: a column, or a matrix.
 
     Raises:
-        TypeError: If it is neither.
         ValueError: If there is not one per row.
     """
-    try:
-        matrix = read_vectors(dataset, given) if isinstance(given, str) else torch.as_tensor(given)
-    except (TypeError, RuntimeError):
-        matrix = None
-    if matrix is None or not matrix.ndim:
-        raise TypeError(f"`features` must be a column's name or a matrix with a row per example, got {given!r:.80}.")
+    what = "a column's name or a matrix with a row per example"
+    matrix = read_vectors(dataset, given) if isinstance(given, str) else as_matrix("features", given, what)
     if len(matrix) != len(dataset):
         raise ValueError(
             f"`features` must have one row per example ({len(dataset)}), got {len(matrix)}: pass the vectors of this "
             "very dataset, in its order."
         )
+    return matrix
+
+
+def as_matrix(name: str, given: Any, what: str) -> Tensor:
+    """Numbers as a tensor.
+
+    Raises:
+        TypeError: If they are none.
+    """
+    try:
+        matrix = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # as torch finds it
+        matrix = torch.tensor(0)
+    if not matrix.ndim:
+        raise TypeError(f"`{name}` must be {what}, got {shown(given)}.")
     return matrix
 
 
@@ -53,8 +64,7 @@ def features_request(dataset: Dataset, options: dict[str, Any]) -> dict[str, Any
         identity = name_encoder(encoder_of(options), device=options["device"]).identity
         return {**identity, "columns": list(recipe.columns), "template": recipe.template}
     if isinstance(given, str):
-        if given not in dataset.column_names:
-            raise ValueError(f"`features` must name a column of the dataset {dataset.column_names}, got {given!r}.")
+        check_column("features", given, dataset)
         return {"column": given}
     return {"sha256": digest(read_matrix(dataset, given))}
 
@@ -70,8 +80,8 @@ def vectors_request(name: str, options: dict[str, Any]) -> Any:
     if given is None:
         return None
     if isinstance(given, np.ndarray | Tensor):
-        return {"sha256": digest(torch.as_tensor(given))}
-    if isinstance(given, str) or not isinstance(given, Dataset | Sequence):
+        return {"sha256": digest(as_matrix(name, given, "a Dataset, a list of texts or a matrix"))}
+    if isinstance(given, str | bytes) or not isinstance(given, Dataset | Sequence):
         raise TypeError(f"`{name}` must be a Dataset, a list of texts or a matrix, got {type(given).__name__}.")
     if isinstance(options["features"], np.ndarray | Tensor) and options["encoder"] is None:
         raise ValueError(

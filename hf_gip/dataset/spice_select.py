@@ -99,10 +99,12 @@ def spice_select(
         chosen = {name: spice_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
     check_dataset(dataset, k, id_column)
-    from hf_gip.dataset.options import check_device
+    from hf_gip.core.checks import check_device
     from hf_gip.features.proxy import name_model
+    from hf_gip.features.tokenise import text_columns
 
     _check_options(options)
+    text_columns(dataset, columns)  # refuses wrong ones before a model is opened
     options["device"] = check_device(device)
     named = name_model(model, tokenizer, device=options["device"])
     plain = {
@@ -138,7 +140,11 @@ def _select(
             f"`k` must be at most the number of rows with a labelled token ({len(tokens.usable)} of {len(dataset)}), "
             f"got {k}."
         )
-    rule = Rule(*(options[name] for name in ("alpha", "conflict_penalty", "stop_ratio", "fisher", "seed")))
+    rule = Rule(
+        float(options["alpha"]),
+        float(options["conflict_penalty"]),
+        *(options[name] for name in ("stop_ratio", "fisher", "seed")),
+    )
     with prepared(model, options["parameters"], options["seed"]) as ready:
         run = _frozen if options["update_every"] is None else _trained
         done = run(ready, tokens, k, rule, options | {"max_length": length}, folder)
@@ -217,16 +223,17 @@ def _frozen(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any],
 def _check_options(options: Mapping[str, Any]) -> None:
     from hf_gip.core.checks import check_count, check_seed
     from hf_gip.core.spice import check_options
+    from hf_gip.features.layers import check_parameters
 
     check_options(*(options[name] for name in ("alpha", "conflict_penalty", "stop_ratio", "fisher", "window")))
     every, window = options["update_every"], options["window"]
-    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-        raise ValueError(f"`update_every` must be a number of selections, or None for a frozen proxy, got {every!r}.")
+    check_count("update_every", every, optional=True)
     if every is not None and window is None:
         raise ValueError(
             "`window` must be a number of rows where the proxy is trained between windows, got None: add "
             "`update_every=None` to choose from all rows at once."
         )
+    check_parameters(options["parameters"])
     if every is not None and options["parameters"] == "hidden":
         raise ValueError("`parameters='hidden'` are no weights to train: add `update_every=None`.")
     check_count("max_length", options["max_length"])

@@ -9,28 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, DatasetDict, is_caching_enabled
 
+from hf_gip.dataset.columns import check_column
+
 if TYPE_CHECKING:
     from hf_gip.core.selection import Selection
 
 
-def check_dataset(dataset: Any, k: Any, id_column: str | None = None) -> None:
-    """Raise unless `dataset` is a map-style dataset from which `k` rows can be taken.
+def check_dataset(dataset: Any, k: Any, id_column: str | None = None, *, name: str = "dataset") -> None:
+    """Raise unless `dataset` is a map-style dataset, called `name` in errors, from which `k` rows can be taken.
 
     Raises:
         TypeError: If it is an iterable dataset or something else.
         ValueError: If it is empty, `k` does not fit, or `id_column` is unknown or not unique.
     """
+    from hf_gip.core.checks import check_k, shown
+
     if not isinstance(dataset, Dataset):
         raise TypeError(
-            f"`dataset` must be a `datasets.Dataset`, got {type(dataset).__name__}: selection needs the whole pool; "
+            f"`{name}` must be a `datasets.Dataset`, got {type(dataset).__name__}: selection needs the whole pool; "
             "use `load_dataset(…)` without `streaming=True`, or `Dataset.from_generator` over `.take(n)`."
         )
     if not len(dataset):
-        raise ValueError("`dataset` must have at least one row, got 0: check the split or the filter before it.")
+        raise ValueError(f"`{name}` must have at least one row, got 0: check the split or the filter before it.")
     if isinstance(k, Mapping):
-        raise ValueError(f"`k` must be a whole number for a single split, got {dict(k)!r}.")
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(dataset):
-        raise ValueError(f"`k` must be a whole number between 1 and the number of rows ({len(dataset)}), got {k!r}.")
+        raise ValueError(f"`k` must be a whole number for a single split, got {shown(dict(k))}.")
+    check_k(k, len(dataset))
     if id_column is not None:
         _check_id_column(dataset, id_column)
 
@@ -88,12 +91,16 @@ def splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, 
     """Which splits are asked for, and how many rows of each.
 
     Raises:
-        ValueError: If a split does not exist.
+        ValueError: If a split does not exist, or none is named.
     """
+    from hf_gip.core.checks import shown
+
     wanted = k if isinstance(k, Mapping) else {"train": k}
-    if unknown := [name for name in wanted if name not in dataset]:
+    unknown = [name for name in wanted if name not in dataset]
+    if unknown or not wanted:
+        found = shown(unknown[0]) if unknown else "none"
         raise ValueError(
-            f"`k` must name splits of the dataset {list(dataset)}, got {unknown[0]!r}: give a mapping such as "
+            f"`k` must name splits of the dataset {list(dataset)}, got {found}: give a mapping such as "
             f"{{{next(iter(dataset), 'train')!r}: 1000}}."
         )
     return list(wanted.items())
@@ -105,9 +112,13 @@ def fingerprint_of(dataset: Dataset, request: Mapping[str, Any]) -> str:
 
 
 def _check_id_column(dataset: Dataset, name: str) -> None:
-    if name not in dataset.column_names:
-        raise ValueError(f"`id_column` must name a column of the dataset {dataset.column_names}, got {name!r}.")
+    check_column("id_column", name, dataset)
     values = dataset.select_columns([name]).with_format(None)[name][:]
+    if nested := [value for value in values if isinstance(value, list | dict)]:
+        raise ValueError(
+            f"`id_column` must hold texts or numbers, got {type(nested[0]).__name__} values in {name!r}: leave it out "
+            "to use positions."
+        )
     if len(set(values)) < len(values):
         raise ValueError(
             f"`id_column` must name each row once, got {len(values) - len(set(values))} repeated values in {name!r}: "

@@ -1,6 +1,5 @@
 """Per-example gradients of a pool and of a target along a training run: what GTP and LESS choose from."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,15 +139,14 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
         TypeError: If an argument is of the wrong kind.
         ValueError: If an argument is out of its range.
     """
-    from hf_gip.dataset.options import check_device
+    from hf_gip.core.checks import check_device
     from hf_gip.dataset.trajectory_run import gather
     from hf_gip.features.checkpoints import check_folders, folders_id
     from hf_gip.features.proxy import name_model
-    from hf_gip.features.text import text_recipe
+    from hf_gip.features.tokenise import text_columns
 
     _check_options(options)
-    if "input_ids" not in dataset.column_names:
-        text_recipe(dataset, options["columns"])  # refuses unknown columns before a model is opened
+    text_columns(dataset, options["columns"])  # refuses wrong ones before a model is opened
     tasks = _tasks(options["target"])
     folders = options["checkpoints"]
     if folders is not None:
@@ -194,22 +192,22 @@ def _check_options(options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Naming the option, the value found and the range.
     """
+    from hf_gip.core.checks import check_count, check_flag, check_seed, is_number, shown
+    from hf_gip.features.layers import check_parameters
+
+    check_parameters(options["parameters"])
     if options["parameters"] == "hidden":
         raise ValueError('`parameters="hidden"` are no weights to train: name layers, or leave it out for LoRA.')
-    if options["subspace"] not in ("random", "snapshots"):
-        raise ValueError(f'`subspace` must be "random" or "snapshots", got {options["subspace"]!r}.')
-    numbers = ["epochs", "max_length", "batch_size", *(["dims"] if options["dims"] is not None else [])]
-    if wrong := [name for name in numbers if not _whole(options[name]) or options[name] < 1]:
-        raise ValueError(f"`{wrong[0]}` must be a positive number, got {options[wrong[0]]!r}.")
-    if not _whole(options["seed"]):
-        raise ValueError(f"`seed` must be a whole number, got {options['seed']!r}.")
-    if not 0 < options["share"] <= 1:
-        raise ValueError(f"`share` must be a part of the pool in (0, 1], got {options['share']!r}.")
-    if not 0 < options["learning_rate"] < math.inf:
-        raise ValueError(f"`learning_rate` must be a positive number, got {options['learning_rate']!r}.")
+    if not isinstance(options["subspace"], str) or options["subspace"] not in ("random", "snapshots"):
+        raise ValueError(f'`subspace` must be "random" or "snapshots", got {shown(options["subspace"])}.')
+    for name in ("epochs", "max_length", "batch_size", "dims"):
+        check_count(name, options[name], optional=name == "dims")
+    check_seed(options["seed"])
+    check_flag("adam", options["adam"])
+    share, rate = options["share"], options["learning_rate"]
+    if not is_number(share) or not 0 < share <= 1:
+        raise ValueError(f"`share` must be a part of the pool in (0, 1], got {shown(share)}.")
+    if not is_number(rate) or rate <= 0:
+        raise ValueError(f"`learning_rate` must be a positive number, got {shown(rate)}.")
     if options["rates"] is not None and options["checkpoints"] is None:
         raise ValueError("`rates` belong to `checkpoints`, got none: the warm-up run knows its own.")
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

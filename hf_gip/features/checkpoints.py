@@ -12,6 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hf_gip.core.checkpoints import RATES, check_rates
+from hf_gip.core.checks import as_list, shown
 from hf_gip.features.adam import AdamMoments
 from hf_gip.features.encoders import folder_digest
 from hf_gip.features.identity import content_id
@@ -79,16 +81,18 @@ def check_folders(folders: Any, rates: Sequence[float] | None, *, snapshots: boo
         TypeError: If they are no list of folders.
         ValueError: If a folder is not there or holds no weights, or their number does not do.
     """
-    if isinstance(folders, str | Path) or not isinstance(folders, Sequence):
-        raise TypeError(f"`checkpoints` must be a list of a Trainer's checkpoint folders, got {folders!r}.")
+    if isinstance(folders, str | bytes | Path) or not isinstance(folders, Sequence):
+        raise TypeError(f"`checkpoints` must be a list of a Trainer's checkpoint folders, got {shown(folders)}.")
     if not folders or (snapshots and len(folders) < FEWEST):
         fewest = FEWEST if snapshots else 1
         raise ValueError(
             f"`checkpoints` must hold at least {fewest} folder(s), got {len(folders)}: save more often, or leave it "
             "out."
         )
-    if rates is not None and len(rates) != len(folders):
-        raise ValueError(f"`rates` must hold one learning rate per checkpoint ({len(folders)}), got {len(rates)}.")
+    if wrong := [folder for folder in folders if not isinstance(folder, str | Path)]:
+        raise TypeError(f"`checkpoints` must be a list of folders, got {shown(wrong[0])} in it.")
+    if rates is not None:
+        check_rates(as_list("rates", rates, RATES), len(folders))
     for folder in map(Path, folders):
         if not weight_files(folder):
             raise ValueError(

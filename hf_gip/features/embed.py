@@ -18,6 +18,7 @@ from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
+from hf_gip.core.checks import check_device
 from hf_gip.disk import CACHE, written
 from hf_gip.features.encoders import Encoder, NamedEncoder, as_numpy, name_encoder
 from hf_gip.features.text import TextRecipe, iter_texts, text_recipe
@@ -68,11 +69,15 @@ def embed(
 
     Raises:
         OSError: If the disk is full, or does not give back what was written.
+        TypeError: If `dataset` or `encoder` is of another kind.
         ValueError: If the dataset or all texts are empty, or the encoder answers with wrong counts or NaN.
     """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"`dataset` must be a `datasets.Dataset`, got {type(dataset).__name__}.")
     if not len(dataset):
         raise ValueError("`dataset` must have at least one row, got 0: check the split or the filter before it.")
     texts = text_recipe(dataset, columns, template)
+    check_device(device)
     named = name_encoder(encoder, device=device)
     recipe = {
         "kind": "text",

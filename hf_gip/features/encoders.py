@@ -11,6 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from datasets.utils import tqdm
 
+from hf_gip.core.checks import shown
+
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 MODEL_BATCH = 64
 PROBE = ["The quick brown fox jumps over the lazy dog.", "def add(a, b): return a + b", "日本語の文。"]
@@ -53,7 +55,7 @@ def name_encoder(encoder: str | Encoder, *, device: str | None = None) -> NamedE
     Raises:
         TypeError: If `encoder` is neither a name nor an object with `encode`.
     """
-    if encoder == "lexical":
+    if isinstance(encoder, str) and encoder == "lexical":
         from hf_gip.features.lexical import LexicalEncoder
 
         return NamedEncoder(LexicalEncoder().identity, LexicalEncoder)
@@ -65,7 +67,7 @@ def name_encoder(encoder: str | Encoder, *, device: str | None = None) -> NamedE
         identity = {"encoder": f"{kind.__module__}.{kind.__qualname__}", "probe": _digest(answer.tobytes())}
         return NamedEncoder(identity, lambda: encoder)
     raise TypeError(
-        f"`encoder` must be a model id, 'lexical' or an object with an `encode` method, got {encoder!r:.80}."
+        f"`encoder` must be a model id, 'lexical' or an object with an `encode` method, got {shown(encoder)}."
     )
 
 

@@ -1,7 +1,7 @@
 """Per-example gradients of a causal language model, in batches, projected as they are made."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from datasets.utils import tqdm
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from hf_gip.core.checks import check_count
+from hf_gip.core.checks import check_count, check_flag, shown
 from hf_gip.features.adam import AdamMoments
 from hf_gip.features.pace import announce
 from hf_gip.features.reader import GradientReader, GradientRecipe
@@ -89,13 +89,18 @@ def gradient_features(
         The vectors of all rows with a labelled token, and which rows these are.
 
     Raises:
-        TypeError: If `model` is neither a name nor a module.
+        TypeError: If `model` is neither a name nor a module, `rows` no sequence, or `scaling` no moments.
         ValueError: If no such model can be opened, nothing is to be had of `parameters`, the model has no logits, a
             row is not tokenised, a row's gradient is not finite, or options are out of range or exclude each other.
     """
     recipe = GradientRecipe(parameters, dims, side, normalize, seed, max_length)
     check_count("batch_size", batch_size)
     check_count("max_length", max_length, optional=True)
+    check_flag("normalize", normalize)
+    if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__") or isinstance(rows, str | bytes | Mapping):
+        raise TypeError(f"`rows` must be a dataset or a list of tokenised rows, got {shown(rows)}.")
+    if scaling is not None and not isinstance(scaling, AdamMoments):
+        raise TypeError(f"`scaling` must come from `hf_gip.adam_moments`, got {shown(scaling)}.")
     if isinstance(model, nn.Module):
         return _taken(model, rows, recipe, scaling, batch_size)
     from hf_gip.features.proxy import name_model, prepared

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_gip.core.checks import shown
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -31,17 +33,27 @@ class Layer:
         return rows, columns
 
 
+def check_parameters(parameters: object) -> None:
+    """Raise unless `parameters` can name layers.
+
+    Raises:
+        TypeError: If it is no text.
+        ValueError: If it is empty.
+    """
+    what = "lora, last_layer, hidden or a pattern of layer names"
+    if not isinstance(parameters, str):
+        raise TypeError(f"`parameters` must be {what}, got {shown(parameters)}.")
+    if not parameters:
+        raise ValueError(f"`parameters` must be {what}, got ''.")
+
+
 def find_layers(model: nn.Module, parameters: str) -> list[Layer]:
     """The layers that `parameters` names: `"lora"`, `"last_layer"` or a pattern of module names.
 
     Raises:
-        TypeError: If it is no text.
         ValueError: If nothing is found, or gradients of what is found would not be exact.
     """
-    if not isinstance(parameters, str):
-        raise TypeError(
-            f"`parameters` must be lora, last_layer, hidden or a pattern of layer names, got {parameters!r}."
-        )
+    check_parameters(parameters)
     if parameters == "last_layer":
         head = output_head(model)
         return [as_layer(name, module) for name, module in model.named_modules() if module is head]

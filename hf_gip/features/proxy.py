@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_gip.core.checks import shown
 from hf_gip.features.encoders import folder_digest
 from hf_gip.features.identity import content_id, model_id
 from hf_gip.features.layers import at_rest, output_head
@@ -51,9 +52,11 @@ def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: 
         The model's name: id and commit, or a digest of the folder's files, or of the live model's weights.
 
     Raises:
-        TypeError: If `model` is none of these.
+        TypeError: If `model` is none of these, or the tokenizer no tokenizer.
         ValueError: If no such model exists.
     """
+    if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "name_or_path")):
+        raise TypeError(f"`tokenizer` must be a tokenizer of transformers or None, got {shown(tokenizer)}.")
     if isinstance(model, nn.Module):
         identity = {"model": type(model).__name__, "weights": model_id(model)}
         return NamedModel(identity | _tokenizer_identity(tokenizer), lambda: (model, tokenizer))

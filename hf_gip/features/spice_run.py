@@ -64,6 +64,7 @@ class WindowedRun:
     """Goes through windows of `order`, `window` rows each, and takes each one's share of `k`."""
 
     def __init__(self, order: Int64[Tensor, " n"], k: int, window: int, rule: Rule) -> None:
+        window = min(window, len(order))
         self.windows = order.split(window)
         self.shares = quotas(len(order), k, window).tolist()
         self.rule = rule

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hf_gip.features.identity import content_id
 from hf_gip.features.proxy import tokenizer_id
-from hf_gip.features.text import text_recipe
+from hf_gip.features.text import TextRecipe, text_recipe
 from hf_gip.features.tokens import IGNORED
 
 BATCH_ROWS = 1_000
@@ -48,14 +48,12 @@ def tokenised(dataset: Dataset, tokenizer: Any, columns: Sequence[str] | None, m
     Raises:
         ValueError: If there are texts and no tokenizer, both tokens and `columns`, or tokens that are no lists.
     """
-    if "input_ids" in dataset.column_names:
-        if columns is not None:
-            raise ValueError("`columns` names texts and has no use beside `input_ids`: leave one out.")
+    text = text_columns(dataset, columns)
+    if text is None:
         kept = [name for name in ("input_ids", "labels") if name in dataset.column_names]
         _check_lists(dataset, kept)
         rows, recipe = dataset.select_columns(kept).with_format(None), {"columns": kept}
     else:
-        text = text_recipe(dataset, columns)
         if tokenizer is None:
             raise ValueError(
                 "`tokenizer` must be given for rows of text where the model brings none, got None: pass the model's "
@@ -81,6 +79,20 @@ def tokenised(dataset: Dataset, tokenizer: Any, columns: Sequence[str] | None, m
         )
     usable, truncated = _scan(rows, max_length)
     return TokenRows(rows, usable, truncated, recipe | {"max_length": max_length})
+
+
+def text_columns(dataset: Dataset, columns: Sequence[str] | None) -> TextRecipe | None:
+    """The text of rows that are not tokenised yet, None for those that are; quick.
+
+    Raises:
+        TypeError: If `columns` is no list of names.
+        ValueError: If there are both tokens and `columns`, or a column is unknown.
+    """
+    if "input_ids" not in dataset.column_names:
+        return text_recipe(dataset, columns)
+    if columns is not None:
+        raise ValueError("`columns` names texts and has no use beside `input_ids`: leave one out.")
+    return None
 
 
 def check_vocabulary(rows: Dataset, model: nn.Module) -> None:

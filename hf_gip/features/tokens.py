@@ -1,12 +1,14 @@
 """Tokenised rows into padded batches of like length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
+
+from hf_gip.core.checks import shown
 
 IGNORED = -100
 
@@ -66,8 +68,11 @@ def read_row(row: Any, position: int, max_length: int, tally: Tally) -> tuple[li
     """Tokens and labels of one row, or None where nothing in it counts.
 
     Raises:
+        TypeError: If it is no mapping.
         ValueError: If it is not a tokenised row.
     """
+    if not isinstance(row, Mapping):
+        raise TypeError(f"`rows` must be mappings with `input_ids`, got {shown(row)} as row {position}.")
     if "input_ids" not in row:
         raise ValueError(
             f"`rows` must be tokenised, got row {position} with the columns {', '.join(row)}: "
