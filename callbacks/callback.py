@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_gip.core.checks import check_amount
 from hf_gip.core.selection import Selection
 
 from .checks import check_attached, check_features, check_texts, check_trainer, warn_of_repeats
@@ -109,6 +110,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
             return
         check_trainer(trainer)
         check_features(features, objective, trainer)
+        check_amount("noise", noise, optional=True)
         check_push(push_to, push_each, pool)
         self.pool = read_pool(trainer, pool, id_column)
         check_texts(features, self.pool.rows.column_names, trainer.processing_class)

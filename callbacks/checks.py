@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
+from hf_gip.core.checks import shown
 from hf_gip.features.layers import lora_layers
 
 from .host import is_sharded
@@ -106,8 +107,8 @@ def check_features(features: str, objective: str, trainer: Trainer) -> None:
         ValueError: If they are unknown, or the model has no weights of that kind, or not all of them in one place.
     """
     for name, value, known in (("features", features, FEATURES), ("objective", objective, OBJECTIVES)):
-        if value not in known:
-            raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}.")
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {shown(value)}.")
     if features not in ("lora_gradient", "last_layer_gradient"):
         return
     if is_sharded(trainer):

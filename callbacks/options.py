@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.compute
 from datasets import Dataset
 
+from hf_gip.core.checks import TOO_LARGE, as_list, shown
 from hf_gip.core.selection import Selection
 
 arrow: Any = pyarrow.compute  # whose functions are made at run time
@@ -18,18 +19,19 @@ def check_options(
     """Raise for options that contradict each other.
 
     Raises:
-        TypeError: If `scores` is a single string or `warmup` no selection.
+        TypeError: If `scores` is no list of names, `select` no function or `warmup` no selection.
         ValueError: If one is out of range.
     """
     if not isinstance(warmup, Selection | None):
         raise TypeError(
             f"`warmup` must be a `Selection`, got {type(warmup).__name__}: a subset has it as `.selection`."
         )
-    if isinstance(scores, str):
-        raise TypeError(f"`scores` must be a list of column names, got {scores!r}: write `scores=[{scores!r}]`.")
+    _check_names(scores)
+    if select is not None and not callable(select):
+        raise TypeError(f"`select` must be a function or None, got {shown(select)}.")
     for name, value, least in (("every_n_epochs", every_n_epochs, 1), ("start_epoch", start_epoch, 0)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"`{name}` must be a whole number, at least {least}, got {value}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < TOO_LARGE:
+            raise ValueError(f"`{name}` must be a whole number, at least {least}, got {shown(value)}.")
     if scores and select is not None:
         raise ValueError(
             "`scores` must be left out with `select`, which takes GIP's place and with it the scores: use them inside "
@@ -42,6 +44,13 @@ def check_options(
     wrong = [name for name in scores if name != "loss" and name not in numeric]
     if wrong:
         raise ValueError(f'`scores` must be numeric columns of the pool or "loss", got {wrong}: it has {numeric}.')
+
+
+def _check_names(scores: Sequence[str]) -> None:
+    if isinstance(scores, str):
+        raise TypeError(f"`scores` must be a list of column names, got {scores!r}: write `scores=[{scores!r}]`.")
+    if wrong := [name for name in as_list("scores", scores, "a list of column names") if not isinstance(name, str)]:
+        raise TypeError(f"`scores` must be a list of column names, got {shown(wrong[0])} in it.")
 
 
 def _has_number(rows: Dataset, name: str) -> bool:
@@ -59,8 +68,8 @@ def check_push(push_to: str | None, push_each: bool, pool: Dataset | None) -> No
         if push_each:
             raise ValueError("`push_each` needs the repository to push to, got `push_to=None`: name one.")
         return
-    if not re.fullmatch(r"[\w.\-]+/[\w.\-]+", push_to):
-        raise ValueError(f"`push_to` must be a dataset repository such as 'me/subset', got {push_to!r}.")
+    if not isinstance(push_to, str) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", push_to):
+        raise ValueError(f"`push_to` must be a dataset repository such as 'me/subset', got {shown(push_to)}.")
     if pool is None:
         raise ValueError(
             "`push_to` publishes rows as they were given to the trainer, got `pool=None`: pass that dataset."
