@@ -133,7 +133,7 @@ def test_half_precision_rows_are_multiplied_as_exactly_as_in_float32(
     want = solved("projection", X, scale, Q, 60, 0.1, 16, 64)
     request.getfixturevalue("as_on_a_gpu")
     columns = torch.randn(20, 48, dtype=torch.float64) * torch.logspace(-6, 0, 20, dtype=torch.float64)[:, None]
-    got = rows_module.times(X, columns, torch.empty(400, 20))
+    got = rows_module.times(X, rows_module.wide(columns, dtype), torch.empty(400, 20))
     true = X.double() @ columns.T
     size = X.double().norm(dim=1)[:, None] * columns.norm(dim=1)
     assert float(((got - true).abs() / size.clamp(min=1e-12)).max()) < 1e-6

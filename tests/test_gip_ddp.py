@@ -22,7 +22,8 @@ def launched(out: Path, mode: str, ranks: int, script: Path = SCRIPT) -> tuple[i
     paths = os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parent.parent)])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [*torchrun, str(script), str(out), mode]
-    ended = subprocess.run(command, capture_output=True, timeout=300, check=False, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    sys.stderr.write(ended.stderr)  # shown where a test fails
     return ended.returncode, [json.loads(path.read_text()) for path in sorted(out.glob(f"{mode}-{ranks}-*.json"))]
 
 

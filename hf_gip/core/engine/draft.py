@@ -18,6 +18,7 @@ from hf_gip.core.engine.projection import Projection
 from hf_gip.core.engine.rows import ready
 from hf_gip.core.engine.shortlist import Near, slack
 
+AHEAD = 32  # rows of a kernel made together
 LARGE = 1e30  # divides the gain of rows that have nothing of their own left
 
 
@@ -31,10 +32,10 @@ def draft(state: Projection | Information, near: Near, width: int) -> Int64[Tens
     rows = near.scaled(held.scale.dtype)
     tiny = torch.finfo(rows.dtype).tiny
     space = array(rows.new_empty(2, width, p))
-    K, G = (kernel(side, left) for side, left in state.kernels(rows, held))
     top, bottom = array(held.top.clone()), array(held.bottom.clamp(min=tiny))
     floor = None if held.floor is None else array(held.floor)
-    here = Trial(K, G, top, bottom, space[0], space[1])
+    here = Trial(None, None, top, bottom, space[0], space[1])
+    here.K, here.G = (kernel(side, left, here) for side, left in state.kernels(rows, held))
     gain = array(near.gain)
     chosen = torch.empty(width, dtype=torch.int64, device=rows.device)
     out = array(chosen)
@@ -65,18 +66,34 @@ def first(gain: Any, share: float) -> Any:
     return ((gain >= best - share * abs(best)) * 1).argmax().reshape(1)
 
 
-def kernel(side: Float[Tensor, "p d"], left: Callable[[Tensor], Tensor]) -> Any:
-    """left(side) sideᵀ: whole on a GPU, row by row as asked for on the CPU, where few of them ever are."""
-    return Product(side, left) if ready(side) else left(side) @ side.T
+def kernel(side: Float[Tensor, "p d"], left: Callable[[Tensor], Tensor], here: Trial) -> Any:
+    """left(side) sideᵀ: whole on a GPU, in parts as asked for on the CPU, where few of its rows ever are."""
+    return Product(side, left, here) if ready(side) else left(side) @ side.T
 
 
 class Product:
-    """The rows of left(side) sideᵀ as arrays, each made when it is asked for."""
+    """The rows of left(side) sideᵀ as arrays. One that is missing is made with those likely to be asked for next.
 
-    def __init__(self, side: Float[Tensor, "p d"], left: Callable[[Tensor], Tensor]) -> None:
-        self.side, self.left = side, left
+    They are the rows whose gains are the largest now: many in one product cost little more than one alone. Torch makes
+    them: numpy would start threads of its own beside torch's.
+    """
+
+    def __init__(self, side: Float[Tensor, "p d"], left: Callable[[Tensor], Tensor], here: Trial) -> None:
+        self.side, self.left, self.here = side, left, here
+        self.made: dict[int, Any] = {}
 
     def __getitem__(self, j: Any) -> Any:
-        """Row j. Torch makes it: numpy would start threads of its own beside torch's."""
+        """Row j."""
         at = int(j[0])
-        return torch.mv(self.side, self.left(self.side[at : at + 1])[0]).numpy()[None]
+        if at not in self.made:
+            self._make(at)
+        return self.made[at][None]
+
+    def _make(self, at: int) -> None:
+        gain = self.here.top / self.here.bottom
+        gain[list(self.made)] = -torch.inf
+        gain[at] = torch.inf
+        count = min(AHEAD, len(gain))
+        some = gain.argpartition(len(gain) - count)[len(gain) - count :]
+        rows = self.left(self.side[torch.from_numpy(some)]) @ self.side.T
+        self.made.update(zip(some.tolist(), rows.numpy(), strict=True))

@@ -30,7 +30,6 @@ from hf_gip.core.rows import Rows
 
 BLOCK = 64
 NEAR = 16  # rows on the shortlist per draft
-OTHERS = 32  # rows tried before all others, per draft
 KEPT = 3 << 27  # bytes of products kept between verifying and accepting: with 10⁶ rows in a file all fits 1.5 GiB
 
 
@@ -93,9 +92,7 @@ def greedy(
         drafts = draft(state, near, min(width, k - taken))
         asked = near.at(drafts[: ledger.reach(near.numbers[drafts])])
         panel = state.panel(asked.scaled(torch.float64), asked.held)
-        gain[ranks.mine(near.numbers)] = -torch.inf
-        others = torch.topk(gain, min(OTHERS * width, source.n), sorted=False).indices.sort().values
-        count, level, moved, piece = verify(source, state, panel, asked, others, store, piece, ranks)
+        count, level, moved, piece = verify(source, state, panel, asked, store, piece, ranks)
         if not count:
             break
         state.commit(panel, count, moved)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hf_gip.core.engine.objectives import Held, Kernel, Panel, Trial, energies
+from hf_gip.core.engine.objectives import Held, Kernel, Panel, Sides, Trial, energies
 from hf_gip.core.engine.posterior import Posterior, factor
 from hf_gip.core.engine.rows import times
 from hf_gip.core.rows import Rows
@@ -42,9 +42,9 @@ class Information:
         gains = (triangle.diagonal() / lower.diagonal()).log().clamp_(min=0)
         return Panel(first, second, first[:, :0], gains, torch.minimum(good, better))
 
-    def products(self, rows: Float[Tensor, "c d"], held: Held, panel: Panel, out: Float[Tensor, "2 c b"]) -> None:
+    def products(self, rows: Float[Tensor, "c d"], held: Held, sides: Sides, out: Float[Tensor, "2 c b"]) -> None:
         """Products a and e of rows (c × d)."""
-        for number, columns in enumerate((panel.first, panel.second)):
+        for number, columns in enumerate((sides.first, sides.second)):
             times(rows, columns, out[number]).mul_(held.scale[:, None])
 
     def moves(self, a: Any, e: Any) -> tuple[Any, Any]:

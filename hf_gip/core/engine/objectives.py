@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hf_gip.core.engine.rows import pieces
+from hf_gip.core.engine.rows import pieces, wide
 from hf_gip.core.rows import Rows
 
 Kernel = tuple[Tensor, Callable[[Tensor], Tensor]]
@@ -33,9 +33,31 @@ class Panel:
     gains: Float[Tensor, " b"]  # rise of the objective
     good: Int64[Tensor, ""]  # how many of them rounding has left
 
-    def head(self, count: int) -> "Panel":
-        """The first `count` picks."""
-        return Panel(self.first[:count], self.second[:count], self.beta[:count], self.gains[:count], self.good)
+    def sides(self, rows: torch.dtype, work: torch.dtype) -> "Sides":
+        """What rows of a type are multiplied by."""
+        beta = self.beta.T.to(work)
+        return Sides(wide(self.first, rows), wide(self.second, rows), beta, halved(self.beta).to(work))
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The right sides of a panel's products, in the types they are computed in."""
+
+    first: Float[Tensor, "d w"]
+    second: Float[Tensor, "d v"]  # empty where e follows from C
+    beta: Float[Tensor, "r b"]
+    halved: Float[Tensor, "b b"]  # strict upper triangle of β βᵀ and half its diagonal
+
+    def head(self, count: int) -> "Sides":
+        """Those of the first `count` picks, where each is in one part."""
+        return Sides(self.first[:, :count], self.second[:, :count], self.beta[:, :count], self.halved[:count, :count])
+
+
+def halved(beta: Float[Tensor, "b r"]) -> Float[Tensor, "b b"]:
+    """Strict upper triangle of β βᵀ and half its diagonal."""
+    upper = (beta @ beta.T).triu()
+    upper.diagonal().mul_(0.5)
+    return upper
 
 
 @dataclass(frozen=True, slots=True)

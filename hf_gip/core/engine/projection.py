@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hf_gip.core.engine.objectives import Held, Kernel, Panel, Trial, energies
+from hf_gip.core.engine.objectives import Held, Kernel, Panel, Sides, Trial, energies, halved
 from hf_gip.core.engine.posterior import Posterior, factor
 from hf_gip.core.engine.rows import pieces, times
 from hf_gip.core.rows import Rows
@@ -61,18 +61,17 @@ class Projection:
         else:
             C = rows @ self.residual if self.told else held.C.double()
             beta = torch.linalg.solve_triangular(triangle, C, upper=False)
-        second = first[:0] if self.kept else beta @ self.residual.T - _halved(beta).T @ first
+        second = first[:0] if self.kept else beta @ self.residual.T - halved(beta).T @ first
         return Panel(first, second, beta, beta.square().sum(1), good)
 
-    def products(self, rows: Float[Tensor, "c d"], held: Held, panel: Panel, out: Float[Tensor, "2 c b"]) -> None:
+    def products(self, rows: Float[Tensor, "c d"], held: Held, sides: Sides, out: Float[Tensor, "2 c b"]) -> None:
         """Products a and e of rows (c × d)."""
-        work = self.scale.dtype
-        times(rows, panel.first, out[0]).mul_(held.scale[:, None])
+        times(rows, sides.first, out[0]).mul_(held.scale[:, None])
         if self.kept:
-            torch.mm(held.C, panel.beta.T.to(work), out=out[1])
-            out[1].addmm_(out[0], _halved(panel.beta).to(work), alpha=-1)
+            torch.mm(held.C, sides.beta, out=out[1])
+            out[1].addmm_(out[0], sides.halved, alpha=-1)
         else:
-            times(rows, panel.second, out[1]).mul_(held.scale[:, None])
+            times(rows, sides.second, out[1]).mul_(held.scale[:, None])
 
     def moves(self, a: Any, e: Any) -> tuple[Any, Any]:
         """By how much each pick lowers top and bottom."""
@@ -97,10 +96,10 @@ class Projection:
         beta = panel.beta[:count].to(self.scale.dtype)
         for where, products in moved:
             a, e = products[:, :, :count]
-            self.bottom[where] -= a.square().sum(1)
+            self.bottom[where] -= torch.linalg.vector_norm(a, dim=1).square_()
             if self.kept:
                 C = self.C[where].addmm_(a, beta, alpha=-1)
-                self.top[where] = C.square().sum(1)
+                self.top[where] = torch.linalg.vector_norm(C, dim=1).square_()
             else:
                 self.top[where] -= (a * e).sum(1).mul_(2)
         self.bottom.clamp_(min=self.ridge)
@@ -123,10 +122,3 @@ def fill(source: Rows, scale: Float[Tensor, " n"], columns: Float[Tensor, "d r"]
     for where, rows in pieces(source, 8192):
         torch.mm(rows.to(scale.dtype), columns, out=out[where])
     return out.mul_(scale[:, None])
-
-
-def _halved(beta: Float[Tensor, "b r"]) -> Float[Tensor, "b b"]:
-    """Strict upper triangle of β βᵀ and half its diagonal."""
-    upper = (beta @ beta.T).triu()
-    upper.diagonal().mul_(0.5)
-    return upper

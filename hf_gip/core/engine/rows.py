@@ -22,20 +22,27 @@ def ready(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def times(rows: Float[Tensor, "c d"], columns: Float[Tensor, "b d"], out: Float[Tensor, "c b"]) -> Tensor:
-    """The product rows columnsᵀ in `out`, as exact as its type.
+def wide(columns: Float[Tensor, "b d"], dtype: torch.dtype) -> Float[Tensor, "d w"]:
+    """The columns as `times` wants them for rows of a type: three parts of each for half precision, w = 3b.
 
     A GPU multiplies half-precision rows as they are. The columns, which such a type would spoil, go in three parts
     that together hold all their bits, still in one product.
     """
-    if ready(rows) or rows.dtype.itemsize > 2:
-        return torch.mm(rows.to(out.dtype), columns.T.to(out.dtype), out=out)
-    step = torch.finfo(rows.dtype).eps / 2
+    if dtype.itemsize > 2:
+        return columns.T.to(dtype)
+    step = torch.finfo(dtype).eps / 2
     parts, left = [], columns.double()
     for _ in range(3):
-        parts.append(left.to(rows.dtype))
+        parts.append(left.to(dtype))
         left = (left - parts[-1]) / step
-    wide = torch.cat(parts).T
-    product = torch.mm(rows, wide, out_dtype=torch.float32) if rows.is_cuda else rows.float() @ wide.float()
-    high, middle, low = product.view(len(rows), 3, len(columns)).unbind(1)
+    return torch.cat(parts).T
+
+
+def times(rows: Float[Tensor, "c d"], columns: Float[Tensor, "d w"], out: Float[Tensor, "c b"]) -> Tensor:
+    """The product of rows and `wide` columns in `out`, as exact as its type."""
+    if rows.dtype.itemsize > 2:
+        return torch.mm(rows, columns, out=out)
+    step = torch.finfo(rows.dtype).eps / 2
+    product = torch.mm(rows, columns, out_dtype=torch.float32) if rows.is_cuda else rows.float() @ columns.float()
+    high, middle, low = product.view(len(rows), 3, out.shape[1]).unbind(1)
     return torch.add(high, middle, alpha=step, out=out).add_(low, alpha=step * step)

@@ -24,7 +24,6 @@ def verify(
     state: Projection | Information,
     panel: Panel,
     asked: Near,
-    others: Int64[Tensor, " o"],
     store: Float[Tensor, " s"],
     piece: int,
     ranks: Ranks,
@@ -43,7 +42,7 @@ def verify(
     try:
         while True:
             try:
-                count, moved = attempt(source, state, panel, asked, others, store, piece, ranks.first)
+                count, moved = attempt(source, state, panel, asked, store, piece, ranks.first)
             except torch.OutOfMemoryError:
                 if piece <= SMALLEST:
                     raise
@@ -61,37 +60,31 @@ def attempt(
     state: Projection | Information,
     panel: Panel,
     asked: Near,
-    others: Int64[Tensor, " o"],
     store: Float[Tensor, " s"],
     piece: int,
     first: int,
 ) -> tuple[Int64[Tensor, ""], list[tuple[slice, Tensor]]]:
-    """How many drafts no row held here beats, and the products.
-
-    `others` are tried first: drafts that fall there cost no product with all rows.
-    """
+    """How many drafts no row held here beats, and the products."""
     work, b, held = state.scale.dtype, len(panel.gains), state.held()
     picks = asked.numbers[:b]
     own = asked.at(slice(0, b))
     out = store.new_empty(2, b, b)
-    state.products(own.rows, own.held, panel, out)
+    state.products(own.rows, own.held, panel.sides(own.rows.dtype, work), out)
     among = replay(state, own.held, out)
     goal = among.diagonal().clone()
     count = torch.minimum(leading(goal > state.stop), panel.good).clamp(min=1) * (asked.gain[0] > state.stop)
-    screen = Screen(goal, max(min(piece, source.n), len(others)) if ready(goal) else 0)  # a GPU has no use for it
+    screen = Screen(goal, min(piece, source.n) if ready(goal) else 0)  # a GPU has no use for it
     goal[0] = torch.inf  # it is the best row by the state itself
     earlier = torch.ones(b, b, dtype=torch.bool, device=goal.device).triu_()
     count = torch.minimum(count, unbeaten(among.masked_fill_(earlier, -torch.inf), picks, picks, goal))
     moved: list[tuple[slice, Tensor]] = []
-    limit = trimmed(count, b)
-    out = store.new_empty(2, len(others), limit)
-    state.products(source.rows(others), held.at(others), panel.head(limit), out)
-    count = torch.minimum(count, screen.unbeaten(state, held.at(others), out, others + first, picks, goal))
+    sides = panel.sides(work if ready(store) else source.dtype, work)
     for where, rows in pieces(source, piece):
         size, limit = where.stop - where.start, trimmed(count, b)
         out = store[2 * b * where.start :][: 2 * limit * size].view(2, size, limit)
         here = held.at(where)
-        state.products(rows.to(work) if ready(rows) else rows, here, panel.head(limit), out)
+        sides = sides if limit == b else sides.head(limit)
+        state.products(rows.to(work) if ready(rows) else rows, here, sides, out)
         moved.append((where, out))
         numbers = torch.arange(where.start + first, where.stop + first, device=picks.device)
         count = torch.minimum(count, screen.unbeaten(state, here, out, numbers, picks, goal))
@@ -99,22 +92,17 @@ def attempt(
 
 
 class Screen:
-    """Tells in one product which rows can come near a draft's gain at all: few, and only they are replayed.
+    """Tells which rows can come near a draft's gain at all: few, and only they are replayed.
 
-    Row i beats draft t if topᵢ − goal_t bottomᵢ + Σ_{s<t} (goal_t a² − Δtop)_s > 0. With the lowest goal so far in
-    place of goal_t, and goal_s in the sum, which only raises it, this is linear in what each pick s adds: one product
-    with a b × b matrix.
+    Row i beats draft t if topᵢ − goal_t bottomᵢ + Σ_{s<t} r_s > 0, where r_s = goal_t a² − Δtop is what pick s adds.
+    The lowest goal so far in place of goal_t, and goal_s in r_s, only raise it. First r_s counts where it is positive
+    and the lowest goal of all stands for each: one sum a row. The rows that are left get the sums for every t.
     """
 
     def __init__(self, goal: Float[Tensor, " b"], size: int) -> None:
-        b = len(goal)
         self.goal = goal.cummin(0).values
-        self.parts = goal.new_empty(size, b + 2)
-        self.most = goal.new_empty(size, b)
-        self.sums = goal.new_empty(b + 2, b)
-        self.sums[:b] = torch.ones(b, b, dtype=goal.dtype, device=goal.device).triu_(1)
-        self.sums[b] = 1 + NEARLY  # none is lost to rounding
-        self.sums[b + 1] = NEARLY * self.goal.abs() - self.goal
+        self.lowest = NEARLY * self.goal.abs() - self.goal  # none is lost to rounding
+        self.parts = goal.new_empty(size * len(goal))
 
     def unbeaten(
         self,
@@ -138,13 +126,13 @@ class Screen:
     ) -> Int64[Tensor, " r"]:
         """Places of the rows that may beat one of the drafts; more than do, never fewer."""
         _, size, b = products.shape
-        whole = len(self.goal)
-        parts = self.parts[:size, : b + 2]
-        state.rise(products[0], products[1], self.goal[:b], parts[:, :b])
-        torch.stack([held.top, held.bottom], 1, out=parts[:, b:])
-        sums = torch.cat([self.sums[:b, :b], self.sums[whole:, :b]])
-        most = torch.mm(parts, sums, out=self.most[:size, :b]).amax(1)
-        return torch.nonzero(most >= 0)[:, 0]
+        parts = self.parts[: size * b].view(size, b)
+        state.rise(products[0], products[1], self.goal[:b], parts)
+        near = torch.addcmul(held.top * (1 + NEARLY), held.bottom, self.lowest[b - 1])
+        some = torch.nonzero(near.add_(parts.relu().sum(1)) >= 0)[:, 0]
+        earlier = torch.ones(b, b, dtype=parts.dtype, device=parts.device).triu_(1)
+        most = (held.top[some] * (1 + NEARLY))[:, None] + held.bottom[some, None] * self.lowest[:b]
+        return some[most.addmm_(parts[some], earlier).amax(1) >= 0]
 
 
 def level(asked: Near) -> Float[Tensor, ""]:
