@@ -61,6 +61,7 @@ def main() -> None:
     except (ValueError, RuntimeError) as error:
         found = {"error": str(error)}
     (out / f"{mode}-{world}-{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()  # left to the end of the process, its threads now and then abort it
 
 
 main()

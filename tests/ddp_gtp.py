@@ -110,6 +110,7 @@ def main() -> None:
         if mode == "dataset":
             found["selected"] = selected(out)
     (out / f"{mode}-{world}-{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()  # left to the end of the process, its threads now and then abort it
 
 
 if __name__ == "__main__":
