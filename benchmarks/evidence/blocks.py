@@ -22,6 +22,21 @@ def losses(rows: Rows, pool: str, budget: float, measures: Sequence[str]) -> lis
     ]
 
 
+def by_budget(rows: Rows) -> list[str]:
+    """GSM8K losses at every budget, of all methods that have at least three draws at each."""
+    cells = {
+        (row["method"], row["budget"]): row
+        for row in rows["sft"]
+        if (row["pool"], row["measure"]) == ("mixed", STEPS) and row["pools"] > 2
+    }
+    names = [name for name, _ in cells if all((name, budget) in cells for budget in BUDGETS)]
+    names.sort(key=lambda name: cells[name, BUDGETS[0]].get("difference", -1.0))
+    return [
+        f"| {name} | " + " | ".join(gap(cells[name, budget]) for budget in BUDGETS) + " |"
+        for name in dict.fromkeys(names)
+    ]
+
+
 def gap(row: dict[str, Any]) -> str:
     """The difference to random with its interval; of random itself the mean."""
     if "difference" not in row:
@@ -62,13 +77,20 @@ def spread(row: dict[str, Any]) -> str:
     return f"{row['mean']:.2f}" + (f" ± {row['half_width']:.2f}" if row["half_width"] is not None else "")
 
 
-GSM8K = ("gsm8k after steps", "gsm8k after epochs", "alpaca after steps")
+BUDGETS = (0.01, 0.02, 0.05, 0.10)
+STEPS = "gsm8k after steps"
+GSM8K = (STEPS, "gsm8k after epochs", "alpaca after steps")
+BBH = ("bbh after steps", "bbh after epochs", "alpaca after steps")
 BLOCKS: dict[str, Callable[[Rows], list[str]]] = {  # a table's head, and the rest of it
     "| picks | draws | GSM8K, equal steps | GSM8K, equal epochs | Alpaca, equal steps |": lambda rows: losses(
         rows, "mixed", 0.05, GSM8K
     ),
     "| picks | draws | Alpaca, equal steps | Alpaca, equal epochs |": lambda rows: losses(
         rows, "noisy", 0.05, ("alpaca after steps", "alpaca after epochs")
+    ),
+    "| picks | 1 % | 2 % | 5 % | 10 % |": by_budget,
+    "| picks | draws | BBH, equal steps | BBH, equal epochs | Alpaca, equal steps |": lambda rows: losses(
+        rows, "alpaca", 0.05, BBH
     ),
     "| believed | verdict | comparisons that held | draws | for instance |": believed,
     "| change | draws | covering | by scores | towards a target | top-k by score |": stability,

@@ -2,8 +2,9 @@
 
 MIXED, NOISY = "selection | mixed | 0.05", "selection | noisy | 0.05"
 LOSS, LOSS_NOISY = "sft | mixed | 0.05", "sft | noisy | 0.05"
+ALPACA, FULL, FULL_ALPACA = "sft | alpaca | 0.05", "sft | mixed | 1.0", "sft | alpaca | 1.0"
 BBH = "probe | BBH task"
-STEPS = "gsm8k after steps"
+STEPS, BBH_STEPS = "gsm8k after steps", "bbh after steps"
 
 
 def gap(method: str, measure: str, digits: int = 2) -> str:
@@ -14,6 +15,7 @@ def gap(method: str, measure: str, digits: int = 2) -> str:
 README = [
     (f"{MIXED} | target share", "({GIP target | %} of the picks against {random | %})"),
     (LOSS, f"(GSM8K loss {gap('GIP target', STEPS)} against random's rows)"),
+    (ALPACA, f"(BBH loss {gap('GTP target', BBH_STEPS)} with GTP)"),
     (f"{NOISY} | junk", "({GIP target | %} to {GIP cover | %} of the picks against {random | %})"),
     (BBH, "({GIP cover | k = 27 | .2f} against {random | k = 27 | .2f} accuracy at 27 labels)"),
 ]
@@ -32,6 +34,15 @@ PAGE = [
     (BBH, "{GIP cover | k = 135 | .2f} against {random | k = 135 | .2f} at 135."),
     (f"{MIXED} | coverage", "{facility location | .3f} against {GIP cover | .3f}, random {random | .3f}."),
     (f"{MIXED} | length", "({SPICE windows | .0f} characters against {random | .0f})"),
+    (ALPACA, f"BBH loss falls by {gap('GTP target', BBH_STEPS)} (GTP),"),
+    (
+        ALPACA,
+        f"{gap('LESS', BBH_STEPS)} (LESS), {gap('GIP target', BBH_STEPS)} (GIP) and {gap('RDS+', BBH_STEPS)} (`RDS+`)",
+    ),
+    (FULL, f"the whole pool gives {{full | {STEPS} | .2f}} after as many steps,"),
+    (FULL, "as many steps, {full | gsm8k after epochs | .2f} after two"),
+    (FULL_ALPACA, f"all of it gives {{full | {BBH_STEPS} | .2f}} after as many steps and"),
+    (FULL_ALPACA, "as many steps and {full | bbh after epochs | .2f} after two"),
     (LOSS_NOISY, "Alpaca loss is {random | alpaca after steps | .3f} on random rows"),
 ]
 SENTENCES = {"README.md": README, "docs/evidence.md": PAGE}
