@@ -12,6 +12,7 @@ The rows are the ready Alpaca vectors (or made ones where the folder is absent).
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -21,15 +22,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from machine import write_results
 from peers import PEERS, captured
 
 from hf_gip import gip
+from hf_gip.core.engine.greedy import BLOCK, greedy
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))  # the plain loop is the tests' reference
 
 Case = dict[str, Any]
+BLOCKS = [{"block": 1}, {"block": 8}, {"block": 32}, {"block": 128}]
+RANKS = [{"n": 52_002, "ranks": 1}, {"n": 52_002, "ranks": 2}]
 
 
 def vectors(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,9 +61,11 @@ def run(case: Case) -> Case:
     rows, queries = vectors(case)
     name, k, noise = case["method"], case["k"], case["noise"]
     warm_up(name.partition(" prefilter")[0])
+    if "block" in case:
+        greedy.__kwdefaults__["block"] = case["block"]  # the engine's own; users have no need of it
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
-    picks, passes = choose(name, rows, queries, k, noise)
+    picks, passes = choose(name, rows, queries, k, noise, "ranks" in case)
     seconds, cpu = time.perf_counter() - wall, time.process_time() - cpu
     extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     share = captured(rows, queries, picks, noise)
@@ -80,7 +87,9 @@ def bare(rows: torch.Tensor) -> float:
     return min(times)
 
 
-def choose(name: str, rows: torch.Tensor, queries: torch.Tensor, k: int, noise: float) -> tuple[list[int], int | None]:
+def choose(
+    name: str, rows: torch.Tensor, queries: torch.Tensor, k: int, noise: float, ranks: bool = False
+) -> tuple[list[int], int | None]:
     """The picks of one method, and how often it read all rows where it tells."""
     if name in PEERS:
         return PEERS[name](rows.numpy(), queries.numpy(), k), None
@@ -94,9 +103,10 @@ def choose(name: str, rows: torch.Tensor, queries: torch.Tensor, k: int, noise: 
         return project(rows, setting.scale, setting.queries, k, noise).indices.tolist(), k
     passes = [0]
     kept = int(name.rpartition(" ")[2]) if "prefilter" in name else None
-    found = gip(
-        rows, queries, k, noise=noise, prefilter=kept, progress=lambda done, count: passes.__setitem__(0, count)
-    )
+    group = dist.group.WORLD if ranks else None
+    mine = rows.chunk(dist.get_world_size())[dist.get_rank()] if ranks else rows
+    tell = lambda done, count: passes.__setitem__(0, count)  # noqa: E731
+    found = gip(mine, queries, k, noise=noise, prefilter=kept, group=group, progress=tell)
     return found.indices.tolist(), passes[0]
 
 
@@ -108,8 +118,11 @@ def warm_up(name: str) -> None:
 
 def apart(case: Case) -> Case:
     """`run` in a process of its own."""
-    call = [sys.executable, str(Path(__file__).resolve()), "--case", json.dumps(case)]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    ranks = case.get("ranks", 0)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
+    call = [sys.executable, *torchrun, str(Path(__file__).resolve()), "--case", json.dumps(case)]
+    threads = {"OMP_NUM_THREADS": "1"} if ranks else {}
+    done = subprocess.run(call, capture_output=True, text=True, check=False, env=os.environ | threads)
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-1][:120] if done.stderr.strip() else str(done.returncode)}
     answer = json.loads(done.stdout.splitlines()[-1])
@@ -172,14 +185,15 @@ def prefiltered(base: Case) -> list[Case]:
 
 
 def scaling(base: Case) -> list[Case]:
-    """One thing changed at a time."""
+    """One thing changed at a time; ranks are processes of one thread each, the other lines one process of two."""
     lines = []
     start = base | {"method": "hf_gip.gip", "n": min(20_000, base["n"]), "k": 1_000, "noise": 0.1}
     changes = [{}, {"n": 5_000}, {"n": 52_002}, {"n": 200_000}, {"d": 128}, {"d": 1_024}, {"k": 100}, {"k": 4_000}]
-    for change in [*changes, {"m": 1}, {"m": 512}, {"noise": 0.01}, {"noise": 10.0}]:
+    for change in [*changes, {"m": 1}, {"m": 512}, {"noise": 0.01}, {"noise": 10.0}, *BLOCKS, *RANKS]:
         case = start | change
         found = apart(case)
         shown = {key: case[key] for key in ("n", "d", "k", "m", "noise")}
+        shown |= {"block": case.get("block", BLOCK), "ranks": case.get("ranks", "")}
         kept = ("seconds", "passes", "extra_mib", "captured", "failed")
         lines.append(shown | {key: found[key] for key in kept if key in found})
         if found.get("passes"):
@@ -189,6 +203,17 @@ def scaling(base: Case) -> list[Case]:
                 "times_bare_products": found["times_bare_products"],
             }
     return lines
+
+
+def in_own_process(case: Case) -> None:
+    """`run` where `apart` started it; of several ranks the first tells."""
+    if "ranks" in case:
+        dist.init_process_group("gloo")
+    answer = run(case)
+    if "ranks" not in case or dist.get_rank() == 0:
+        print(json.dumps(answer))
+    if "ranks" in case:
+        dist.destroy_process_group()
 
 
 def main() -> None:
@@ -201,12 +226,13 @@ def main() -> None:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.case:
-        print(json.dumps(run(json.loads(given.case))))
+        in_own_process(json.loads(given.case))
         return
     base = {"data": given.data, "n": given.n, "d": 384, "m": given.m, "k": given.k}
     note = (
-        "Each line is one process; extra_mib is its peak memory above the loaded rows. captured: one float64 judge. "
-        "times_bare_products: seconds over those of the passes' bare products of all rows with 64 columns, here."
+        "Each line is one process; extra_mib is its peak memory above the loaded rows (0: below that of making them). "
+        "captured: one float64 judge. times_bare_products: seconds over those of the passes' bare products of all "
+        "rows with 64 columns, here."
     )
     parts = {
         "plain": (against_plain, "speed"),
