@@ -57,3 +57,9 @@ def test_the_blocks_of_a_page_run_one_after_another(page: Path) -> None:
     names = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page)):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_blocks_that_need_a_large_model_are_python_all_the_same(page: Path) -> None:
+    for number, found in enumerate(BLOCK.finditer(page.read_text())):
+        compile(found["code"], f"{page.name}, block {number}", "exec")
