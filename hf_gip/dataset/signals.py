@@ -173,13 +173,14 @@ def gather_signals(dataset: Dataset, options: Mapping[str, Any]) -> Signals:
     """
     options = {**DEFAULTS, **options}
     check_options(options)
+    # before an encoder is opened, which takes seconds
+    scores, recipe = (None, None) if options["scores"] is None else _scores(dataset, options)
+    categories = None if options["cover"] is None else read_cover(dataset, options["cover"])
     plain = ("objective", "noise", "diversity", "whiten", "exclude_above", "target_weight")
     request = {name: options[name] for name in plain}
     request["features"] = features_request(dataset, options)
     for name in ("target", "exclude"):
         request[name] = vectors_request(name, options)
-    scores, recipe = (None, None) if options["scores"] is None else _scores(dataset, options)
-    categories = None if options["cover"] is None else read_cover(dataset, options["cover"])
     limited = gather_limits(dataset, options)
     request |= {
         "scores": recipe,
