@@ -8,9 +8,12 @@ from .findings import sentence
 Rows = dict[str, list[dict[str, Any]]]
 
 
-def losses(rows: Rows, pool: str, budget: float, measures: Sequence[str]) -> list[str]:
+def losses(
+    rows: Rows, pool: str, budget: float, measures: Sequence[str], only: Sequence[str] | None = None
+) -> list[str]:
     """Random's losses, and under them the differences of all methods that have at least three draws."""
     some = [row for row in rows["sft"] if row["pool"] == pool and row["budget"] == budget]
+    some = [row for row in some if only is None or row["method"] in only]
     cells = {(row["method"], row["measure"]): row for row in some if row["pools"] > 2}
     names = [name for name, measure in cells if measure == measures[0] and name != "random"]
     names.sort(key=lambda name: cells[name, measures[0]]["difference"])
@@ -80,6 +83,7 @@ def spread(row: dict[str, Any]) -> str:
 BUDGETS = (0.01, 0.02, 0.05, 0.10)
 STEPS = "gsm8k after steps"
 GSM8K = (STEPS, "gsm8k after epochs", "alpaca after steps")
+AGAIN = ("random", "GIP target", "GIP callback, target", "GIP cover", "GIP callback, cover")
 BBH = ("bbh after steps", "bbh after epochs", "alpaca after steps")
 BLOCKS: dict[str, Callable[[Rows], list[str]]] = {  # a table's head, and the rest of it
     "| picks | draws | GSM8K, equal steps | GSM8K, equal epochs | Alpaca, equal steps |": lambda rows: losses(
@@ -91,6 +95,9 @@ BLOCKS: dict[str, Callable[[Rows], list[str]]] = {  # a table's head, and the re
     "| picks | 1 % | 2 % | 5 % | 10 % |": by_budget,
     "| picks | draws | BBH, equal steps | BBH, equal epochs | Alpaca, equal steps |": lambda rows: losses(
         rows, "alpaca", 0.05, BBH
+    ),
+    "| picks | draws | GSM8K, equal epochs | Alpaca, equal epochs |": lambda rows: losses(
+        rows, "mixed", 0.05, ("gsm8k after epochs", "alpaca after epochs"), AGAIN
     ),
     "| believed | verdict | comparisons that held | draws | for instance |": believed,
     "| change | draws | covering | by scores | towards a target | top-k by score |": stability,
