@@ -36,6 +36,8 @@ PLAN: tuple[tuple[Sequence[str], Sequence[Kind], Sequence[float]], ...] = (  # w
     (MAIN, ("mixed", "noisy"), (0.01, 0.10, 0.02)),
     (MAIN, ("alpaca",), (0.05,)),
     (("full",), ("noisy", "alpaca"), (1.0,)),
+    (METHODS, ("mixed",), (0.05,)),
+    (METHODS, KINDS, (0.05,)),
     (METHODS, KINDS, (0.05, 0.01, 0.10, 0.02)),
 )
 JUDGED: dict[Kind, tuple[str, ...]] = {"mixed": ("gsm8k", "alpaca"), "noisy": ("alpaca",), "alpaca": ("alpaca", "bbh")}
