@@ -62,7 +62,7 @@ def run(case: Case) -> Case:
     name, k, noise = case["method"], case["k"], case["noise"]
     warm_up(name.partition(" prefilter")[0])
     if "block" in case:
-        greedy.__kwdefaults__["block"] = case["block"]  # the engine's own; users have no need of it
+        greedy.__kwdefaults__ = (greedy.__kwdefaults__ or {}) | {"block": case["block"]}  # users have no need of it
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
     picks, passes = choose(name, rows, queries, k, noise, "ranks" in case)
