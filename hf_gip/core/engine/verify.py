@@ -75,8 +75,8 @@ def attempt(
     count = torch.minimum(leading(goal > state.stop), panel.good).clamp(min=1) * (asked.gain[0] > state.stop)
     screen = Screen(goal, min(piece, source.n) if ready(goal) else 0)  # a GPU has no use for it
     goal[0] = torch.inf  # it is the best row by the state itself
-    earlier = torch.ones(b, b, dtype=torch.bool, device=goal.device).triu_()
-    count = torch.minimum(count, unbeaten(among.masked_fill_(earlier, -torch.inf), picks, picks, goal))
+    past = torch.ones(b, b, dtype=torch.bool, device=goal.device).triu_()
+    count = torch.minimum(count, unbeaten(among.masked_fill_(past, -torch.inf), picks, picks, goal))
     moved: list[tuple[slice, Tensor]] = []
     sides = panel.sides(work if ready(store) else source.dtype, work)
     for where, rows in pieces(source, piece):
@@ -130,9 +130,8 @@ class Screen:
         state.rise(products[0], products[1], self.goal[:b], parts)
         near = torch.addcmul(held.top * (1 + NEARLY), held.bottom, self.lowest[b - 1])
         some = torch.nonzero(near.add_(parts.relu().sum(1)) >= 0)[:, 0]
-        earlier = torch.ones(b, b, dtype=parts.dtype, device=parts.device).triu_(1)
         most = (held.top[some] * (1 + NEARLY))[:, None] + held.bottom[some, None] * self.lowest[:b]
-        return some[most.addmm_(parts[some], earlier).amax(1) >= 0]
+        return some[most.addmm_(parts[some], earlier(parts)).amax(1) >= 0]
 
 
 def level(asked: Near) -> Float[Tensor, ""]:
@@ -167,11 +166,16 @@ def unbeaten(
     return leading(~((highest > goal + close) | lower.any(0)))
 
 
+def earlier(products: Float[Tensor, "... c b"]) -> Float[Tensor, "b b"]:
+    """Sums over the picks before each: ones above the diagonal."""
+    b = products.shape[-1]
+    return products.new_ones(b, b).triu_(1)
+
+
 def replay(state: Projection | Information, held: Held, products: Float[Tensor, "2 c b"]) -> Float[Tensor, "c b"]:
     """Gain of each row before each draft."""
-    b = products.shape[2]
-    earlier = torch.ones(b, b, dtype=products.dtype, device=products.device).triu_(1)
+    before = earlier(products)
     top, bottom = state.moves(*products)
-    top = torch.addmm(held.top[:, None], top, earlier, alpha=-1)
-    bottom = torch.addmm(held.bottom[:, None], bottom, earlier, alpha=-1).clamp_(min=state.ridge)
+    top = torch.addmm(held.top[:, None], top, before, alpha=-1)
+    bottom = torch.addmm(held.bottom[:, None], bottom, before, alpha=-1).clamp_(min=state.ridge)
     return ratio(top, bottom, None if held.floor is None else held.floor[:, None])
