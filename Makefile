@@ -18,7 +18,7 @@ demo: $(READY)  ## the main job on embedded defaults: select towards a task, sav
 	$(BIN)/python examples/demo.py
 
 test: $(READY)  ## everything that runs in minutes
-	$(BIN)/python -m pytest -m "not heavy" -q
+	$(BIN)/python -m pytest -m "not heavy" -q -n auto --maxprocesses 4 --dist worksteal
 
 test-heavy: $(READY)  ## the rest: long soaks, kills, full-size pools
 	$(BIN)/python -m pytest -m heavy -q

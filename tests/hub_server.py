@@ -22,9 +22,9 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
 
-TOKENS = {"hf_testtokenofalice": "alice", "hf_testtokenofbob": "bob"}
+TOKENS = {"hf_testtokenofalice": "alice", "hf_testtokenofbob": "bob", "hf_testtokenofme": "me"}
 READERS = {"hf_readonlytokenofalice": "alice"}  # may read what alice may, and write nothing
-ALICE, BOB, ALICE_READS = (*TOKENS, *READERS)
+ALICE, BOB, ME, ALICE_READS = (*TOKENS, *READERS)
 LFS_SUFFIXES = (".parquet", ".arrow", ".bin", ".png", ".zip", ".safetensors")
 DATE = "2026-01-01T00:00:00.000Z"
 

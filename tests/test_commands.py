@@ -8,22 +8,20 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from pages import FENCE, PAGES, ROOT, blocks
 
 from hf_gip.cli import PROGRAM
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "hub_scripts/README.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
-SHELL = re.compile(r"^```bash\n(?P<lines>.*?)^```$", re.DOTALL | re.MULTILINE)
+ALL = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "hub_scripts/README.md"]
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def lines(page: Path) -> Iterator[list[str]]:
     """The words of each command on a page: of its shell blocks, and of `hf-gip …` and `make …` within sentences."""
-    text = page.read_text()
-    for block in SHELL.finditer(text):
-        yield from (words for line in block["lines"].splitlines() if (words := shlex.split(line, comments=True)))
-    inline = re.findall(r"`((?:hf-gip|make|python) [^`…]+)`", SHELL.sub("", text))
+    for block in blocks(page):
+        if block.language == "bash":
+            yield from (words for line in block.code.splitlines() if (words := shlex.split(line, comments=True)))
+    inline = re.findall(r"`((?:hf-gip|make|python) [^`…]+)`", FENCE.sub("", page.read_text()))
     yield from (shlex.split(line) for line in inline)
 
 
@@ -35,7 +33,7 @@ def parse(words: list[str]) -> None:
         command.make_context(words[0], list(words[1:]))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL, ids=lambda page: page.name)
 def test_commands_of_a_page_exist(page: Path) -> None:
     for words in lines(page):
         if words[0] == "hf-gip" and words[1:] != ["--help"]:

@@ -1,65 +1,96 @@
-"""Every Python block of the README and the docs runs, in order, in a folder of its own."""
+"""Every block of the README and the docs runs, in order, page by page, in a folder of its own.
+
+Python is executed, `hf-gip …` goes through the program's own entry, and names lead to the small things of `stand_ins`.
+Programs that another test runs whole are not run again here; `ELSEWHERE` says which test that is.
+"""
 
 import re
+import shlex
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict, config
+from datasets import config
+from hub_server import ME, Hub
+from huggingface_hub import constants
+from pages import PAGES, ROOT, Block, blocks
+from stand_ins import fill, made_before, to_rate, to_share, to_train
+from test_cli import hf_gip as command
+from test_rate import Judge, judge  # noqa: F401 — a fixture
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python(?P<flags>[^\n]*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+from hf_gip.dataset.rate import Endpoint
+
+pytestmark = pytest.mark.hub
+ELSEWHERE = {
+    "pip install hf-gip": ".ci/wheel.py",
+    "make demo": "tests/test_interrupt.py",
+    "make test": "Makefile",
+    "torchrun --nproc-per-node 8 examples/select_many_gpus.py": "tests/test_examples.py",
+    "python benchmarks/quality.py": "tests/test_evidence.py",
+    "hf auth login": "tests/hub_server.py",
+}
+NEEDED = {
+    "SFTTrainer(": to_train,
+    "= hf_gip.LocalModel(": to_rate,
+    "= hf_gip.Endpoint(": partial(to_rate, 20),
+    "dist.init_process_group(": to_share,
+}
+SMALLER = {r"\b5_?000\b": "500", "nccl": "gloo", r"\.cuda\(local_rank\)": ""}  # for this machine
 
 
-def blocks(page: Path) -> list[str]:
-    return [found["code"] for found in BLOCK.finditer(page.read_text()) if "no-run" not in found["flags"]]
-
-
-@pytest.fixture(autouse=True)
-def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`load_dataset` finds small data under the names the pages use."""
-    draw = np.random.default_rng(0)
-    rows = [
-        {
-            "instruction": f"Explain topic {i} in {i % 7} words",
-            "input": "",
-            "output": f"Topic {i} is about {i * i % 97}.",
-            "score_gpt4o_mini": i % 6,
-            "score_llama31_8b": (i * 7) % 5,
-            "helpfulness": i % 4,
-            "accuracy": (3 * i) % 5,
-            "embedding": draw.standard_normal(8).tolist(),
-        }
-        for i in range(1_050)
-    ]
-    maths = [{"question": f"What is {i} plus {i + 1}?", "answer": f"It is {2 * i + 1}."} for i in range(60)]
-    known = {
-        "tatsu-lab/alpaca": DatasetDict(train=Dataset.from_list(rows)),
-        "openai/gsm8k": DatasetDict(train=Dataset.from_list(maths), test=Dataset.from_list(maths[:9])),
-    }
-
-    def load(
-        name: str, config_name: str | None = None, *, split: str, revision: str | None = None, token: object = None
-    ) -> Dataset:
-        part, _, cut = split.partition("[:")
-        found = known[name][part]
-        return found.select(range(min(len(found), int(cut[:-1])))) if cut else found
-
-    monkeypatch.setattr("datasets.load_dataset", load)
+@pytest.fixture
+def folder(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A reader's working folder, and a Hub on which the reader is called `me`."""
     monkeypatch.setattr("hf_gip.dataset.requests.DEFAULT_ENCODER", "lexical")  # the real one takes minutes
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_TOKEN", ME)
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    fill(tmp_path / "here", hub)
+    return tmp_path / "here"
+
+
+def run_python(block: Block, names: dict[str, Any], where: str) -> None:
+    """Execute a block among the names of those before it."""
+    code = block.code
+    for needle, given in NEEDED.items():
+        names |= given() if needle in code else {}
+    for pattern, shorter in SMALLER.items():
+        code = re.sub(pattern, shorter, code)
+    exec(compile(code, where, "exec"), names)
+
+
+def run_bash(block: Block, where: str) -> None:
+    """Run each line of a block that begins with `hf-gip`."""
+    for line in block.code.splitlines():
+        words = shlex.split(re.sub(r"\b5000\b", "500", line), comments=True)
+        if words[:1] == ["hf-gip"]:
+            made_before(words)
+            assert command(*words[1:]) == 0, f"{where}: {line}"
+        elif words:
+            assert any(" ".join(words).startswith(known) for known in ELSEWHERE), f"{where}: {line}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_the_blocks_of_a_page_run_one_after_another(page: Path) -> None:
-    names = {"__name__": "__main__"}
-    for number, block in enumerate(blocks(page)):
-        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+def test_the_blocks_of_a_page_run_one_after_another(
+    page: Path,
+    folder: Path,
+    judge: tuple[Judge, Endpoint],  # noqa: F811
+) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(page):
+        where = f"{page.name}, line {block.line}"
+        if block.language == "bash":
+            run_bash(block, where)
+        else:
+            code = block.code.replace("http://localhost:8000/v1", judge[1].url)
+            run_python(block._replace(code=code), names, where)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_blocks_that_need_a_large_model_are_python_all_the_same(page: Path) -> None:
-    for number, found in enumerate(BLOCK.finditer(page.read_text())):
-        compile(found["code"], f"{page.name}, block {number}", "exec")
+@pytest.mark.parametrize("known", ELSEWHERE)
+def test_what_is_not_run_here_is_run_elsewhere(known: str) -> None:
+    assert (ROOT / ELSEWHERE[known]).is_file()

@@ -27,6 +27,7 @@ from hf_gip.core.less import less
 from hf_gip.features import store, warmup
 from hf_gip.features.adam import AdamMoments, adam_moments
 from hf_gip.features.gradients import gradient_features
+from hf_gip.features.proxy import prepared
 
 RUN: dict[str, Any] = {"share": 0.8, "epochs": 3, "learning_rate": 0.02, "seed": 3}
 
@@ -362,6 +363,20 @@ def test_a_trainers_checkpoints_bring_their_weights_moments_and_rates(tmp_path: 
     assert torch.allclose(found.features[-1].load(), expected.features, atol=1e-4)
     moved = hf_gip.gradient_trajectories(rows, model=base, subspace="snapshots", adam=False, **options)
     assert [features.d for features in moved.features] == [2, 2, 2]
+    if not lora:  # LoRA layers put around whole weights
+        around = options | {"parameters": "lora", "seed": 5}
+        found = hf_gip.gradient_trajectories(rows, model=base, adam=False, **around)
+        with prepared(last, "lora", 5) as ready:
+            expected = gradient_features(ready, tokens, dims=None, normalize=True)
+        assert torch.allclose(found.features[-1].load(), expected.features, atol=1e-4)
+        for option, instead in (("adam=True", "adam=False"), ('subspace="snapshots"', 'subspace="random"')):
+            asked = {"adam": True} if "adam" in option else {"adam": False, "subspace": "snapshots"}
+            told = (
+                f"`{option}` must have checkpoints of LoRA layers, got {str(folders[0])!r} with whole weights: name "
+                f'the layers to read, such as `parameters="*.down_proj"`, or give `{instead}`.'
+            )
+            with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+                hf_gip.gradient_trajectories(rows, model=base, **(around | asked))
     for name in ("optimizer.pt", "trainer_state.json"):
         (folders[0] / name).unlink()
         given = options | ({"rates": [1, 1, 1]} if name[0] == "o" else {})

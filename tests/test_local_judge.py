@@ -25,9 +25,9 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def rater() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def rater(answer: str = '{{"clarity":{0}}}') -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A model without attention that says after each word the one word that follows: row r3 is worth 3."""
-    answers = [f'{{"clarity":{number}}}' for number in range(1, 8)]
+    answers = [answer.format(number) for number in range(1, 8)]
     words = ["<unk>", "<pad>", "<eos>", *GOOD, BAD, *answers]
     place = {word: number for number, word in enumerate(words)}
     follows = {**dict(zip(GOOD, answers, strict=True)), BAD: BAD, **dict.fromkeys(answers, "<eos>")}

@@ -28,9 +28,13 @@ def word_rows(count: int, *, least: int = 3, most: int = 12, seed: int = 0) -> D
 
 def word_tokenizer(rows: int) -> PreTrainedTokenizerFast:
     """One token per word, one per row number below `rows`."""
+    return text_tokenizer([" ".join([*WORDS, *(f"r{row}" for row in range(rows))])])
+
+
+def text_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """One token per word of `texts`."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
-    texts = [" ".join([*WORDS, *(f"r{row}" for row in range(rows))])]
     tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=["<unk>", "<pad>", "<eos>"]))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>", model_max_length=512

@@ -150,7 +150,8 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
     tasks = _tasks(options["target"])
     folders = options["checkpoints"]
     if folders is not None:
-        check_folders(folders, options["rates"], snapshots=options["subspace"] == "snapshots")
+        wanted = {"snapshots": options["subspace"] == "snapshots", "adam": options["adam"]}
+        check_folders(folders, options["rates"], lora=options["parameters"] == "lora", **wanted)
     named = name_model(options["model"], options["tokenizer"], device=check_device(options["device"]))
     apart = ("model", "tokenizer", "target", "checkpoints", "device", "batch_size")
     request = {name: value for name, value in options.items() if name not in apart} | {

@@ -74,8 +74,17 @@ def trainer_checkpoints(
     ]
 
 
-def check_folders(folders: Any, rates: Sequence[float] | None, *, snapshots: bool) -> None:
-    """Raise unless `folders` are checkpoints of a Trainer.
+def check_folders(
+    folders: Any, rates: Sequence[float] | None, *, snapshots: bool, lora: bool = False, adam: bool = False
+) -> None:
+    """Raise unless `folders` are checkpoints of a Trainer that hold what is asked of them.
+
+    Args:
+        folders: What was given.
+        rates: Learning rates, one a folder.
+        snapshots: Whether directions of the run are asked for.
+        lora: Whether it is about the weights of LoRA layers.
+        adam: Whether Adam's moments are asked for.
 
     Raises:
         TypeError: If they are no list of folders.
@@ -99,6 +108,21 @@ def check_folders(folders: Any, rates: Sequence[float] | None, *, snapshots: boo
                 f"`checkpoints` must be folders that a Trainer saved, got {str(folder)!r} without weights in "
                 "safetensors: name its `checkpoint-…` folders."
             )
+    if lora and (adam or snapshots):
+        _check_lora(folders, *(("adam=True", "adam=False") if adam else ('subspace="snapshots"', 'subspace="random"')))
+
+
+def _check_lora(folders: Sequence[str | Path], asked: str, instead: str) -> None:
+    """Raise unless all folders hold LoRA layers.
+
+    Raises:
+        ValueError: If one holds whole weights.
+    """
+    if whole := [folder for folder in folders if not (Path(folder) / ADAPTER).exists()]:
+        raise ValueError(
+            f"`{asked}` must have checkpoints of LoRA layers, got {str(whole[0])!r} with whole weights: name "
+            f'the layers to read, such as `parameters="*.down_proj"`, or give `{instead}`.'
+        )
 
 
 def folders_id(folders: Sequence[str | Path]) -> str:

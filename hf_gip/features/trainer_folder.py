@@ -32,6 +32,9 @@ def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     if (folder / ADAPTER).exists():
         adapter = _adapter_name(model)
         found = {re.sub(r"(lora_\w+)\.weight$", rf"\1.{adapter}.weight", name): each for name, each in found.items()}
+    else:
+        under = {_bare(name): name for name in model.state_dict() if ".lora_" not in name}
+        found = {under.get(name, name): each for name, each in found.items()}
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name, tensor in found.items():
         if shapes.get(name) != tensor.shape:
@@ -41,6 +44,11 @@ def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
                 f"where the model has {own}: give the model they were trained from."
             )
     return found
+
+
+def _bare(name: str) -> str:
+    """What a weight was called before LoRA layers were put around it."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def _adapter_name(model: nn.Module) -> str:
