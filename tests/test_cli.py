@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset, DatasetDict, config, load_dataset
 from saved import pool
 
-from hf_gip.cli import main
+from hf_gip.cli import in_its_words, main
 
 
 @pytest.fixture(autouse=True)
@@ -123,40 +123,40 @@ def test_no_text_of_a_row_is_taken_for_markup_or_control(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--k", "0"], "`k` must be a whole number between 1 and the number of rows (40), got 0."),
-        (["--k", "-3"], "`k` must be a whole number between 1 and the number of rows (40), got -3."),
-        (["--k", "41"], "`k` must be a whole number between 1 and the number of rows (40), got 41."),
+        (["--k", "0"], "`--k` must be a whole number between 1 and the number of rows (40), got 0."),
+        (["--k", "-3"], "`--k` must be a whole number between 1 and the number of rows (40), got -3."),
+        (["--k", "41"], "`--k` must be a whole number between 1 and the number of rows (40), got 41."),
         (
             ["--columns", "nope"],
-            "`columns` must name columns of the dataset ['text', 'vector', 'good', 'name'], got 'nope'.",
+            "`--columns` must name columns of the dataset ['text', 'vector', 'good', 'name'], got 'nope'.",
         ),
         (
             ["--columns", "good"],
-            "`columns` must hold text or chat messages, got column 'good' with float values: choose text columns or "
+            "`--columns` must hold text or chat messages, got column 'good' with float values: choose text columns or "
             "make one with `dataset.map`.",
         ),
         (
             ["--scores", "name"],
-            "`scores` column 'name' must be numeric, got type string: use `cast_column`.",
+            "`--scores` column 'name' must be numeric, got type string: use `cast_column`.",
         ),
         (
             ["--scores", "nope"],
-            "`scores` must name a column of the dataset ['text', 'vector', 'good', 'name'], got 'nope'.",
+            "`--scores` must name a column of the dataset ['text', 'vector', 'good', 'name'], got 'nope'.",
         ),
         (
             ["--features", "text"],
-            "`features` column 'text' must hold vectors (lists of numbers), got type string.",
+            "`--features` column 'text' must hold vectors (lists of numbers), got type string.",
         ),
         (
             ["--id-column", "good"],
-            "`id_column` must name each row once, got 34 repeated values in 'good': leave it out to use positions.",
+            "`--id-column` must name each row once, got 34 repeated values in 'good': leave it out to use positions.",
         ),
-        (["--noise", "-1"], "`noise` must be a number of at least 0, got -1.0."),
+        (["--noise", "-1"], "`--noise` must be a number of at least 0, got -1.0."),
         (
             ["--device", "cuda"],
-            "`device` is 'cuda' but torch sees no GPU here: leave `device` out, or install a CUDA torch.",
+            "`--device` is 'cuda' but torch sees no GPU here: leave `--device` out, or install a CUDA torch.",
         ),
-        (["--device", "warp"], "`device` must be a torch device such as 'cpu' or 'cuda', got 'warp'."),
+        (["--device", "warp"], "`--device` must be a torch device such as 'cpu' or 'cuda', got 'warp'."),
         (["--target", "missing.jsonl"], "no file 'missing.jsonl': check the path."),
         (["--features", "missing.npy"], "no file 'missing.npy': check the path."),
     ],
@@ -180,12 +180,23 @@ def test_bad_options_are_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_arguments_of_python_are_called_by_the_options_of_the_command() -> None:
+    sentence = '`encoder` 7: give `encoder="lexical"`, `k=3` or `seeds`, not `seed`.'
+    assert (
+        in_its_words(sentence, ["select"]) == "`--encoder` 7: give `--encoder lexical`, `k=3` or `seeds`, not `seed`."
+    )
+    assert in_its_words("`seeds` and `encoder`", ["compare"]) == "`--seeds` and `--encoder`"
+    assert in_its_words("`folder`", ["select"]) == "`--out`"
+    for command in ([], ["--help"], ["nonsense"], ["push"]):
+        assert in_its_words("`folder`", command) == "`folder`"
+
+
 def test_a_folder_in_use_is_refused_before_the_source_is_read(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("keep")
-    message = f"`folder` must be new or empty, got {str(tmp_path / 'full')!r}: name another or clear it first."
+    message = f"`--out` must be new or empty, got {str(tmp_path / 'full')!r}: name another or clear it first."
     assert refusal(capsys, "select", "no/such", "--k", 5, "--out", tmp_path / "full") == message
     assert refusal(capsys, "select", source, "--k", 5, "--out", source) == message.replace("full", "pool.parquet")
 
@@ -212,7 +223,7 @@ def test_sources_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.Ca
     )
     assert said(f"{tmp_path}/none.parquet") == ("'none.parquet' must hold at least one row, got 0: check the file.")
     assert said(f"{tmp_path}/blank.parquet") == (
-        "`columns` must hold text, got 2 empty texts from ['text']: name other columns."
+        "`--columns` must hold text, got 2 empty texts from ['text']: name other columns."
     )
     assert "no/such" in said("no/such")
 
@@ -235,7 +246,7 @@ def test_wrong_vectors_are_refused(source: Path, tmp_path: Path, capsys: pytest.
         )
 
     assert said(np.ones((39, 4), np.float32)) == (
-        "`features` must have one row per example (40), got 39: pass the vectors of this very dataset, in its order."
+        "`--features` must have one row per example (40), got 39: pass the vectors of this very dataset, in its order."
     )
     bad = np.ones((40, 4), np.float32)
     bad[3, 1] = np.nan

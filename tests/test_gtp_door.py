@@ -63,7 +63,7 @@ def test_the_command_line_chooses_what_python_does(tmp_path: Path, capsys: pytes
     assert command("explain", tmp_path / "out", row, *given) == 0
     assert f"Row {row} is number 2 with weight " in capsys.readouterr().out
     assert refusal(capsys, *words[:2], "--k", 31, *words[4:-1], tmp_path / "other") == (
-        "`k` must be a whole number between 1 and the number of rows (30), got 31."
+        "`--k` must be a whole number between 1 and the number of rows (30), got 31."
     )
 
 

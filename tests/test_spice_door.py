@@ -65,10 +65,13 @@ def test_the_command_line_refuses_in_one_sentence(
 ) -> None:
     words = ["spice", tmp_path / "pool.parquet", "--model", proxy, "--out", tmp_path / "out"]
     assert refusal(capsys, *words, "--k", 31) == (
-        "`k` must be a whole number between 1 and the number of rows (30), got 31."
+        "`--k` must be a whole number between 1 and the number of rows (30), got 31."
     )
     assert refusal(capsys, *words, "--k", 3, "--window", 0) == (
         "`--window 0`, all rows at once, needs a proxy that stays as it is: add `--frozen`."
+    )
+    assert refusal(capsys, *words, "--k", 3, "--update-every", 0) == (
+        "`--update-every` must be at least 1, got 0: for a proxy left as it is, add `--frozen`."
     )
     assert not (tmp_path / "out").exists()
 

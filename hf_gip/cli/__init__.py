@@ -1,6 +1,8 @@
 """The command line: each command in a file of its own, added to the program here."""
 
+import re
 import signal
+import sys
 
 import typer
 
@@ -63,8 +65,26 @@ def main() -> None:
     except (ValueError, TypeError, OSError, ImportError, DatasetsError) as error:
         cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error  # it has the reason
         sentence = " ".join(str(cause).split()) or type(cause).__name__
-        typer.echo(f"hf-gip: {sentence}", err=True)
+        typer.echo(f"hf-gip: {in_its_words(sentence, sys.argv[1:2])}", err=True)
         raise SystemExit(2) from None
+
+
+def in_its_words(sentence: str, command: list[str]) -> str:
+    """What Python's doors say of their arguments, said of the command's options: `id_column` becomes `--id-column`."""
+    found = getattr(typer.main.get_command(PROGRAM), "commands", {}).get(*command or [""])
+    flags = {
+        parameter.name: max(parameter.opts, key=len)
+        for parameter in getattr(found, "params", [])
+        if parameter.param_type_name == "option"
+    }
+    if "out" in flags:
+        flags["folder"] = flags["out"]
+
+    def word(match: re.Match[str]) -> str:
+        flag, value = flags.get(match["name"]), match["value"]
+        return match[0] if flag is None else f"`{flag}`" if value is None else f"`{flag} {value}`"
+
+    return re.sub(r'`(?P<name>\w+)(="(?P<value>[^"`]+)")?`', word, sentence)
 
 
 def _stop(*_: object) -> None:

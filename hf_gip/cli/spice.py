@@ -61,7 +61,7 @@ def spice_command(
     from hf_gip.manifest.layout import check_empty
 
     check_empty(out)
-    _check_window(window, frozen)
+    _check_training(window, update_every, frozen)
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {
@@ -84,11 +84,15 @@ def spice_command(
     save_and_tell(subset, out, terminal, rows=rows)
 
 
-def _check_window(window: int, frozen: bool) -> None:
-    """Raise unless the two go together; said here in the words of the command line.
+def _check_training(window: int, update_every: int, frozen: bool) -> None:
+    """Raise unless the three go together; said here in the words of the command line.
 
     Raises:
-        ValueError: If all rows at once are asked for with a proxy in training.
+        ValueError: If all rows at once are asked for with a proxy in training, or it is trained after no rows.
     """
+    if update_every < 1:
+        raise ValueError(
+            f"`--update-every` must be at least 1, got {update_every}: for a proxy left as it is, add `--frozen`."
+        )
     if not window and not frozen:
         raise ValueError("`--window 0`, all rows at once, needs a proxy that stays as it is: add `--frozen`.")
