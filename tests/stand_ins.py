@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 import hf_gip
 
-ROWS = 1_050
+ROWS = 600
 PROXY = "Qwen/Qwen2-0.5B"  # a folder of that name is read before the Hub
 
 
@@ -90,8 +90,9 @@ def trainer(**options: Any) -> SFTTrainer:
 
 def made_before(words: list[str]) -> None:
     """Make what a command names and its page has not made: a subset, a run's checkpoints."""
-    if "chosen" in words and "--out" not in words and not Path("chosen").exists():
-        pool = load_dataset("tatsu-lab/alpaca", split="train")
+    if words[2:3] == ["chosen"] and not Path("chosen").exists():
+        given = "--source" in words
+        pool = Dataset.from_parquet("rows.parquet") if given else load_dataset("tatsu-lab/alpaca", split="train")
         hf_gip.save_subset(hf_gip.gip_select(pool, 20, encoder="lexical", device="cpu"), "chosen")
     if "--checkpoint" in words:
         trainer(max_steps=200, save_steps=100, logging_steps=100).train()

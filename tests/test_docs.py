@@ -36,7 +36,8 @@ NEEDED = {
     "= hf_gip.Endpoint(": partial(to_rate, 20),
     "dist.init_process_group(": to_share,
 }
-SMALLER = {r"\b5_?000\b": "500", "nccl": "gloo", r"\.cuda\(local_rank\)": ""}  # for this machine
+FEWER = {r"\b5_?000\b": "500", r"\b1_?000\b": "100"}  # of 600 rows
+HERE = {"nccl": "gloo", r"\.cuda\(local_rank\)": ""}  # no GPU
 
 
 @pytest.fixture
@@ -54,20 +55,25 @@ def folder(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "here"
 
 
+def replaced(code: str, others: dict[str, str]) -> str:
+    """Code with some patterns replaced."""
+    for pattern, other in others.items():
+        code = re.sub(pattern, other, code)
+    return code
+
+
 def run_python(block: Block, names: dict[str, Any], where: str) -> None:
     """Execute a block among the names of those before it."""
     code = block.code
     for needle, given in NEEDED.items():
         names |= given() if needle in code else {}
-    for pattern, shorter in SMALLER.items():
-        code = re.sub(pattern, shorter, code)
-    exec(compile(code, where, "exec"), names)
+    exec(compile(replaced(code, FEWER | HERE), where, "exec"), names)
 
 
 def run_bash(block: Block, where: str) -> None:
     """Run each line of a block that begins with `hf-gip`."""
     for line in block.code.splitlines():
-        words = shlex.split(re.sub(r"\b5000\b", "500", line), comments=True)
+        words = shlex.split(replaced(line, FEWER), comments=True)
         if words[:1] == ["hf-gip"]:
             made_before(words)
             assert command(*words[1:]) == 0, f"{where}: {line}"
