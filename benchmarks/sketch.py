@@ -77,8 +77,8 @@ def main() -> None:
         packages=("torch", "transformers", "datasets"),
         notes=[
             f"{', '.join(f'{count:,} {name}' for name, (_, count) in SHOWN.items())} rows; gradients of `{LAYERS}` of "
-            "the small model of `quality.py`. A score: a row's cosine with the target's mean of unit gradients (LESS at "
-            f"one checkpoint); best rows: the {BEST} highest."
+            "the small model of `quality.py`. A score: a row's cosine with the target's mean of unit gradients (LESS "
+            f"at one checkpoint); best rows: the {BEST} highest."
         ],
     )
 

@@ -8,13 +8,13 @@ from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hf_gip.core.checks import check_amount
+from hf_gip.core.checks import check_amount, check_flag
 from hf_gip.core.selection import Selection
 
 from .checks import check_attached, check_features, check_texts, check_trainer, warn_of_repeats
 from .choose import Recipe, Select
 from .host import prepare_target
-from .options import check_options, check_push
+from .options import check_encoder, check_options, check_push, check_start
 from .pool import read_pool
 from .publish import publish
 from .records import settings_of, write_round
@@ -111,6 +111,8 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         check_trainer(trainer)
         check_features(features, objective, trainer)
         check_amount("noise", noise, optional=True)
+        check_encoder(encoder, features)
+        check_flag("reuse", reuse)
         check_push(push_to, push_each, pool)
         self.pool = read_pool(trainer, pool, id_column)
         check_texts(features, self.pool.rows.column_names, trainer.processing_class)
@@ -139,6 +141,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Take up where a checkpoint left off."""
         check_attached(self.trainer, self)
+        check_start(self.start_epoch, state.num_train_epochs)
         self.round, self._resumed_at = None, None
         self.reselector.rotation.used.zero_()
         if state.global_step > 0:

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from hf_gip.core.checks import TOO_LARGE, as_list, shown
 from hf_gip.core.selection import Selection
+from hf_gip.features.encoders import name_encoder
 
 arrow: Any = pyarrow.compute  # whose functions are made at run time
 
@@ -56,6 +57,33 @@ def _check_names(scores: Sequence[str]) -> None:
 def _has_number(rows: Dataset, name: str) -> bool:
     tables: Any = rows.select_columns(name).with_format("arrow").iter(10_000)
     return any(arrow.any(arrow.is_finite(table[name])).as_py() for table in tables)
+
+
+def check_encoder(encoder: object, features: object) -> None:
+    """Raise unless `encoder` can be had and is asked for.
+
+    Raises:
+        ValueError: If other features than texts are read, or there is no such encoder.
+    """
+    if features == "text":
+        name_encoder(encoder)  # type: ignore[arg-type] — refuses what is none
+    elif encoder != "lexical":
+        raise ValueError(
+            f'`encoder` embeds texts, got {shown(encoder)} with `features={features!r}`: add `features="text"`.'
+        )
+
+
+def check_start(start_epoch: int, epochs: int) -> None:
+    """Raise unless a run of so many epochs comes to the first selection.
+
+    Raises:
+        ValueError: If it ends before.
+    """
+    if start_epoch >= epochs:
+        raise ValueError(
+            f"`start_epoch` must be one of the run's {epochs} epoch(s), counted from 0, got {start_epoch}: no "
+            "selection would be made."
+        )
 
 
 def check_push(push_to: str | None, push_each: bool, pool: Dataset | None) -> None:

@@ -47,6 +47,15 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"target": "w1"}, "`target` must be a `datasets.Dataset` or a list of texts, got str."),
     ({"target": []}, "`target` must hold at least one row, got none."),
+    (
+        {"encoder": "model"},
+        "`encoder` embeds texts, got 'model' with `features='hidden'`: add `features=\"text\"`.",
+    ),
+    (
+        {"features": "text", "encoder": 7},
+        "`encoder` must be a model id, 'lexical' or an object with an `encode` method, got 7.",
+    ),
+    ({"reuse": "no"}, "`reuse` must be True or False, got 'no'."),
     ({"pool_size": 3}, "`pool_size` must be at least `k=4`, got 3: raise it."),
 ]
 
@@ -217,3 +226,11 @@ def test_without_trl_the_import_says_what_to_install() -> None:
     assert done.stderr.strip().splitlines()[-1] == (
         "ImportError: `hf_gip.callbacks` needs `trl`, which is not installed: `pip install 'hf-gip[train]'`."
     )
+
+
+def test_a_run_that_ends_before_the_first_selection_is_refused(rows: Dataset, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, rows, num_train_epochs=2)
+    trainer.add_callback(GIPSelectionCallback(trainer, 4, start_epoch=2))
+    told = "`start_epoch` must be one of the run's 2 epoch(s), counted from 0, got 2: no selection would be made."
+    with pytest.raises(ValueError, match=exactly(told)):
+        trainer.train()

@@ -186,6 +186,11 @@ def test_arguments_of_python_are_called_by_the_options_of_the_command() -> None:
         in_its_words(sentence, ["select"]) == "`--encoder` 7: give `--encoder lexical`, `k=3` or `seeds`, not `seed`."
     )
     assert in_its_words("`seeds` and `encoder`", ["compare"]) == "`--seeds` and `--encoder`"
+    assert in_its_words("`rows` of `columns=[…]`", ["spice"]) == "`rows` of `--columns …`"
+    assert in_its_words("`parameters='hidden'`: add `update_every=None`.", ["spice"]) == (
+        "`--parameters hidden`: add `--frozen`."
+    )
+    assert in_its_words("`adam=True`, or `adam=False`.", ["gtp"]) == "`--adam`, or no `--adam`."
     assert in_its_words("`folder`", ["select"]) == "`--out`"
     for command in ([], ["--help"], ["nonsense"], ["push"]):
         assert in_its_words("`folder`", command) == "`folder`"

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_gip import verify
-from hf_gip.manifest.run import Run, add_round
+from hf_gip.manifest.run import Run, add_round, read_run
 
 
 @pytest.fixture
@@ -34,3 +34,16 @@ def test_an_edited_record_is_found(old: str, new: str, folder: Path) -> None:
 def test_a_run_beside_a_subset_does_not_shield_it(folder: Path) -> None:
     (folder / "gip" / "manifest.json").write_text("{}")
     assert not verify(folder).ok
+
+
+def test_each_selection_keeps_the_options_it_was_made_with(folder: Path) -> None:
+    assert [made.parameters for made in read_run(folder).rounds] == [None, None]
+    for epoch, noise in ((2, 0.5), (3, 0.5), (4, 0.25)):
+        name = f"selection_epoch_{epoch:05d}.parquet"
+        pq.write_table(pa.table({"index": [0], "epoch": [epoch]}), folder / "gip" / name)
+        made = {"epoch": epoch, "step": 4 * epoch, "file": name, "rows": 1}
+        add_round(folder, Run(model="m", pool_rows=9, parameters={"noise": noise}), made)
+    run, first, second = read_run(folder), {"noise": 1 / 3}, {"noise": 0.5}
+    assert run.parameters == {"noise": 0.25}
+    assert [made.parameters for made in run.rounds] == [first, first, second, second, None]
+    assert verify(folder).ok

@@ -72,19 +72,19 @@ def main() -> None:
 def in_its_words(sentence: str, command: list[str]) -> str:
     """What Python's doors say of their arguments, said of the command's options: `id_column` becomes `--id-column`."""
     found = getattr(typer.main.get_command(PROGRAM), "commands", {}).get(*command or [""])
-    flags = {
-        parameter.name: max(parameter.opts, key=len)
-        for parameter in getattr(found, "params", [])
-        if parameter.param_type_name == "option"
-    }
+    options = [each for each in getattr(found, "params", []) if each.param_type_name == "option"]
+    flags = {each.name: max(each.opts, key=len) for each in options if not each.secondary_opts}  # not --rows/--no-rows
     if "out" in flags:
         flags["folder"] = flags["out"]
 
     def word(match: re.Match[str]) -> str:
-        flag, value = flags.get(match["name"]), match["value"]
-        return match[0] if flag is None else f"`{flag}`" if value is None else f"`{flag} {value}`"
+        flag, value = flags.get(match["name"]), (match["value"] or "").strip("\"'")
+        if flag is None or value == "None":
+            return match[0]
+        return f"no `{flag}`" if value == "False" else f"`{f'{flag} {value}'.removesuffix(' True').strip()}`"
 
-    return re.sub(r'`(?P<name>\w+)(="(?P<value>[^"`]+)")?`', word, sentence)
+    sentence = sentence.replace("`update_every=None`", "`--frozen`").replace("=[…]`", '="…"`')
+    return re.sub(r"`(?P<name>\w+)(=(?P<value>\"[^\"`]+\"|'[^'`]+'|True|False))?`", word, sentence)
 
 
 def _stop(*_: object) -> None:

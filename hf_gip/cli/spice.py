@@ -90,7 +90,7 @@ def _check_training(window: int, update_every: int, frozen: bool) -> None:
     Raises:
         ValueError: If all rows at once are asked for with a proxy in training, or it is trained after no rows.
     """
-    if update_every < 1:
+    if update_every < 1 and not frozen:
         raise ValueError(
             f"`--update-every` must be at least 1, got {update_every}: for a proxy left as it is, add `--frozen`."
         )

@@ -21,7 +21,8 @@ PATTERN = r"^selection_epoch_[0-9]{5,9}\.parquet$"
 class RunRound(BaseModel):
     """One selection: the first epoch trained on it, the optimizer step it was made at, its file and what made it.
 
-    `checkpoint` is the folder of the model that made it, where the run had saved one at that step.
+    `checkpoint` is the folder of the model that made it, where the run had saved one at that step; `parameters` are
+    the options it was made with, where the run was resumed later with others.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +35,7 @@ class RunRound(BaseModel):
     captured: float | None = None
     checkpoint: Annotated[str, Field(pattern=r"^checkpoint-[0-9]+$")] | None = None
     record: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, Any] | None = None
 
 
 class Run(BaseModel):
@@ -52,6 +54,9 @@ class Run(BaseModel):
     def content_digest(self) -> str:
         """SHA-256 of everything but `digest`."""
         content = self.model_dump(mode="json", exclude={"digest"})
+        for made in content["rounds"]:
+            if made["parameters"] is None:  # as records were before there was such a field
+                del made["parameters"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -60,8 +65,13 @@ def add_round(folder: Path, run: Run, made: Mapping[str, Any]) -> None:
     made = {**made, "sha256": file_sha256(folder / "gip" / made["file"])}
     new = RunRound.model_validate(made)
     path = folder / RUN
-    earlier = read_run(folder).rounds if path.exists() and new.epoch else ()
-    kept = tuple(old for old in earlier if old.epoch < new.epoch)
+    kept: tuple[RunRound, ...] = ()
+    if path.exists() and new.epoch:
+        before = read_run(folder)
+        kept = tuple(old for old in before.rounds if old.epoch < new.epoch)
+        if before.parameters != run.parameters:
+            others = {"parameters": before.parameters}
+            kept = tuple(old if old.parameters else old.model_copy(update=others) for old in kept)
     run = run.model_copy(update={"rounds": (*kept, new)})
     text = run.model_copy(update={"digest": run.content_digest()}).model_dump_json(indent=2)
     aside = path.with_suffix(".json.part")
