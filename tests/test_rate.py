@@ -189,3 +189,14 @@ def test_a_function_is_a_judge_with_a_name() -> None:
         rate(rows(1), lambda prompts: [None] * len(prompts), name="silent")  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"^`judge` must give one answer per prompt \(1\), got 0\.$"):
         rate(rows(1), lambda _: [], name="empty")
+
+
+def test_offline_mode_is_named_where_it_stops_a_judge(
+    judge: tuple[Judge, Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        OSError, match=r"^the judge at \S+ cannot be asked while HF_HUB_OFFLINE is set, which stops all"
+    ):
+        rate(Dataset.from_dict({"text": ["row 3"]}), judge[1])
+    assert judge[0].asked == []

@@ -74,9 +74,18 @@ class Endpoint:
         return f"Endpoint(url={self.url!r}, model={self.model!r})"
 
     def __call__(self, prompts: list[str]) -> list[str]:
-        """One answer per prompt, asked side by side, each tried anew after a pause when the endpoint is busy."""
-        from huggingface_hub import InferenceClient
+        """One answer per prompt, asked side by side, each tried anew after a pause when the endpoint is busy.
 
+        Raises:
+            OSError: If offline mode keeps the client of huggingface_hub from asking anyone.
+        """
+        from huggingface_hub import InferenceClient, constants
+
+        if constants.is_offline_mode():
+            raise OSError(
+                f"the judge at {self.url} cannot be asked while HF_HUB_OFFLINE is set, which stops all requests of "
+                "huggingface_hub, also those to this machine: unset it for this call."
+            )
         client = InferenceClient(base_url=self.url, api_key=self.api_key, timeout=TIMEOUT)
         with ThreadPoolExecutor(self.concurrency) as pool:
             return list(pool.map(lambda prompt: self._ask(client, prompt), prompts))
