@@ -90,6 +90,7 @@ def by_gradients(method: str, pool: Pool, signals: Signals, k: int) -> Tensor:
     plain: dict[str, Callable[[], Tensor]] = {
         "LESS": lambda: less(rows, queries, k).indices,
         "SPICE windows": lambda: spice(rows[0], k, alpha=1 / scale, window=WINDOW).indices,
+        "SPICE windows, unit length": lambda: spice(unit(rows[0]), k, alpha=1.0, window=WINDOW).indices,
         "SPICE global": lambda: spice(rows[0], k, alpha=1 / scale).indices,
         "GTP target": lambda: gtp(rows, [each.mean(0) for each in queries], k).indices,
         "GTP full data": lambda: gtp(rows, None, k).indices,
@@ -109,5 +110,6 @@ def unit(rows: Tensor) -> Tensor:
 
 UNTARGETED = ("longest", "top-k score", "facility location", "k-centre", "greedy DPP")
 TARGETED = ("nearest to the mean query", "RDS+", "LESS")
-OURS = (*GIP_OPTIONS, "GIP target, gradients", "SPICE windows", "SPICE global", "GTP target", "GTP full data")
+SPICE = ("SPICE windows", "SPICE windows, unit length", "SPICE global")
+OURS = (*GIP_OPTIONS, "GIP target, gradients", *SPICE, "GTP target", "GTP full data")
 METHODS = ("random", *UNTARGETED, *TARGETED, *OURS)

@@ -17,7 +17,7 @@ from .model import Setup, load_setup
 from .training import IGNORED, Size, Tokens, row_losses, train
 
 LAYERS = "*_proj"  # all linear layers inside the blocks
-SIDE, DIMS = 16, 512
+DIMS = 4_096  # of 106,496; what fewer would lose: benchmarks/results/gradients.md
 WARM_UP_ROWS, WARM_UP_STEPS = 320, 40  # LESS's warm-up: a random few per cent of the rows, then a second checkpoint
 
 
@@ -43,7 +43,7 @@ class Signals:
 @cache
 def load_signals(data: Path, size: Size, device: str) -> Signals:
     """From the cache, or computed now: two passes with gradients and three without over the bank."""
-    path = cache_folder() / f"signals-{size.layers}x{size.width}-{size.vocabulary}.safetensors"
+    path = cache_folder() / f"signals-{size.layers}x{size.width}-{size.vocabulary}-{DIMS}.safetensors"
     if not path.exists():
         disable_progress_bars()
         save_file(compute(data, load_setup(data, size, device)), path)
@@ -104,7 +104,7 @@ def hidden_states(model: Any, tokens: Tokens, *, batch: int = 64) -> Tensor:
 def gradients(model: nn.Module, tokens: Tokens) -> Tensor:
     """One projected gradient per row; rows without an answer get zeros."""
     rows = [{"input_ids": ids, "labels": labels} for ids, labels in zip(tokens.ids, tokens.labels, strict=True)]
-    found = gradient_features(model, rows, parameters=LAYERS, side=SIDE, dims=DIMS, batch_size=32)
+    found = gradient_features(model, rows, parameters=LAYERS, dims=DIMS, batch_size=32)
     out = torch.zeros(len(rows), found.features.shape[1])
     out[found.rows] = found.features
     return out
