@@ -17,6 +17,7 @@ from typing import Any
 import datasets
 import torch
 from evidence import findings, probe, said, selections, sensitivity, sft
+from evidence.methods import NARROWER
 from evidence.model import LARGE, SMALL, Size
 from evidence.sft import Runs
 from evidence.signals import load_signals
@@ -118,6 +119,7 @@ class Experiment:
         chosen = selections.Selections(self.data, self.size, self.device)
         rows = run("measures" + self.suffix, selections.units(), chosen.measured, 0.0)
         shares = summarise(rows, ("pool", "budget"))
+        losses = [line for line in losses if line["method"] not in NARROWER]
         wanted = {
             "junk share, noisy pool": (shares, "noisy", "junk"),
             "GSM8K share, mixed pool": (shares, "mixed", "target share"),

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .findings import sentence
+from .methods import NARROWER
+from .signals import DIMS
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -13,7 +15,7 @@ def losses(
 ) -> list[str]:
     """Random's losses, and under them the differences of all methods that have at least three draws."""
     some = [row for row in rows["sft"] if row["pool"] == pool and row["budget"] == budget]
-    some = [row for row in some if only is None or row["method"] in only]
+    some = [row for row in some if row["method"] not in NARROWER and (only is None or row["method"] in only)]
     cells = {(row["method"], row["measure"]): row for row in some if row["pools"] > 2}
     names = [name for name, measure in cells if measure == measures[0] and name != "random"]
     names.sort(key=lambda name: cells[name, measures[0]]["difference"])
@@ -37,6 +39,20 @@ def by_budget(rows: Rows) -> list[str]:
     return [
         f"| {name} | " + " | ".join(gap(cells[name, budget]) for budget in BUDGETS) + " |"
         for name in dict.fromkeys(names)
+    ]
+
+
+def by_width(rows: Rows) -> list[str]:
+    """GTP's losses by the numbers of a sketched gradient: GSM8K on the mixed pool, BBH on Alpaca alone."""
+    cells = {(row["pool"], row["budget"], row["method"], row["measure"]): row for row in rows["sft"]}
+    places = [
+        (pool, budget, measure) for pool, measure in (("mixed", STEPS), ("alpaca", BBH[0])) for budget in (0.01, 0.05)
+    ]
+    return [
+        f"| {width} | "
+        + " | ".join(gap(cells[pool, budget, name, measure]) for pool, budget, measure in places)
+        + " |"
+        for name, width in [*((name, f"{dims:,}") for name, dims in NARROWER.items()), ("GTP target", f"{DIMS:,}")]
     ]
 
 
@@ -99,6 +115,7 @@ BLOCKS: dict[str, Callable[[Rows], list[str]]] = {  # a table's head, and the re
     "| picks | draws | GSM8K, equal epochs | Alpaca, equal epochs |": lambda rows: losses(
         rows, "mixed", 0.05, ("gsm8k after epochs", "alpaca after epochs"), AGAIN
     ),
+    "| numbers | GSM8K, 1 % | GSM8K, 5 % | BBH, 1 % | BBH, 5 % |": by_width,
     "| believed | verdict | comparisons that held | draws | for instance |": believed,
     "| change | draws | covering | by scores | towards a target | top-k by score |": stability,
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from .methods import METHODS, SEEDED
+from .methods import METHODS, NARROWER, SEEDED
 from .model import Setup, load_setup
 from .pools import KINDS, ROWS, Kind
 from .selections import Selections
@@ -37,6 +37,7 @@ PLAN: tuple[tuple[Sequence[str], Sequence[Kind], Sequence[float]], ...] = (  # w
     (MAIN, ("alpaca",), (0.05,)),
     (("full",), ("noisy", "alpaca"), (1.0,)),
     (METHODS, ("mixed",), (0.05,)),
+    (tuple(NARROWER), ("mixed", "alpaca"), (0.05, 0.01)),
     (METHODS, KINDS, (0.05,)),
     (METHODS, KINDS, (0.05, 0.01, 0.10, 0.02)),
 )
