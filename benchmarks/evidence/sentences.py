@@ -35,7 +35,7 @@ PAGE = [
     (f"{MIXED} | coverage", "{facility location | .3f} against {GIP cover | .3f}, random {random | .3f}."),
     (f"{MIXED} | length", "({SPICE windows | .0f} characters against {random | .0f})"),
     (f"{MIXED} | length", "of unit length its answers are as long as random's ({SPICE windows, unit length | .0f}),"),
-    (f"{NOISY} | junk", "junk is less ({SPICE windows, unit length | %} against {random | %}),"),
+    (f"{NOISY} | junk", "junk is no more ({SPICE windows, unit length | %} against {random | %}),"),
     (LOSS, f"and it ties with random in BBH and in GSM8K loss ({gap('SPICE windows, unit length', STEPS)})"),
     (ALPACA, f"BBH loss falls by {gap('GTP target', BBH_STEPS)} (GTP),"),
     (
