@@ -15,6 +15,29 @@ WHAT = {
     "checkpoints": "the folders that the subset was chosen along",
 }
 
+TAKES = {  # method: what it may need again
+    "gip": ("target", "features", "encoder", "exclude"),
+    "spice": ("model", "tokenizer"),
+    "gtp": ("target", "model", "tokenizer", "checkpoints"),
+}
+
+
+def check_taken(method: str, given: Mapping[str, Any]) -> None:
+    """Raise if something is given again that the method never had.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    from hf_gip.core.checks import shown
+
+    known = {name for names in TAKES.values() for name in names}
+    for name in sorted(known - set(TAKES.get(method, known))):
+        if given.get(name) is not None:
+            raise ValueError(
+                f"`{name}` must be left out for a subset chosen by {method}, got {shown(given[name])}: it was chosen "
+                "without one."
+            )
+
 
 def check_vectors(name: str, recipe: Mapping[str, Any], given: Any, columns: Sequence[str]) -> None:
     """Raise unless `given` is what GIP's recipe names; one without a hash, as older versions wrote, names nothing.
