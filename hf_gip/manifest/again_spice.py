@@ -28,8 +28,8 @@ def spice_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *
     """
     from hf_gip.dataset.spice_select import spice_select
 
-    options = recorded_spice_options(manifest, given) | {"id_column": manifest.source.id_column, "device": device}
-    subset = spice_select(source, manifest.parameters["k"], **options)
+    options, id_column = recorded_spice_options(manifest, given), manifest.source.id_column
+    subset = spice_select(source, manifest.parameters["k"], **options, id_column=id_column, device=device)
     return getattr(subset, "selection")  # noqa: B009 — set by `spice_select`, unknown to type checkers
 
 
