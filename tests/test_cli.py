@@ -290,6 +290,11 @@ def test_a_saved_pick_is_explained_and_reported(
             ("narrow", f"{told}one without the column 'good'."),
         ):
             assert refusal(capsys, *words, "--source", f"{name}.parquet") == message
+    words = ("select", "others.parquet", "--k", 7, "--features", "vector", "--out", "two")
+    assert hf_gip(*words) == 0
+    assert refusal(capsys, "compare", "out", "two", "--source", source).startswith(
+        "`--source` must be the pool that the rows of 'two' were chosen from, got other rows (first at row "
+    )
     assert refusal(capsys, "explain", "out", 3, "--source", source, "--checkpoint", "run") == (
         "`--checkpoint` must be left out for a subset chosen by gip, got ['run']: it was chosen without one."
     )

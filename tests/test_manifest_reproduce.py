@@ -114,7 +114,7 @@ def test_rows_that_were_a_target_must_be_the_same(tmp_path: Path, options: dict[
     for wrong in (shuffled, target.select(range(9))):
         with pytest.raises(ValueError, match=refused + r"\(hash [0-9a-f]{12}…\): give those of hash [0-9a-f]{12}…\.$"):
             hf_gip.reproduce(tmp_path / "out", target=wrong, **given)
-    for wrong in (target.select_columns(["name"]), np.ones((10, 4), np.float32), ["alpha"]):
+    for wrong in (target.select_columns(["good"]), np.ones((10, 4), np.float32), ["alpha"]):
         with pytest.raises(ValueError, match=refused + r"of another kind: give those of hash [0-9a-f]{12}…\.$"):
             hf_gip.reproduce(tmp_path / "out", target=wrong, **given)
 

@@ -133,8 +133,8 @@ def _pool(subsets: dict[str, Saved], source: str) -> "Dataset":
             f"the subsets must come from one pool, got pools of different sizes: {listed} rows; leave some out."
         )
     pool = open_pool(next(iter(subsets.values())).manifest, source)
-    for subset in subsets.values():
-        check_chosen(subset.manifest, subset.folder, pool)
+    for name, subset in subsets.items():
+        check_chosen(subset.manifest, subset.folder, pool, name if len(subsets) > 1 else None)
     return pool
 
 

@@ -152,7 +152,8 @@ class Signals:
         if isinstance(target, Dataset):
             recipe: dict[str, Any] = {"kind": "dataset", "rows": len(target)}
             if isinstance(column := self.options["features"], str):
-                return read_vectors(target, column), recipe | {"given_sha256": rows_digest(target, [column])}
+                matrix = read_vectors(target, column)
+                return matrix, recipe | {"given_sha256": digest(matrix)}
             columns = self.options["columns"]
             columns = columns if columns and set(columns) <= set(target.column_names) else None
             found = embed(target, encoder_of(self.options), columns=columns, device=self.options["device"])

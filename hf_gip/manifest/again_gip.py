@@ -70,7 +70,7 @@ def _vectors(name: str, recipe: dict[str, Any], given: Any, features: Mapping[st
     if recipe["kind"] in ("pool", "texts"):
         return recipe.get("texts")
     value = _again(name, given, f"a {recipe['kind']}")
-    check_vectors(name, recipe, value, recipe.get("columns") or [features.get("column")])
+    check_vectors(name, recipe, value, features.get("column"))
     return value
 
 
@@ -81,7 +81,7 @@ def _features(features: dict[str, Any], given: Mapping[str, Any]) -> dict[str, A
         return {"features": features["column"]}
     if features["kind"] == "matrix":
         value = _again("features", given.get("features"), "a matrix")
-        check_vectors("features", features, value, ())
+        check_vectors("features", features, value)
         return {"features": value}
     if features["encoder"] == "lexical":
         encoder = "lexical"

@@ -20,13 +20,20 @@ def check_source(manifest: Manifest, picks: pa.Table | None, source: Dataset | N
     return [_whole(manifest.source, source), _rows(manifest, picks, source)]
 
 
-def check_chosen(manifest: Manifest, folder: Path, pool: Dataset) -> None:
+def check_chosen(manifest: Manifest, folder: Path, pool: Dataset, of: str | None = None) -> None:
     """Raise unless the rows of `pool` at the chosen positions have the hashes that the selection in `folder` holds.
+
+    Args:
+        manifest: Names the columns.
+        folder: The saved subset.
+        pool: The rows.
+        of: What the subset is called, where there are several.
 
     Raises:
         ValueError: If a row is another one, or not there.
     """
-    picks, must = read_selection(folder / SELECTION_PATH), "`source` must be the pool that the rows were chosen from"
+    picks, whose = read_selection(folder / SELECTION_PATH), "" if of is None else f" of {of!r}"
+    must = f"`source` must be the pool that the rows{whose} were chosen from"
     if gone := [column for column in manifest.columns if column not in pool.column_names]:
         raise ValueError(f"{must}, got one without the column {gone[0]!r}.")
     indices = picks["index"].to_numpy()

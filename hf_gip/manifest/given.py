@@ -32,21 +32,22 @@ def check_taken(method: str, given: Mapping[str, Any]) -> None:
 
     known = {name for names in TAKES.values() for name in names}
     for name in sorted(known - set(TAKES.get(method, known))):
-        if given.get(name) is not None:
+        value = given.get(name)
+        if value is not None:
+            got = shown(value) if isinstance(value, str | list) else type(value).__name__
             raise ValueError(
-                f"`{name}` must be left out for a subset chosen by {method}, got {shown(given[name])}: it was chosen "
-                "without one."
+                f"`{name}` must be left out for a subset chosen by {method}, got {got}: it was chosen without one."
             )
 
 
-def check_vectors(name: str, recipe: Mapping[str, Any], given: Any, columns: Sequence[str]) -> None:
+def check_vectors(name: str, recipe: Mapping[str, Any], given: Any, column: str | None = None) -> None:
     """Raise unless `given` is what GIP's recipe names; one without a hash, as older versions wrote, names nothing.
 
     Args:
         name: The argument.
         recipe: What was recorded of it.
         given: What was given again.
-        columns: The columns that were read, where it was a dataset.
+        column: The column whose vectors were read, where it was a dataset with such.
 
     Raises:
         ValueError: If it is something else.
@@ -58,12 +59,13 @@ def check_vectors(name: str, recipe: Mapping[str, Any], given: Any, columns: Seq
         return
     from hf_gip.dataset.requests import as_matrix, digest
 
-    if isinstance(given, Dataset):
-        found = _rows_digest(given, columns)
-    elif recipe["kind"] == "matrix":
+    found = None
+    if isinstance(given, Dataset) and recipe["kind"] == "dataset":
+        found = (
+            _vectors_digest(given, column) if recipe.get("columns") is None else _rows_digest(given, recipe["columns"])
+        )
+    elif recipe["kind"] == "matrix" and not isinstance(given, Dataset):
         found = digest(as_matrix(name, given, "a matrix, as it was"))
-    else:
-        found = None
     _same(name, recorded, found)
 
 
@@ -109,6 +111,13 @@ def check_encoder(recipe: Mapping[str, Any], encoder: Any) -> None:
 
     if recipe.get("files") is not None and isinstance(encoder, str) and Path(encoder).expanduser().is_dir():
         _same("encoder", recipe["files"], folder_digest(Path(encoder).expanduser()))
+
+
+def _vectors_digest(rows: Dataset, column: str | None) -> str | None:
+    from hf_gip.dataset.columns import read_vectors
+    from hf_gip.dataset.requests import digest
+
+    return digest(read_vectors(rows, column)) if column in rows.column_names else None
 
 
 def _rows_digest(rows: Dataset, columns: Sequence[str]) -> str | None:
