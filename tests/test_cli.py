@@ -303,6 +303,24 @@ def test_a_saved_pick_is_explained_and_reported(
     )
 
 
+def test_what_was_stayed_away_from_is_given_again(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pool().select(range(3)).to_parquet("test.parquet")
+    words = ["select", source, "--k", 4, "--encoder", "lexical", "--exclude", "test.parquet", "--out", "out"]
+    assert hf_gip(*words) == 0
+    for each in (["reproduce", "out"], ["explain", "out", 1], ["report", "out"]):
+        capsys.readouterr()
+        assert refusal(capsys, *each, "--source", source) == (
+            "`--exclude` must be given again: the manifest names a dataset and does not hold it."
+        )
+        assert refusal(capsys, *each, "--source", source, "--exclude", source).startswith(
+            "`--exclude` must be the rows that the subset was kept away from, got others (hash "
+        )
+        assert hf_gip(*each, "--source", source, "--exclude", "test.parquet") == 0
+
+
 def test_saved_subsets_are_compared(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, quality in (("plain", 0.0), ("best", 9.0)):
         words = ["select", source, "--k", 6, "--features", "vector", "--scores", "good", "--quality", quality]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 Target = Annotated[str | None, typer.Option(help="The target again, where it was a dataset or file.")]
 TargetSplit = Annotated[str, typer.Option(help="Split of the target.")]
 TargetConfig = Annotated[str | None, typer.Option(help="Configuration of the target.")]
+Exclude = Annotated[str | None, typer.Option(help="What was stayed away from again, a dataset or file.")]
+ExcludeSplit = Annotated[str | None, typer.Option(help="Its split; test, where it has splits.")]
+ExcludeConfig = Annotated[str | None, typer.Option(help="Its configuration.")]
 Features = Annotated[str | None, typer.Option(help="The vectors again, where they were a .npy file.")]
 Encoder = Annotated[str | None, typer.Option(help="The encoder again, where it was a local folder.")]
 Model = Annotated[str | None, typer.Option(help="The model again, where it was a local folder.")]
@@ -52,16 +55,19 @@ def given_again(manifest: "Manifest", selection: "Selection", options: dict[str,
     Args:
         manifest: What was recorded.
         selection: The picks.
-        options: Of the command: target, target_split, target_config, features, encoder, model, checkpoints.
+        options: Of the command, by their names here.
     """
-    from hf_gip.cli.inputs import open_target, vectors
+    from hf_gip.cli.inputs import open_excluded, open_target, vectors
     from hf_gip.manifest.given import check_taken
 
-    names = ("target", "features", "encoder", "model", "checkpoints")
+    names = ("target", "exclude", "features", "encoder", "model", "checkpoints")
     given: dict[str, Any] = {name: options.get(name) or None for name in names}
     check_taken(manifest.method, given)
     if given["target"] is not None:
         given["target"] = open_target(given["target"], split=options["target_split"], config=options["target_config"])
+    if (exclude := given["exclude"]) is not None:
+        place = {"split": options["exclude_split"], "config": options["exclude_config"]}
+        given["exclude"] = open_excluded(exclude, **place)
     if given["features"] is not None:
         given["features"] = vectors(given["features"])
     return {**given, "include": selection.indices.tolist()}

@@ -7,6 +7,9 @@ import typer
 
 from hf_gip.cli.again import (
     Encoder,
+    Exclude,
+    ExcludeConfig,
+    ExcludeSplit,
     Features,
     Target,
     TargetConfig,
@@ -36,6 +39,9 @@ def report_command(
     target: Target = None,
     target_split: TargetSplit = "train",
     target_config: TargetConfig = None,
+    exclude: Exclude = None,
+    exclude_split: ExcludeSplit = None,
+    exclude_config: ExcludeConfig = None,
     features: Features = None,
     encoder: Encoder = None,
 ) -> None:
@@ -78,7 +84,7 @@ def _with_pool(
     if manifest.method == "gip":
         given = given_again(manifest, selection, options)
         return recorded_evidence(pool, recorded_options(manifest, given)).report(selection, out)
-    for name in ("target", "features", "encoder"):
+    for name in ("target", "exclude", "features", "encoder"):
         if options[name] is not None:
             raise ValueError(
                 f"`{name}` must be left out, got {options[name]!r}: a page about rows chosen by {manifest.method} "
