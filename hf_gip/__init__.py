@@ -7,8 +7,12 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from hf_gip.dataset.gip_select import gip_select
-from hf_gip.dataset.register import register
+from hf_gip.interrupt import leave_quietly
+
+leave_quietly()
+
+from hf_gip.dataset.gip_select import gip_select  # noqa: E402 — takes half a second
+from hf_gip.dataset.register import register  # noqa: E402
 
 if TYPE_CHECKING:
     from hf_gip.core.explain import explain

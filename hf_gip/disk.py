@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -18,6 +19,24 @@ def check_path(name: str, path: Any, what: str) -> None:
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise TypeError(f"`{name}` must be {what}, got {repr(path) if path in (None, '') else type(path).__name__}.")
+
+
+def write_whole(path: str | os.PathLike[str], text: str, advice: str) -> None:
+    """Write a file, its folders too where they are missing: it is whole, or as it was.
+
+    Args:
+        path: The file.
+        text: What it shall hold.
+        advice: What to do where the disk is full or closed, as the end of the sentence.
+    """
+    aside = Path(path).with_name(f".{Path(path).name}.part")
+    try:
+        with written(path, advice):
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(text, encoding="utf-8")
+            os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @contextmanager

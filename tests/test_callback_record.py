@@ -127,6 +127,24 @@ def test_a_run_is_reported_on_a_page(run: Path, capsys: pytest.CaptureFixture[st
     assert refusal(capsys, "report", run, "--out", run / "page.html") == message
 
 
+def test_a_run_where_a_subset_is_wanted_is_called_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (["report", run], ["explain", run, 3], ["compare", run], ["reproduce", run])
+    for each in words:
+        assert refusal(capsys, *each, "--source", "pool.parquet") == (
+            f"{str(run)!r} is the folder of a training run and holds no subset: `hf-gip verify` and `hf-gip report` "
+            "without `--source` read it."
+        )
+    pool = word_rows(9)
+    hf_gip.save_subset(hf_gip.gip_select(pool, 2, encoder="lexical", device="cpu"), run / "gip" / "subset")
+    pool.to_parquet(run / "pool.parquet")
+    for each in words[:2]:
+        assert refusal(capsys, *each, "--source", run / "pool.parquet") == (
+            f"{str(run)!r} is the folder of a training run: give the subset in it, {str(run / 'gip' / 'subset')!r}."
+        )
+    assert command(*words[2], "--source", run / "pool.parquet", "--encoder", "lexical") == 0
+    assert command(*words[3], "--source", run / "pool.parquet") == 0
+
+
 def test_a_changed_selection_fails(run: Path) -> None:
     file = run / "gip" / "selection_epoch_00001.parquet"
     file.write_bytes((run / "gip" / "selection_epoch_00002.parquet").read_bytes())

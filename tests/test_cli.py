@@ -284,13 +284,46 @@ def test_a_saved_pick_is_explained_and_reported(
     assert (bare.count("<img "), whole.count("<img ")) == (1, 4)
     assert '"most like"' in whole
     pool().select(range(30)).to_parquet(tmp_path / "less.parquet")
-    for words in (["explain", "out", 3], ["report", "out"]):
-        assert refusal(capsys, *words, "--source", "less.parquet") == (
-            "`--source` must be the pool of 40 rows, got 30 rows."
-        )
+    first = min(row for row in picks["index"] if pool()[row]["text"] != pool()[39 - row]["text"])
+    pool().select(range(39, -1, -1)).to_parquet(tmp_path / "others.parquet")
+    pool().remove_columns("good").to_parquet(tmp_path / "narrow.parquet")
+    told = "`--source` must be the pool that the rows were chosen from, got "
+    for words in (["explain", "out", 3], ["report", "out"], ["compare", "out", "--encoder", "lexical"]):
+        for name, message in (
+            ("less", "`--source` must be the pool of 40 rows, got 30 rows."),
+            ("others", f"{told}other rows (first at row {first})."),
+            ("narrow", f"{told}one without the column 'good'."),
+        ):
+            assert refusal(capsys, *words, "--source", f"{name}.parquet") == message
+    words = ("select", "others.parquet", "--k", 7, "--features", "vector", "--out", "two")
+    assert hf_gip(*words) == 0
+    assert refusal(capsys, "compare", "out", "two", "--source", source).startswith(
+        "`--source` must be the pool that the rows of 'two' were chosen from, got other rows (first at row "
+    )
+    assert refusal(capsys, "explain", "out", 3, "--source", source, "--checkpoint", "run") == (
+        "`--checkpoint` must be left out for a subset chosen by gip, got ['run']: it was chosen without one."
+    )
     assert refusal(capsys, "explain", "out", 4_000, "--source", source) == (
         "`row` must be a row of the pool, 0 to 39, got 4000."
     )
+
+
+def test_what_was_stayed_away_from_is_given_again(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pool().select(range(3)).to_parquet("test.parquet")
+    words = ["select", source, "--k", 4, "--encoder", "lexical", "--exclude", "test.parquet", "--out", "out"]
+    assert hf_gip(*words) == 0
+    for each in (["reproduce", "out"], ["explain", "out", 1], ["report", "out"]):
+        capsys.readouterr()
+        assert refusal(capsys, *each, "--source", source) == (
+            "`--exclude` must be given again: the manifest names a dataset and does not hold it."
+        )
+        assert refusal(capsys, *each, "--source", source, "--exclude", source).startswith(
+            "`--exclude` must be the rows that the subset was kept away from, got others (hash "
+        )
+        assert hf_gip(*each, "--source", source, "--exclude", "test.parquet") == 0
 
 
 def test_saved_subsets_are_compared(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,6 +341,54 @@ def test_saved_subsets_are_compared(source: Path, tmp_path: Path, capsys: pytest
     pool().select(range(30)).to_parquet(tmp_path / "other.parquet")
     words = ["compare", tmp_path / "plain", "--source", tmp_path / "other.parquet", "--features", "vector"]
     assert refusal(capsys, *words) == "`--source` must be the pool of 40 rows, got 30 rows."
+    assert hf_gip("select", tmp_path / "other.parquet", "--k", 3, "--features", "vector", "--out", tmp_path / "c") == 0
+    plain = ["compare", tmp_path / "plain", tmp_path / "best"]
+    assert refusal(capsys, *plain, tmp_path / "c", "--source", source) == (
+        "the subsets must come from one pool, got pools of different sizes: plain of 40, best of 40, c of 30 rows; "
+        "leave some out."
+    )
+    twice = str(tmp_path / "best" / ".." / "plain")
+    assert refusal(capsys, *plain, twice, "--source", source) == (
+        f"every subset must be named once, got {str(tmp_path / 'plain')!r} twice: leave one out."
+    )
+
+
+def test_the_figures_file_is_made_possible_before_the_work(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hf_gip("select", source, "--k", 3, "--features", "vector", "--out", tmp_path / "out") == 0
+    capsys.readouterr()
+    words = ["compare", tmp_path / "out", "--source", source, "--features", "vector", "--json"]
+    assert hf_gip(*words, tmp_path / "new" / "folder" / "x.json") == 0
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["x.json"]
+    capsys.readouterr()
+    assert refusal(capsys, "compare", "nowhere", "--source", "none", "--json", tmp_path) == (
+        f"`--json` must be a file to write, got the folder {str(tmp_path)!r}: add a name, as figures.json."
+    )
+    inside = str(source / "x.json")
+    assert refusal(capsys, "compare", "nowhere", "--source", "none", "--json", inside).startswith(
+        f"`--json` must be a file to write, got {inside!r}, whose folder cannot be made ("
+    )
+
+
+def test_subsets_are_compared_by_the_texts_they_were_chosen_by(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = pool().rename_columns({"text": "said", "name": "by"})
+    rows.to_parquet(tmp_path / "odd.parquet")
+    common = ["select", tmp_path / "odd.parquet", "--k", 3, "--encoder", "lexical"]
+    assert hf_gip(*common, "--columns", "said,by", "--out", tmp_path / "a") == 0
+    assert hf_gip(*common, "--columns", "said", "--out", tmp_path / "b") == 0
+    words = ["compare", tmp_path / "a", "--source", tmp_path / "odd.parquet", "--encoder", "lexical"]
+    both = [*words[:2], tmp_path / "b", *words[2:]]
+    figures = []
+    for each in (words, [*words, "--columns", "said,by"], [*words, "--columns", "said"]):
+        capsys.readouterr()
+        assert hf_gip(*each) == 0
+        figures.append(capsys.readouterr().out)
+    assert figures[0] == figures[1] != figures[2]
+    assert refusal(capsys, *both).startswith("no known text layout fits the columns ['said', ")
+    assert hf_gip(*both, "--columns", "said") == 0
 
 
 def test_quotas_and_weights_are_read_from_words(

@@ -15,7 +15,9 @@ from tiny import tiny_model, tiny_rows, with_lora
 from training import tiny_llama, word_rows, word_tokenizer
 
 import hf_gip
-from hf_gip.manifest.schema import read_manifest
+from hf_gip.dataset.requests import rows_digest
+from hf_gip.features.encoders import folder_digest
+from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
 
 RUN: dict[str, Any] = {"share": 0.5, "epochs": 2, "learning_rate": 0.02, "seed": 3}
 WORDS = ["--share", 0.5, "--epochs", 2, "--learning-rate", 0.02, "--seed", 3, "--dims", 200]
@@ -62,6 +64,13 @@ def test_the_command_line_chooses_what_python_does(tmp_path: Path, capsys: pytes
     capsys.readouterr()
     assert command("explain", tmp_path / "out", row, *given) == 0
     assert f"Row {row} is number 2 with weight " in capsys.readouterr().out
+    page = ["report", tmp_path / "out", "--source", tmp_path / "pool.parquet", "--out", tmp_path / "page.html"]
+    assert command(*page) == 0
+    assert all(rows[row]["text"] in (tmp_path / "page.html").read_text() for row in found.indices.tolist())
+    capsys.readouterr()
+    assert refusal(capsys, *page, "--target", "goal.parquet") == (
+        "`--target` must be left out, got 'goal.parquet': a page about rows chosen by gtp does not use it."
+    )
     assert refusal(capsys, *words[:2], "--k", 31, *words[4:-1], tmp_path / "other") == (
         "`--k` must be a whole number between 1 and the number of rows (30), got 31."
     )
@@ -78,6 +87,19 @@ def test_a_saved_subset_is_selected_again(tmp_path: Path, targeted: bool) -> Non
         hf_gip.reproduce(tmp_path / "out", source=pool(), target=options["target"], model=tiny_model(seed=1))
     if targeted:
         other = Dataset.from_list(tiny_rows(5, seed=4))
+        message = (
+            "`target` must be the rows that the subset was chosen towards, got others (hash "
+            f"{rows_digest(other, ['input_ids', 'labels'])[:12]}…): give those of hash "
+            f"{rows_digest(goal(), ['input_ids', 'labels'])[:12]}…."
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            hf_gip.reproduce(tmp_path / "out", target=other, **given)
+        two = {"one": goal(), "two": goal()}
+        with pytest.raises(ValueError, match=r"^`target` must hold the 1 subtask\(s\) 'target', got 2\.$"):
+            hf_gip.reproduce(tmp_path / "out", target=two, **given)
+        manifest = read_manifest(tmp_path / "out")
+        del manifest.recipe["target"][0]["sha256"]  # as before there were hashes
+        (tmp_path / "out" / MANIFEST_PATH).write_bytes(manifest.sealed().to_bytes())
         assert hf_gip.reproduce(tmp_path / "out", target=other, **given).verdict == "different"
         message = "`target` must be given again: the manifest names 'target' and does not hold its rows."
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -85,7 +107,7 @@ def test_a_saved_subset_is_selected_again(tmp_path: Path, targeted: bool) -> Non
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_checkpoints_of_a_trainer_are_given_again(tmp_path: Path) -> None:
+def test_checkpoints_of_a_trainer_are_given_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = word_rows(24)
     folders, _ = trained(tmp_path / "run", rows, lora=True)
     given = {"model": tiny_llama(len(word_tokenizer(24))), "tokenizer": word_tokenizer(24)}
@@ -95,15 +117,32 @@ def test_checkpoints_of_a_trainer_are_given_again(tmp_path: Path) -> None:
     given["model"].save_pretrained(tmp_path / "model")
     given["tokenizer"].save_pretrained(tmp_path / "model")
     rows.to_parquet(tmp_path / "pool.parquet")
-    words = ["gtp", tmp_path / "pool.parquet", "--k", 5, "--model", tmp_path / "model", "--dims", 100]
+    words: list[object] = ["gtp", tmp_path / "pool.parquet", "--k", 5, "--model", tmp_path / "model", "--dims", 100]
     for folder in folders:
         words += ["--checkpoint", folder]
     assert command(*words, "--out", tmp_path / "shell") == 0
     first, second = (hf_gip.load_subset(tmp_path / name).selection for name in ("out", "shell"))
     assert second.indices.tolist() == first.indices.tolist()
     assert second.record["checkpoints"] == first.record["checkpoints"]
+    row = int(second.indices[0])
+    words = ["explain", tmp_path / "shell", row, "--source", tmp_path / "pool.parquet", "--model", tmp_path / "model"]
+    assert refusal(capsys, *words).startswith("`--checkpoint` must be given again: the manifest names checkpoint-")
+    words += [word for folder in folders for word in ("--checkpoint", folder)]
+    capsys.readouterr()
+    assert command(*words) == 0
+    assert f"Row {row} is number 1 with weight " in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"^`checkpoints` must be given again: the manifest names checkpoint-"):
         hf_gip.reproduce(tmp_path / "out", source=rows, **given)
+    first, last = (folder_digest(Path(folder))[:12] for folder in (folders[0], folders[-1]))
+    message = (
+        "`checkpoints` must be the folders that the subset was chosen along, got others "
+        f"in {Path(folders[-1]).name!r} (hash {last}…): give those of hash {first}…."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf_gip.reproduce(tmp_path / "out", source=rows, checkpoints=folders[::-1], **given)
+    message = f"`checkpoints` must be the {len(folders)} recorded folder(s), got 1."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hf_gip.reproduce(tmp_path / "out", source=rows, checkpoints=folders[:1], **given)
 
 
 @pytest.mark.parametrize("tasks", [0, 1, 2])

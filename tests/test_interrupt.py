@@ -63,6 +63,25 @@ def test_two_processes_on_one_cache_do_the_work_once_and_agree(tmp_path: Path) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process there")
+@pytest.mark.parametrize("words", [[], ["-m", "hf_gip"]])
+def test_ctrl_c_during_the_imports_is_one_sentence(tmp_path: Path, words: list[str]) -> None:
+    program = [sys.executable, *words] if words else [str(Path(sys.executable).with_name("hf-gip"))]
+    (tmp_path / "datasets.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [*program, "--help"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "hf-gip: stopped before it began.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process there")
 def test_ctrl_c_is_one_sentence_and_the_same_command_goes_on(tmp_path: Path) -> None:
     Dataset.from_dict({"text": [f"row {i} of words {i % 7}" for i in range(300)]}).to_parquet(tmp_path / "p.parquet")
     slow = (

@@ -7,11 +7,13 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, config
 from saved import pool, save
 
 import hf_gip
 from hf_gip.dataset.open import open_dataset
+from hf_gip.dataset.requests import digest
 from hf_gip.features import encoders
 from hf_gip.features.encoders import folder_digest
 from hf_gip.manifest.again_gip import _features
@@ -72,9 +74,56 @@ def test_what_the_manifest_only_names_must_be_given_again(tmp_path: Path) -> Non
         hf_gip.reproduce(tmp_path / "out", source=pool())
     given = {"features": vectors, "target": vectors[:3]}
     assert hf_gip.reproduce(tmp_path / "out", source=pool(), **given, device="cpu").verdict == "same picks"
-    other = hf_gip.reproduce(tmp_path / "out", source=pool(), features=vectors, target=vectors[9:], device="cpu")
-    assert other.verdict == "different"
-    assert not other
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_what_is_given_again_must_be_what_it_was(tmp_path: Path, whiten: bool) -> None:
+    vectors = np.asarray(pool()["vector"][:], np.float32)
+    given: dict[str, Any] = {"features": vectors, "target": vectors[:3], "exclude": vectors[3:5] * 2}
+    chosen = hf_gip.gip_select(pool(), 5, whiten=whiten, device="cpu", **given)
+    hf_gip.save_subset(chosen, tmp_path / "out")
+    assert hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu", **given).verdict == "same picks"
+    whats = {
+        "features": "the vectors that the subset was chosen by",
+        "target": "the rows that the subset was chosen towards",
+        "exclude": "the rows that the subset was kept away from",
+    }
+    for name, what in whats.items():
+        wrong, right = digest(torch.tensor(given[name][::-1].copy())), digest(torch.tensor(given[name]))
+        message = f"`{name}` must be {what}, got others (hash {wrong[:12]}…): give those of hash {right[:12]}…."
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            hf_gip.reproduce(tmp_path / "out", source=pool(), **given | {name: given[name][::-1].copy()})
+    recipe = read_manifest(tmp_path / "out").recipe
+    for told in (recipe["features"], recipe["queries"], recipe["excluded"]):
+        for name in ("sha256", "given_sha256"):
+            told.pop(name, None)
+    forge(tmp_path / "out", recipe=recipe)  # as before there were hashes
+    other = hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu", **given | {"target": vectors[9:]})
+    assert (other.verdict, bool(other)) == ("different", False)
+
+
+@pytest.mark.parametrize("options", [{"encoder": "lexical"}, {"features": "vector"}])
+def test_rows_that_were_a_target_must_be_the_same(tmp_path: Path, options: dict[str, Any]) -> None:
+    target = pool(50).select(range(40, 50))
+    hf_gip.save_subset(hf_gip.gip_select(pool(), 5, target=target, device="cpu", **options), tmp_path / "out")
+    shuffled = target.remove_columns("good").add_column("more", range(10)).select(range(9, -1, -1)).flatten_indices()
+    given = {"source": pool(), "device": "cpu"}
+    back = shuffled.select(range(9, -1, -1))
+    assert hf_gip.reproduce(tmp_path / "out", target=back, **given).verdict == "same picks"
+    refused = r"^`target` must be the rows that the subset was chosen towards, got others "
+    for wrong in (shuffled, target.select(range(9))):
+        with pytest.raises(ValueError, match=refused + r"\(hash [0-9a-f]{12}…\): give those of hash [0-9a-f]{12}…\.$"):
+            hf_gip.reproduce(tmp_path / "out", target=wrong, **given)
+    for wrong in (target.select_columns(["good"]), np.ones((10, 4), np.float32), ["alpha"]):
+        with pytest.raises(ValueError, match=refused + r"of another kind: give those of hash [0-9a-f]{12}…\.$"):
+            hf_gip.reproduce(tmp_path / "out", target=wrong, **given)
+
+
+def test_an_encoder_in_a_folder_must_have_the_same_files(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    told = {"kind": "text", "encoder": "model", "files": "0" * 64, "template": None, "columns": ["text"]}
+    with pytest.raises(ValueError, match=r"^`encoder` must be the files that the subset was chosen with, got others "):
+        _features(told, {"encoder": str(tmp_path / "model")})
 
 
 def test_a_subset_that_gip_did_not_choose_is_told(tmp_path: Path) -> None:

@@ -103,6 +103,32 @@ def test_a_saved_subset_is_selected_again(tmp_path: Path, options: dict[str, Any
         hf_gip.reproduce(tmp_path / "out", source=pool(), model=tiny_model(seed=1))
 
 
+def test_what_spice_never_had_is_refused(tmp_path: Path) -> None:
+    hf_gip.save_subset(hf_gip.spice_select(pool(), 3, model=tiny_model()), tmp_path / "out")
+    for name in ("target", "checkpoints", "features", "encoder", "exclude"):
+        message = f"`{name}` must be left out for a subset chosen by spice, got ['x']: it was chosen without one."
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            hf_gip.reproduce(tmp_path / "out", source=pool(), model=tiny_model(), **{name: ["x"]})
+
+
+def test_a_row_left_out_by_a_frozen_proxy_is_explained_from_a_folder(
+    proxy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = hf_gip.spice_select(word_rows(30), 4, model=str(proxy), update_every=None, window=10)
+    hf_gip.save_subset(chosen, tmp_path / "out", include_rows=False)
+    other = next(row for row in range(30) if row not in chosen.selection.indices.tolist())
+    words = ["explain", tmp_path / "out", other, "--source", tmp_path / "pool.parquet"]
+    assert refusal(capsys, *words) == (
+        "`--model` must be given again: the manifest names 'proxy' and does not hold it."
+    )
+    assert command(*words, "--model", proxy) == 0
+    assert capsys.readouterr().out.replace("\n", " ").startswith(str(chosen.selection.explain(other)))
+    page = ["report", tmp_path / "out", "--source", tmp_path / "pool.parquet", "--out", tmp_path / "page.html"]
+    assert command(*page) == 0
+    page_text = (tmp_path / "page.html").read_text()
+    assert all(word_rows(30)[row]["text"] in page_text for row in chosen.selection.indices.tolist())
+
+
 def test_texts_are_selected_again_by_the_proxy_in_its_folder(proxy: Path, tmp_path: Path) -> None:
     hf_gip.save_subset(hf_gip.spice_select(word_rows(30), 5, model=str(proxy)), tmp_path / "out")
     again = hf_gip.reproduce(tmp_path / "out", source=word_rows(30), model=str(proxy), device="cpu")
@@ -143,11 +169,17 @@ def test_a_pick_is_explained_by_what_it_added(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.replace("\n", " ").startswith(str(found))
     other = next(row for row in range(30) if row not in chosen.indices.tolist())
     message = (
-        f"`row` must be one of the 6 chosen rows, got {other}: what a row left out would have added needs the "
-        "gradients, which are known where the same process called `spice_select(…, update_every=None)`."
+        f"`row` must be one of the 6 chosen rows, got {other}: what a row left out would have added needs its "
+        "gradient, which only a frozen proxy (`update_every=None`, `--frozen`) still gives."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         chosen.explain(other)
+    capsys.readouterr()
+    words = ["explain", tmp_path / "out", other, "--source", tmp_path / "pool.parquet"]
+    assert refusal(capsys, *words, "--model", "any") == message
+    assert refusal(capsys, *words, "--checkpoint", "any") == (
+        "`--checkpoint` must be left out for a subset chosen by spice, got ['any']: it was chosen without one."
+    )
     with pytest.raises(ValueError, match=r"^`row` must be a row of the pool, 0 to 29, got 30\.$"):
         chosen.explain(30)
 

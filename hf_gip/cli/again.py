@@ -9,20 +9,24 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_gip.core.selection import Selection
-    from hf_gip.dataset.evidence import GipEvidence
-    from hf_gip.dataset.gtp_evidence import GtpEvidence
     from hf_gip.manifest.schema import Manifest
 
 Target = Annotated[str | None, typer.Option(help="The target again, where it was a dataset or file.")]
 TargetSplit = Annotated[str, typer.Option(help="Split of the target.")]
 TargetConfig = Annotated[str | None, typer.Option(help="Configuration of the target.")]
+Exclude = Annotated[str | None, typer.Option(help="What was stayed away from again, a dataset or file.")]
+ExcludeSplit = Annotated[str | None, typer.Option(help="Its split; test, where it has splits.")]
+ExcludeConfig = Annotated[str | None, typer.Option(help="Its configuration.")]
 Features = Annotated[str | None, typer.Option(help="The vectors again, where they were a .npy file.")]
 Encoder = Annotated[str | None, typer.Option(help="The encoder again, where it was a local folder.")]
-Model = Annotated[str | None, typer.Option(help="GTP's model again, where it was a local folder.")]
+Model = Annotated[str | None, typer.Option(help="The model again, where it was a local folder.")]
+Checkpoints = Annotated[
+    list[str] | None, typer.Option("--checkpoint", help="GTP's checkpoint folders again; repeat it.")
+]
 
 
-def pool_again(manifest: "Manifest", source: str) -> "Dataset":
-    """The pool that a subset was chosen from.
+def open_pool(manifest: "Manifest", source: str) -> "Dataset":
+    """The pool that a subset was chosen from, by the name given.
 
     Raises:
         ValueError: If `source` is of another size.
@@ -36,45 +40,50 @@ def pool_again(manifest: "Manifest", source: str) -> "Dataset":
     return pool
 
 
-def evidence_again(
-    manifest: "Manifest", selection: "Selection", pool: "Dataset", given: dict[str, Any]
-) -> "GipEvidence | GtpEvidence | None":
-    """What explains the picks, from the pool, the recorded parameters and what a manifest cannot hold; None for SPICE.
+def pool_again(manifest: "Manifest", folder: Path, source: str) -> "Dataset":
+    """The pool that the subset in `folder` was chosen from, its chosen rows compared with their hashes."""
+    from hf_gip.manifest.check_source import check_chosen
+
+    pool = open_pool(manifest, source)
+    check_chosen(manifest, folder, pool)
+    return pool
+
+
+def given_again(manifest: "Manifest", selection: "Selection", options: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest cannot hold, from the options that name it.
 
     Args:
         manifest: What was recorded.
         selection: The picks.
-        pool: The rows they were chosen from.
-        given: The options of the command: target, target_split, target_config, features, encoder, model.
+        options: Of the command, by their names here.
     """
-    from hf_gip.cli.inputs import open_target, vectors
-    from hf_gip.dataset.evidence import recorded_evidence
-    from hf_gip.manifest.again_gip import recorded_options
-    from hf_gip.manifest.again_gtp import recorded_gtp_options
+    from hf_gip.cli.inputs import open_excluded, open_target, vectors
+    from hf_gip.manifest.given import check_taken
 
-    if manifest.method == "spice":
-        return None
-    target = given["target"]
-    if target is not None:
-        target = open_target(target, split=given["target_split"], config=given["target_config"])
-    known = {
-        "target": target,
-        "features": None if given["features"] is None else vectors(given["features"]),
-        "encoder": given["encoder"],
-        "exclude": None,
-        "include": selection.indices.tolist(),
-    }
-    if manifest.method == "gtp":
-        from hf_gip.dataset.gtp_evidence import recorded_gtp_evidence
-
-        return recorded_gtp_evidence(pool, recorded_gtp_options(manifest, known | {"model": given["model"]}))
-    return recorded_evidence(pool, recorded_options(manifest, known))
+    names = ("target", "exclude", "features", "encoder", "model", "checkpoints")
+    given: dict[str, Any] = {name: options.get(name) or None for name in names}
+    check_taken(manifest.method, given)
+    if given["target"] is not None:
+        given["target"] = open_target(given["target"], split=options["target_split"], config=options["target_config"])
+    if (exclude := given["exclude"]) is not None:
+        place = {"split": options["exclude_split"], "config": options["exclude_config"]}
+        given["exclude"] = open_excluded(exclude, **place)
+    if given["features"] is not None:
+        given["features"] = vectors(given["features"])
+    return {**given, "include": selection.indices.tolist()}
 
 
 def read_saved(folder: Path) -> "tuple[Manifest, Selection]":
-    """The manifest and the picks of a saved folder."""
-    from hf_gip.manifest.save import read_picks
-    from hf_gip.manifest.schema import read_manifest
+    """The manifest and the picks of a saved folder.
 
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    from hf_gip.manifest.run import no_subset
+    from hf_gip.manifest.save import read_picks
+    from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
+
+    if not (folder / MANIFEST_PATH).exists() and (told := no_subset(folder)) is not None:
+        raise FileNotFoundError(told)
     manifest = read_manifest(folder)
     return manifest, read_picks(manifest, folder)

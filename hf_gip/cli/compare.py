@@ -1,11 +1,11 @@
 """`hf-gip compare`: saved subsets side by side, and beside random ones of the same size."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from hf_gip.cli.again import pool_again
+from hf_gip.cli.again import open_pool
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,6 +22,9 @@ def compare_command(
     target_split: Annotated[str, typer.Option(help="Split of the target.")] = "train",
     target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
     features: Annotated[str | None, typer.Option(help="Ready vectors: a column, or a .npy file.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Text columns to judge by, instead of those the subsets were chosen by: a,b.")
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="'lexical', or a sentence-transformers id or folder.")] = None,
     groups: Annotated[str | None, typer.Option(help="A column whose values' shares are compared.")] = None,
     config_name: Annotated[str | None, typer.Option(help="Which subsets, where a place holds several.")] = None,
@@ -37,55 +40,112 @@ def compare_command(
     from hf_gip.cli.inputs import names, open_target, vectors
     from hf_gip.cli.output import console
     from hf_gip.dataset.comparison import compare
+    from hf_gip.disk import write_whole
 
-    manifests, subsets = _gather(folders, config_name, split)
-    pool = _pool(manifests, source)
+    _check_json(json_out)
+    subsets = _gather(folders, config_name, split)
+    pool = _pool(subsets, source)
+    texts: dict[str, Any] = {"columns": names(columns)}
+    if columns is None and features is None:
+        texts = _recorded_texts([subset.manifest for subset in subsets.values()])
     found = compare(
-        subsets,
+        {name: subset.picks for name, subset in subsets.items()},
         pool,
         scores=names(scores),
         target=None if target is None else open_target(target, split=target_split, config=target_config),
         features=vectors(features) if features is not None and features.endswith(".npy") else features,
         encoder=encoder,
+        **texts,
         groups=groups,
         seeds=seeds,
         baselines=baselines,
     )
-    if json_out is not None:
-        json_out.write_text(found.to_json() + "\n")
     console().print(str(found), markup=False, soft_wrap=True)
+    if json_out is not None:
+        write_whole(json_out, found.to_json() + "\n", "free space there or choose another place")
 
 
-def _gather(
-    folders: list[str], config_name: str | None, split: str | None
-) -> "tuple[list[Manifest], dict[str, Selection]]":
-    """The manifests of all places, and their picks by the places' last names, or whole ones where these are equal."""
+class Saved(NamedTuple):
+    """A saved subset: where it is, and what is read there."""
+
+    folder: Path
+    manifest: "Manifest"
+    picks: "Selection"
+
+
+def _check_json(path: Path | None) -> None:
+    """Make the folder of a file that is written in the end, before the work.
+
+    Raises:
+        ValueError: If no file can be there.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(
+            f"`--json` must be a file to write, got the folder {str(path)!r}: add a name, as figures.json."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"`--json` must be a file to write, got {str(path)!r}, whose folder cannot be made ({error.strerror})."
+        ) from None
+
+
+def _gather(folders: list[str], config_name: str | None, split: str | None) -> dict[str, Saved]:
+    """The subsets of all places by the places' last names, or whole ones where these are equal.
+
+    Raises:
+        ValueError: If a place is named twice.
+    """
     from hf_gip.hub.fetch import locate
     from hf_gip.manifest.save import read_picks
     from hf_gip.manifest.slots import fitting_slots
 
+    places = [str(Path(folder).resolve()) for folder in folders]
+    if twice := [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
+        raise ValueError(f"every subset must be named once, got {twice[0]!r} twice: leave one out.")
     short = len({_last(folder) for folder in folders}) == len(folders)
-    manifests, subsets = [], {}
+    subsets: dict[str, Saved] = {}
     for folder in folders:
         place, name = locate(folder, revision=None, token=None), _last(folder) if short else folder
         slots = fitting_slots(place.slots(), config_name, split)
         for slot in slots:
-            manifests.append(slot.manifest)
             own = name if len(slots) == 1 else f"{name} {slot.name}"
-            subsets[own] = read_picks(slot.manifest, place.folder / slot.root)
-    return manifests, subsets
+            root = place.folder / slot.root
+            subsets[own] = Saved(root, slot.manifest, read_picks(slot.manifest, root))
+    return subsets
 
 
-def _pool(manifests: "list[Manifest]", source: str) -> "Dataset":
+def _pool(subsets: dict[str, Saved], source: str) -> "Dataset":
     """The pool that all subsets were chosen from.
 
     Raises:
-        ValueError: If they were chosen from pools of different sizes, or `source` is of another.
+        ValueError: If they were chosen from pools of different sizes.
     """
-    if len({manifest.source.num_rows for manifest in manifests}) > 1:
-        sizes = ", ".join(f"{manifest.source.num_rows:,}" for manifest in manifests)
-        raise ValueError(f"the subsets must come from one pool, got pools of {sizes} rows: name them by `--split`.")
-    return pool_again(manifests[0], source)
+    from hf_gip.manifest.check_source import check_chosen
+
+    sizes = {name: subset.manifest.source.num_rows for name, subset in subsets.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} of {size:,}" for name, size in sizes.items())
+        raise ValueError(
+            f"the subsets must come from one pool, got pools of different sizes: {listed} rows; leave some out."
+        )
+    pool = open_pool(next(iter(subsets.values())).manifest, source)
+    for name, subset in subsets.items():
+        check_chosen(subset.manifest, subset.folder, pool, name if len(subsets) > 1 else None)
+    return pool
+
+
+def _recorded_texts(manifests: "list[Manifest]") -> dict[str, Any]:
+    """The text columns or the template that all subsets were chosen by; nothing where they differ or have none."""
+    found = [
+        {name: features.get(name) for name in (["template"] if features.get("template") else ["columns"])}
+        for features in (manifest.recipe["features"] for manifest in manifests)
+        if features.get("kind") == "text" or "tokenizer" in features  # tokens and vectors have no text
+    ]
+    return found[0] if found and all(each == found[0] for each in found) else {}
 
 
 def _last(folder: str) -> str:

@@ -4,6 +4,19 @@ from typing import Annotated
 
 import typer
 
+from hf_gip.cli.again import (
+    Checkpoints,
+    Encoder,
+    Exclude,
+    ExcludeConfig,
+    ExcludeSplit,
+    Features,
+    Model,
+    Target,
+    TargetConfig,
+    TargetSplit,
+)
+
 
 def reproduce_command(
     context: typer.Context,
@@ -11,15 +24,16 @@ def reproduce_command(
     source: Annotated[
         str | None, typer.Option(help="The pool: a file, folder or Hub id; the recorded repository unless told.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="The target again, where it was a dataset or file.")] = None,
-    target_split: Annotated[str, typer.Option(help="Split of the target.")] = "train",
-    target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
-    features: Annotated[str | None, typer.Option(help="The vectors again, where they were a .npy file.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="The encoder again, where it was a local folder.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model again, where it was a local folder.")] = None,
-    checkpoints: Annotated[
-        list[str] | None, typer.Option("--checkpoint", help="GTP's checkpoint folders again; repeat it.")
-    ] = None,
+    target: Target = None,
+    target_split: TargetSplit = "train",
+    target_config: TargetConfig = None,
+    exclude: Exclude = None,
+    exclude_split: ExcludeSplit = None,
+    exclude_config: ExcludeConfig = None,
+    features: Features = None,
+    encoder: Encoder = None,
+    model: Model = None,
+    checkpoints: Checkpoints = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
     config_name: Annotated[str | None, typer.Option(help="Which subset, where there are several.")] = None,
     split: Annotated[str | None, typer.Option(help="Which split of it.")] = None,
@@ -28,7 +42,7 @@ def reproduce_command(
     """Select again with the recorded parameters; exit code 0 where the objective was reached again."""
     from rich.text import Text
 
-    from hf_gip.cli.inputs import open_target, vectors
+    from hf_gip.cli.inputs import open_excluded, open_target, vectors
     from hf_gip.cli.output import console
     from hf_gip.hub.load import reproduce
 
@@ -36,6 +50,7 @@ def reproduce_command(
         place,
         source=source,
         target=None if target is None else open_target(target, split=target_split, config=target_config),
+        exclude=None if exclude is None else open_excluded(exclude, split=exclude_split, config=exclude_config),
         features=None if features is None else vectors(features),
         encoder=encoder,
         model=model,

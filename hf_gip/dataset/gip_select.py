@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.floating] | Tensor
 
 Pool = TypeVar("Pool", Dataset, DatasetDict)
-VERSION = 2  # raise it when the same call would choose or record something else, so that old caches are left behind
+VERSION = 3  # raise it when the same call would choose or record something else, so that old caches are left behind
 
 
 def gip_select(

@@ -61,5 +61,6 @@ class GtpEvidence:
 
 def recorded_gtp_evidence(pool: Dataset, options: Mapping[str, Any]) -> GtpEvidence:
     """The evidence of a recorded call: its arguments again, on its pool."""
-    asked = {"batch_size": 8, "device": None, **options}
+    unused = {"share": 0.05, "epochs": 4, "learning_rate": 2e-5}  # of a warm-up run, where checkpoints were given
+    asked = {"batch_size": 8, "device": None, **unused, **options}
     return GtpEvidence(pool, plan_trajectories(pool, {name: each for name, each in asked.items() if name != "ridge"}))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Pool = TypeVar("Pool", Dataset, DatasetDict)
-VERSION = 1  # of the result: raise it when the same call would choose other rows, so that old caches are left behind
+VERSION = 2  # raise it when the same call would choose or record something else, so that old caches are left behind
 BESIDES = ("dataset", "k", "ridge", "id_column")  # arguments that are not `gradient_trajectories`'s
 
 

@@ -15,6 +15,8 @@ from hf_gip.dataset.columns import check_column, read_vectors
 from hf_gip.features.encoders import DEFAULT_ENCODER, name_encoder
 from hf_gip.features.text import text_recipe
 
+BATCH_ROWS = 1_000
+
 
 def encoder_of(options: dict[str, Any]) -> Any:
     """The encoder asked for, or the default one."""
@@ -95,6 +97,15 @@ def vectors_request(name: str, options: dict[str, Any]) -> Any:
     if wrong := [text for text in given if not isinstance(text, str)]:
         raise TypeError(f"`{name}` must be a list of texts, got an element of type {type(wrong[0]).__name__}.")
     return {"texts": hashlib.sha256(json.dumps(list(given)).encode()).hexdigest()}
+
+
+def rows_digest(rows: Dataset, columns: Sequence[str]) -> str:
+    """SHA-256 of the values in these columns, row by row: the same however the rows are stored."""
+    digest = hashlib.sha256()
+    for table in rows.select_columns(sorted(columns)).with_format("arrow").iter(batch_size=BATCH_ROWS):
+        for row in table.to_pylist():  # pyright: ignore[reportAttributeAccessIssue] — a table, by its format
+            digest.update(f"{json.dumps(row, sort_keys=True, default=str)}\n".encode())
+    return digest.hexdigest()
 
 
 def digest(matrix: Tensor) -> str:

@@ -22,7 +22,7 @@ from hf_gip.dataset.categories import Categories, column_weights, read_cover
 from hf_gip.dataset.columns import read_scores, read_vectors
 from hf_gip.dataset.limits import Limited, gather_limits
 from hf_gip.dataset.options import DEFAULTS, check_options, quality_of
-from hf_gip.dataset.requests import digest, encoder_of, features_request, read_matrix, vectors_request
+from hf_gip.dataset.requests import digest, encoder_of, features_request, read_matrix, rows_digest, vectors_request
 from hf_gip.features.embed import Features, embed, embed_texts
 
 
@@ -150,14 +150,18 @@ class Signals:
 
     def _like_features(self, target: Any) -> tuple[Tensor, dict[str, Any]]:
         if isinstance(target, Dataset):
-            if isinstance(self.options["features"], str):
-                return read_vectors(target, self.options["features"]), {"kind": "dataset", "rows": len(target)}
+            recipe: dict[str, Any] = {"kind": "dataset", "rows": len(target)}
+            if isinstance(column := self.options["features"], str):
+                matrix = read_vectors(target, column)
+                return matrix, recipe | {"given_sha256": digest(matrix)}
             columns = self.options["columns"]
             columns = columns if columns and set(columns) <= set(target.column_names) else None
             found = embed(target, encoder_of(self.options), columns=columns, device=self.options["device"])
-            return found.matrix, {"kind": "dataset", "rows": len(target), "columns": found.recipe["columns"]}
+            read = found.recipe["columns"]
+            return found.matrix, recipe | {"columns": read, "given_sha256": rows_digest(target, read)}
         if isinstance(target, np.ndarray | Tensor):
-            return torch.as_tensor(target), {"kind": "matrix"}
+            matrix = torch.as_tensor(target)
+            return matrix, {"kind": "matrix", "given_sha256": digest(matrix)}
         return embed_texts(target, encoder_of(self.options), device=self.options["device"]), {
             "kind": "texts",
             "texts": list(target),

@@ -99,3 +99,12 @@ class SpiceEvidence:
             for batch in token_batches(rows, wanted, options["batch_size"], length, Tally()):
                 found[[place[row] for row in batch.rows.tolist()]] = reader.read(batch)
         return found
+
+
+def recorded_spice_evidence(pool: Dataset, options: Mapping[str, Any]) -> SpiceEvidence:
+    """The evidence of a recorded call: its arguments again, on its pool."""
+    from hf_gip.core.checks import check_device
+    from hf_gip.features.proxy import name_model
+
+    named = name_model(options["model"], options["tokenizer"], device=check_device(None))
+    return SpiceEvidence(pool, named, {"batch_size": 8, **options})

@@ -141,13 +141,14 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
     """
     from hf_gip.core.checks import check_device
     from hf_gip.dataset.trajectory_run import gather
-    from hf_gip.features.checkpoints import check_folders, folders_id
+    from hf_gip.features.checkpoints import check_folders
+    from hf_gip.features.encoders import folder_digest
     from hf_gip.features.proxy import name_model
     from hf_gip.features.tokenise import text_columns
 
     _check_options(options)
     text_columns(dataset, options["columns"])  # refuses wrong ones before a model is opened
-    tasks = _tasks(options["target"])
+    tasks = tasks_of(options["target"])
     folders = options["checkpoints"]
     if folders is not None:
         wanted = {"snapshots": options["subspace"] == "snapshots", "adam": options["adam"]}
@@ -156,13 +157,13 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
     apart = ("model", "tokenizer", "target", "checkpoints", "device", "batch_size")
     request = {name: value for name, value in options.items() if name not in apart} | {
         "proxy": named.identity,
-        "checkpoints": None if folders is None else folders_id(folders),
+        "checkpoints": None if folders is None else [folder_digest(Path(folder)) for folder in folders],
     }
     whole = request | {"target": [[name, rows._fingerprint] for name, rows in tasks]}
     return Plan(whole, lambda least: gather(dataset, named, tasks, options, request, least))
 
 
-def _tasks(target: Any) -> list[tuple[str, Dataset]]:
+def tasks_of(target: Any) -> list[tuple[str, Dataset]]:
     """The subtasks by name; one for a single dataset, none without a target.
 
     Raises:

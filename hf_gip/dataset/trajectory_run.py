@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +14,7 @@ from datasets import Dataset, is_caching_enabled
 from torch import Tensor, nn
 
 from hf_gip.core.rows import MemoryRows, Rows
+from hf_gip.dataset.requests import rows_digest
 from hf_gip.dataset.run_cache import cache_folder, cached_gradients, check_shared_cache
 from hf_gip.dataset.subset import fingerprint_of
 from hf_gip.dataset.trajectories import Trajectories
@@ -63,7 +65,7 @@ def gather(
         named: The model.
         tasks: The target's subtasks.
         options: Arguments of `gradient_trajectories`.
-        request: What the warm-up run depends on besides the pool.
+        request: What the warm-up run depends on besides the pool, and the digests of checkpoints that were given.
         least: How many rows with a label are needed.
     """
     started = time.perf_counter()
@@ -83,8 +85,11 @@ def gather(
         features = stored if is_caching_enabled() else [MemoryRows(each.load()) for each in stored]
     record = {
         "proxy": named.identity,
-        "checkpoints": [{"name": point.name, "rate": point.rate} for point in points],
-        **_record(run, features),
+        "checkpoints": [
+            {"name": point.name, "rate": point.rate} | ({} if digest is None else {"sha256": digest})
+            for point, digest in zip_longest(points, request["checkpoints"] or ())
+        ],
+        **_record(run, features, tasks),
         "timings": {"checkpoints_seconds": begun - started, "gradients_seconds": time.perf_counter() - begun},
     }
     subtasks = [number for number, goal in enumerate(run.goals.values()) for _ in range(len(goal.usable))]
@@ -172,7 +177,7 @@ def _gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tupl
     return features, targets
 
 
-def _record(run: Run, features: Sequence[Rows]) -> dict[str, Any]:
+def _record(run: Run, features: Sequence[Rows], tasks: Sequence[tuple[str, Dataset]]) -> dict[str, Any]:
     """How the gradients were made."""
     names = ("parameters", "subspace", "adam", "dims", "seed")
     kept = {name: run.options[name] for name in names} | {"widths": [each.d for each in features]}
@@ -181,8 +186,14 @@ def _record(run: Run, features: Sequence[Rows]) -> dict[str, Any]:
         "features": {"kind": "gradients", **kept, **run.pool.recipe},
         "warm_up": warm_up if run.options["checkpoints"] is None else None,
         "target": [
-            {"name": name, "rows": len(goal.rows), "left_out": goal.left_out, **goal.recipe}
-            for name, goal in run.goals.items()
+            {
+                "name": name,
+                "rows": len(goal.rows),
+                "left_out": goal.left_out,
+                **goal.recipe,
+                "sha256": rows_digest(rows, goal.recipe["columns"]),
+            }
+            for (name, rows), goal in zip(tasks, run.goals.values(), strict=True)
         ],
         "rows": {"left_out": run.pool.left_out, "truncated": run.pool.truncated},
     }

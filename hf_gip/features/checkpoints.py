@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from hf_gip.core.checkpoints import RATES, check_rates
 from hf_gip.core.checks import as_list, shown
 from hf_gip.features.adam import AdamMoments
-from hf_gip.features.encoders import folder_digest
-from hf_gip.features.identity import content_id
 from hf_gip.features.layers import Layer
 from hf_gip.features.subspace import weight_vector
 from hf_gip.features.trainer_folder import ADAPTER, logged_rates, read_moments, read_weights, weight_files
@@ -123,11 +121,6 @@ def _check_lora(folders: Sequence[str | Path], asked: str, instead: str) -> None
             f"`{asked}` must have checkpoints of LoRA layers, got {str(whole[0])!r} with whole weights: name "
             f'the layers to read, such as `parameters="*.down_proj"`, or give `{instead}`.'
         )
-
-
-def folders_id(folders: Sequence[str | Path]) -> str:
-    """16 hex digits that depend on every file of every folder."""
-    return content_id({"folders": [folder_digest(Path(folder)) for folder in folders]})
 
 
 def adapter_folder(folders: Sequence[str | Path] | None) -> Path | None:

@@ -13,6 +13,7 @@ from huggingface_hub.hf_api import RepoFile
 from hf_gip.disk import check_path
 from hf_gip.hub.retry import persist
 from hf_gip.manifest.check_files import CARD_BYTES
+from hf_gip.manifest.run import no_subset
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, MAX_BYTES, Manifest, parse_manifest
 from hf_gip.manifest.slots import Slot, files_in, read_slots, slot_roots
 
@@ -45,6 +46,8 @@ class Place:
         """
         roots = slot_roots(self.present)
         if not roots:
+            if (told := no_subset(self.folder)) is not None:
+                raise FileNotFoundError(told)
             raise FileNotFoundError(f"{self.subject!r} holds no {MANIFEST_PATH}: it was not published by hf-gip.")
         found = read_slots(self.folder, self.present)
         if not found:

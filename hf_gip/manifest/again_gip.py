@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
+from hf_gip.manifest.given import check_encoder, check_vectors
 from hf_gip.manifest.schema import Manifest
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def recorded_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[str, 
         "cover": (recipe.get("cover") or {}).get("columns"),
         **_limits(recipe.get("limits") or {}, given.get("include") or []),
         "id_column": manifest.source.id_column,
-        "target": _vectors("target", recipe["queries"], given.get("target")),
-        "exclude": excluded and _vectors("exclude", excluded, given.get("exclude")),
+        "target": _vectors("target", recipe["queries"], given.get("target"), recipe["features"]),
+        "exclude": excluded and _vectors("exclude", excluded, given.get("exclude"), recipe["features"]),
         "exclude_above": excluded["above"] if excluded else 0.9,
         **_features(recipe["features"], given),
     }
@@ -65,10 +66,12 @@ def _limits(told: Mapping[str, Any], picks: list[int]) -> dict[str, Any]:
     return {name: told.get(name) for name in names} | {"include": picks[: told.get("include", 0)] or None}
 
 
-def _vectors(name: str, recipe: dict[str, Any], given: Any) -> Any:
-    if recipe["kind"] == "pool":
-        return None
-    return recipe["texts"] if recipe["kind"] == "texts" else _again(name, given, f"a {recipe['kind']}")
+def _vectors(name: str, recipe: dict[str, Any], given: Any, features: Mapping[str, Any]) -> Any:
+    if recipe["kind"] in ("pool", "texts"):
+        return recipe.get("texts")
+    value = _again(name, given, f"a {recipe['kind']}")
+    check_vectors(name, recipe, value, features.get("column"))
+    return value
 
 
 def _features(features: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +80,9 @@ def _features(features: dict[str, Any], given: Mapping[str, Any]) -> dict[str, A
     if features["kind"] == "column":
         return {"features": features["column"]}
     if features["kind"] == "matrix":
-        return {"features": _again("features", given.get("features"), "a matrix")}
+        value = _again("features", given.get("features"), "a matrix")
+        check_vectors("features", features, value)
+        return {"features": value}
     if features["encoder"] == "lexical":
         encoder = "lexical"
     elif "revision" in features and HUB_ID.fullmatch(features["encoder"]):  # never a path out of a manifest
@@ -86,6 +91,7 @@ def _features(features: dict[str, Any], given: Mapping[str, Any]) -> dict[str, A
         encoder = installed
     else:
         encoder = _again("encoder", given.get("encoder"), repr(features["encoder"]))
+        check_encoder(features, encoder)
     texts = {"template": features["template"]} if features["template"] else {"columns": features["columns"]}
     return {**texts, "encoder": encoder}
 

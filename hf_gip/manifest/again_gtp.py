@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 
 from hf_gip.manifest.again_spice import recorded_proxy
+from hf_gip.manifest.given import check_checkpoints, check_tasks
 from hf_gip.manifest.schema import Manifest
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ def recorded_gtp_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[s
     if warm_up is None and folders is None:
         names = ", ".join(point["name"] for point in recipe["checkpoints"])
         raise ValueError(f"`checkpoints` must be given again: the manifest names {names} and does not hold them.")
+    if tasks:
+        check_tasks(tasks, target)
+    if warm_up is None and folders is not None:
+        check_checkpoints(recipe["checkpoints"], folders)
     return {
         "model": model,
         "tokenizer": tokenizer,

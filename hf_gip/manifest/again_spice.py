@@ -28,23 +28,28 @@ def spice_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *
     """
     from hf_gip.dataset.spice_select import spice_select
 
+    options, id_column = recorded_spice_options(manifest, given), manifest.source.id_column
+    subset = spice_select(source, manifest.parameters["k"], **options, id_column=id_column, device=device)
+    return getattr(subset, "selection")  # noqa: B009 — set by `spice_select`, unknown to type checkers
+
+
+def recorded_spice_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `spice_select`, from the manifest where it holds them.
+
+    Args:
+        manifest: What was recorded.
+        given: What it cannot hold, by argument: `model`, `tokenizer`.
+    """
     features = manifest.recipe["features"]
     model, tokenizer = recorded_proxy(manifest, given)
-    options = {name: manifest.parameters[name] for name in PARAMETERS}
-    if "tokenizer" in features:  # rows of text; others bring their tokens
-        options["columns"] = features["columns"]
-    subset = spice_select(
-        source,
-        manifest.parameters["k"],
-        model=model,
-        tokenizer=tokenizer,
-        parameters=features["parameters"],
-        max_length=features["max_length"],
-        id_column=manifest.source.id_column,
-        device=device,
-        **options,
-    )
-    return getattr(subset, "selection")  # noqa: B009 — set by `spice_select`, unknown to type checkers
+    return {
+        **{name: manifest.parameters[name] for name in PARAMETERS},
+        "model": model,
+        "tokenizer": tokenizer,
+        "parameters": features["parameters"],
+        "max_length": features["max_length"],
+        "columns": features["columns"] if "tokenizer" in features else None,  # token rows bring theirs
+    }
 
 
 def recorded_proxy(manifest: Manifest, given: Mapping[str, Any]) -> tuple[Any, Any]:

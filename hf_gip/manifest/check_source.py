@@ -1,13 +1,16 @@
 """Is the source still the one the manifest names, and are the chosen rows still what they were."""
 
+from pathlib import Path
+
 import pyarrow as pa
 from datasets import Dataset
 
 from hf_gip.dataset.source import describe_source
 from hf_gip.manifest.check_files import differing
-from hf_gip.manifest.hashing import digest_of, row_hashes
+from hf_gip.manifest.hashing import digest_of, row_hashes, values
 from hf_gip.manifest.report import Check, verdict
-from hf_gip.manifest.schema import Manifest, Source
+from hf_gip.manifest.schema import SELECTION_PATH, Manifest, Source
+from hf_gip.manifest.selection_file import read_selection
 
 
 def check_source(manifest: Manifest, picks: pa.Table | None, source: Dataset | None) -> list[Check]:
@@ -15,6 +18,31 @@ def check_source(manifest: Manifest, picks: pa.Table | None, source: Dataset | N
     if source is None:
         return [Check("source", "skipped", f"not at hand: give {_ask(manifest.source)} as `source`")]
     return [_whole(manifest.source, source), _rows(manifest, picks, source)]
+
+
+def check_chosen(manifest: Manifest, folder: Path, pool: Dataset, of: str | None = None) -> None:
+    """Raise unless the rows of `pool` at the chosen positions have the hashes that the selection in `folder` holds.
+
+    Args:
+        manifest: Names the columns.
+        folder: The saved subset.
+        pool: The rows.
+        of: What the subset is called, where there are several.
+
+    Raises:
+        ValueError: If a row is another one, or not there.
+    """
+    picks, whose = read_selection(folder / SELECTION_PATH), "" if of is None else f" of {of!r}"
+    must = f"`source` must be the pool that the rows{whose} were chosen from"
+    if gone := [column for column in manifest.columns if column not in pool.column_names]:
+        raise ValueError(f"{must}, got one without the column {gone[0]!r}.")
+    indices = picks["index"].to_numpy()
+    if len(outside := indices[(indices < 0) | (indices >= len(pool))]):
+        raise ValueError(f"{must}, got {len(pool):,} rows and none at position {outside[0]}.")
+    found = row_hashes(pool.select(indices), manifest.columns)
+    pairs = zip(indices.tolist(), values(picks["row_sha256"]), found, strict=True)
+    if others := [row for row, want, got in pairs if want != got]:
+        raise ValueError(f"{must}, got other rows (first at row {min(others)}).")
 
 
 def _whole(recorded: Source, source: Dataset) -> Check:

@@ -12,6 +12,7 @@ from hf_gip.manifest.again_gip import gip_again
 from hf_gip.manifest.again_gtp import gtp_again
 from hf_gip.manifest.again_spice import spice_again
 from hf_gip.manifest.check_source import check_source
+from hf_gip.manifest.given import check_taken
 from hf_gip.manifest.schema import Manifest
 
 SELECT_AGAIN = {
@@ -65,7 +66,8 @@ def reproduce_from(
     """Select again as `manifest` says, and compare with the published `indices`.
 
     Raises:
-        ValueError: If the source is not the recorded one, the method is unknown, or something must be given again.
+        ValueError: If the source is not the recorded one, the method is unknown, or something must be given again or
+            left out.
     """
     [whole, *_] = check_source(manifest, None, source)
     if whole.outcome == "failed":
@@ -75,6 +77,7 @@ def reproduce_from(
         raise ValueError(
             f"`reproduce` selects again by {', '.join(SELECT_AGAIN)}, got a subset chosen by {manifest.method!r}."
         )
+    check_taken(manifest.method, given)
     try:
         with _no_cached_selection():
             selection = select_again(manifest, source, {**given, "include": indices}, device=device)

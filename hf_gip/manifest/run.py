@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hf_gip.manifest.hashing import file_sha256
 from hf_gip.manifest.report import Check, Report, verdict
+from hf_gip.manifest.schema import MANIFEST_PATH
 
 RUN = "gip/run.json"
 MAX_BYTES = 16 << 20
@@ -58,6 +59,19 @@ class Run(BaseModel):
             if made["parameters"] is None:  # as records were before there was such a field
                 del made["parameters"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def no_subset(folder: Path) -> str | None:
+    """What to give in place of a training run's folder where a subset was wanted; None where it is none."""
+    if not (folder / RUN).is_file():
+        return None
+    inside = folder / "gip" / "subset"
+    if (inside / MANIFEST_PATH).is_file():
+        return f"{str(folder)!r} is the folder of a training run: give the subset in it, {str(inside)!r}."
+    return (
+        f"{str(folder)!r} is the folder of a training run and holds no subset: `hf-gip verify` and `hf-gip report` "
+        "without `--source` read it."
+    )
 
 
 def add_round(folder: Path, run: Run, made: Mapping[str, Any]) -> None:

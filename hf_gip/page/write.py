@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +11,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from hf_gip.core.selection import Selection
-from hf_gip.disk import written
+from hf_gip.disk import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,14 +61,7 @@ def write_page(
         record=html.escape(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str)),
         data=_data(selection, texts, columns, remarks),
     )
-    aside = Path(path).with_name(f".{Path(path).name}.part")
-    try:
-        with written(path, "free space there or choose another place"):
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(page, encoding="utf-8")
-            os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(path, page, "free space there or choose another place")
     return Path(path)
 
 
