@@ -67,7 +67,7 @@ def gtp_select(
         target: What the rows should serve: a dataset, texts, or several subtasks as a mapping from names to datasets,
             which are matched together. None: the pool itself.
         tokenizer: For rows of text with a live model; otherwise the model's own.
-        checkpoints: A Trainer's checkpoint folders in place of the warm-up run.
+        checkpoints: A Trainer's checkpoint folders, in the order of the run, in place of the warm-up run.
         rates: Learning rate of each of `checkpoints`; None: as the Trainer logged them.
         columns: Text columns, instead of the detected layout.
         parameters: Whose gradients: `"lora"`, `"last_layer"` or a pattern of layer names.
