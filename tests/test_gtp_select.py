@@ -18,7 +18,7 @@ from oracles_gtp import fitted
 from oracles_trajectory import trajectory, unit
 from peft import PeftModel
 from tiny import tiny_model, tiny_rows, with_lora
-from training import make_trainer, tiny_llama, word_rows, word_tokenizer
+from training import exactly, make_trainer, tiny_llama, word_rows, word_tokenizer
 from transformers import LlamaForCausalLM
 
 import hf_gip
@@ -27,7 +27,7 @@ from hf_gip.core.less import less
 from hf_gip.features import store, warmup
 from hf_gip.features.adam import AdamMoments, adam_moments
 from hf_gip.features.gradients import gradient_features
-from hf_gip.features.proxy import prepared
+from hf_gip.features.proxy import NamedModel, prepared
 
 RUN: dict[str, Any] = {"share": 0.8, "epochs": 3, "learning_rate": 0.02, "seed": 3}
 
@@ -266,6 +266,43 @@ def test_what_is_damaged_in_the_cache_is_made_again(fresh_cache: Path, subspace:
         assert hf_gip.gtp_select(pool(), 6, model=tiny_model(), **options).selection.indices.tolist() == whole
 
 
+@pytest.mark.parametrize("name", ["input_ids", "labels"])
+def test_rows_whose_tokens_are_missing_are_left_out(name: str) -> None:
+    rows: list[dict[str, Any]] = [dict(row) for row in tiny_rows(20)]
+    rows[3][name] = None
+    options: dict[str, Any] = {"model": tiny_model(), "parameters": "last_layer", "dims": 20, **RUN}
+    chosen = hf_gip.gtp_select(Dataset.from_list(rows), 19, target=Dataset.from_list(rows[:5]), **options).selection
+    assert sorted(chosen.indices.tolist()) == [row for row in range(20) if row != 3]
+    assert chosen.record["rows"]["left_out"] == chosen.record["target"][0]["left_out"] == 1
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a model fails the test."""
+    monkeypatch.setattr(NamedModel, "load", lambda self: pytest.fail("a model was loaded"))
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_a_target_without_known_texts_is_named_before_the_model_is_loaded() -> None:
+    target = Dataset.from_dict({"task": ["t"], "input": ["i"], "target": ["o"]})
+    for columns in (None, ["text"]):
+        message = (
+            "`target` must have columns of texts in a layout that is known, or those of `columns`, got ['task', "
+            "'input', 'target']: rename them, such as to 'question' and 'answer', or pass a list of texts."
+        )
+        with pytest.raises(ValueError, match=exactly(message)):
+            hf_gip.gtp_select(word_rows(9), 3, model=tiny_model(), target=target, columns=columns)
+    numbers = Dataset.from_dict({"input_ids": [1, 2]})
+    with pytest.raises(ValueError, match=r"^`input_ids` must be a column of lists of tokens, got one of int32: "):
+        hf_gip.gtp_select(word_rows(9), 3, model=tiny_model(), target=numbers)
+
+
+def test_a_learning_rate_that_ruins_the_weights_is_named_first() -> None:
+    message = r"^`learning_rate` must leave gradients finite after the warm-up run, got 1e\+30 and NaN or"
+    with pytest.raises(ValueError, match=message):
+        hf_gip.gtp_select(pool(20), 3, model=tiny_model(), **(RUN | {"learning_rate": 1e30}))
+
+
 def masked() -> Dataset:
     return Dataset.from_list([{**row, "labels": [-100] * len(row["labels"])} for row in tiny_rows(6)])
 
@@ -275,6 +312,24 @@ def masked() -> Dataset:
     [
         (51, {}, "`k` must be a whole number between 1 and the number of rows (50), got 51."),
         (3, {"parameters": "hidden"}, '`parameters="hidden"` are no weights to train'),
+        (
+            3,
+            {"parameters": "foo"},
+            "`parameters` must be lora, last_layer or a pattern of layer names, got 'foo', which no layer matches: ",
+        ),
+        (3, {"parameters": ""}, "`parameters` must be lora, last_layer or a pattern of layer names, got ''."),
+        (
+            3,
+            {"model": "./nope"},
+            "`model` must be a Hub id, a local folder or a torch module, got './nope', where there is no folder: "
+            "check the path.",
+        ),
+        (
+            3,
+            {"model": __file__},
+            f"`model` must be a Hub id, a local folder or a torch module, got the file {__file__!r}: name the folder "
+            "that `save_pretrained` wrote.",
+        ),
         (3, {"subspace": "pca"}, '`subspace` must be "random" or "snapshots", got \'pca\'.'),
         (3, {"epochs": 0}, "`epochs` must be a whole number of at least 1, got 0."),
         (3, {"dims": 0}, "`dims` must be a whole number of at least 1 or None, got 0."),

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from datasets import config
-from test_gtp_select import trained
+from test_cli import hf_gip as command
+from test_cli import refusal
+from test_gtp_select import trained, unloaded  # noqa: F401 — a fixture
 from training import exactly, tiny_llama, word_rows, word_tokenizer
 
 import hf_gip
-from hf_gip.features.proxy import NamedModel
 
 Runs = dict[str, list[Path]]
 
@@ -55,12 +56,6 @@ def test_checkpoints_of_a_folder_of_a_model_are_read(runs: Runs) -> None:
     assert [path.name for path in runs["lora"]] == ["checkpoint-4", "checkpoint-8", "checkpoint-12"]
     assert len(chosen(runs["lora"], adam=True)) == 3
     assert len(chosen(runs["full"], parameters="*.down_proj")) == 3
-
-
-@pytest.fixture
-def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading a model fails the test."""
-    monkeypatch.setattr(NamedModel, "load", lambda self: pytest.fail("a model was loaded"), raising=False)
 
 
 def refused(message: str, folders: list[Path], **options: Any) -> None:
@@ -173,3 +168,37 @@ def test_adapters_of_another_kind_are_refused(runs: Runs) -> None:
         "train with LoRA.",
         runs["lora"],
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rates_are_given_on_the_command_line(runs: Runs, capsys: pytest.CaptureFixture[str], request: Any) -> None:
+    word_rows(8).to_parquet("pool.parquet")
+    words: list[object] = ["gtp", "pool.parquet", "--k", 3, "--model", "base", "--out", "out"]
+    for folder in runs["lora"][:2]:
+        words += ["--checkpoint", folder]
+        state = json.loads((folder / "trainer_state.json").read_text())
+        (folder / "trainer_state.json").write_text(json.dumps(state | {"log_history": []}))
+    assert command(*words, "--rates", "1e-5, 5e-6") == 0
+    assert [point["rate"] for point in hf_gip.load_subset("out").selection.record["checkpoints"]] == [1e-5, 5e-6]
+    request.getfixturevalue("unloaded")
+    words[-5] = "fresh"
+    for given, said in (
+        (
+            [],
+            "`--rates` must be given, got no learning rate logged in 'checkpoint-4' after step 0: pass one per "
+            "checkpoint.",
+        ),
+        (["--rates", "1e-5"], "`--rates` must hold one learning rate per checkpoint (2), got 1."),
+        (["--rates", "1e-5,high"], "`--rates` must be numbers such as 1e-5,5e-6, got '1e-5,high'."),
+        (
+            ["--target", "vec.npy"],
+            "`--target` must be a dataset or a file of rows, whose gradients are taken, got the matrix 'vec.npy': "
+            "give the rows.",
+        ),
+        (
+            ["--target", "pool.parquet", "--target-split", "test"],
+            "`--target-split` must be left out for 'pool.parquet', which has no splits, got 'test'.",
+        ),
+        (["--columns", "text,text"], "`--columns` must name every column once, got 'text' twice: leave one out."),
+    ):
+        assert refusal(capsys, *words, *given) == said

@@ -144,11 +144,13 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
     from hf_gip.features.checkpoints import folders_id
     from hf_gip.features.folder_checks import check_folders
     from hf_gip.features.proxy import name_model
-    from hf_gip.features.tokenise import text_columns
+    from hf_gip.features.tokenise import target_columns, text_columns
 
     _check_options(options)
     text_columns(dataset, options["columns"])  # refuses wrong ones before a model is opened
     tasks = _tasks(options["target"])
+    for _, rows in tasks:
+        target_columns(rows, options["columns"])
     folders = options["checkpoints"]
     if folders is not None:
         wanted = {name: options[name] for name in ("model", "parameters", "adam")}
@@ -197,7 +199,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     from hf_gip.core.checks import check_count, check_flag, check_seed, is_number, shown
     from hf_gip.features.layers import check_parameters
 
-    check_parameters(options["parameters"])
+    check_parameters(options["parameters"], hidden=False)
     if options["parameters"] == "hidden":
         raise ValueError('`parameters="hidden"` are no weights to train: name layers, or leave it out for LoRA.')
     if not isinstance(options["subspace"], str) or options["subspace"] not in ("random", "snapshots"):

@@ -19,11 +19,12 @@ from hf_gip.dataset.trajectories import Trajectories
 from hf_gip.features.checkpoints import Checkpoint, adapter_folder, at, trainer_checkpoints, warm_checkpoints
 from hf_gip.features.files import FileRows
 from hf_gip.features.gradients import context_length
+from hf_gip.features.layers import find_layers
 from hf_gip.features.proxy import NamedModel, prepared
 from hf_gip.features.ranks import rank_and_world, together
-from hf_gip.features.reader import GradientReader, GradientRecipe
+from hf_gip.features.reader import GradientReader, GradientRecipe, NotFiniteError
 from hf_gip.features.subspace import snapshot_basis
-from hf_gip.features.tokenise import TokenRows, check_vocabulary, tokenised
+from hf_gip.features.tokenise import TokenRows, check_vocabulary, target_columns, tokenised
 from hf_gip.features.warmup import WarmUpPlan, warm_up
 
 logger = logging.getLogger(__name__)
@@ -74,12 +75,13 @@ def gather(
         TemporaryDirectory() as scratch,
         prepared(model, options["parameters"], options["seed"], adapter_folder(options["checkpoints"])) as ready,
     ):
+        find_layers(ready, options["parameters"], hidden=False)  # refuses what none is called before rows are read
         run = _prepare(dataset, tasks, tokenizer, options, least, Path(scratch))
         for tokens in (run.pool, *run.goals.values()):
             check_vocabulary(tokens.rows, ready)
         points = _checkpoints(ready, run, fingerprint_of(dataset, _warm_up_request(request, run)))
         begun = time.perf_counter()
-        stored, targets = _gradients(ready, points, run)
+        stored, targets = _finite_gradients(ready, points, run)
         features = stored if is_caching_enabled() else [MemoryRows(each.load()) for each in stored]
     record = {
         "proxy": named.identity,
@@ -114,8 +116,7 @@ def _prepare(
         )
     goals = {}
     for name, rows in tasks:
-        own = columns if columns is not None and set(columns) <= set(rows.column_names) else None
-        goals[name] = tokenised(rows, tokenizer, own, length)
+        goals[name] = tokenised(rows, tokenizer, target_columns(rows, columns), length)
         if not len(goals[name].usable):
             raise ValueError(f"`target` must hold rows with a labelled token, got none of {len(rows)} in {name!r}.")
     recipe = GradientRecipe(options["parameters"], options["dims"], None, True, options["seed"], length)
@@ -149,6 +150,25 @@ def _checkpoints(model: nn.Module, run: Run, key: str) -> list[Checkpoint]:
 
     together(first_rank_runs)
     return warm_checkpoints(folder, plan, steps)
+
+
+def _finite_gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tuple[list[FileRows], list[Tensor]]:
+    """Stage 2, and after a warm-up run the likeliest reason first where gradients are not finite.
+
+    Raises:
+        NotFiniteError: If they are not at a Trainer's checkpoints.
+        ValueError: If they are not after a warm-up run.
+    """
+    try:
+        return _gradients(model, points, run)
+    except NotFiniteError as error:
+        if run.options["checkpoints"] is not None:
+            raise
+        raise ValueError(
+            f"`learning_rate` must leave gradients finite after the warm-up run, got {run.options['learning_rate']} "
+            f"and NaN or infinity in row {error.rows}: lower it; if that does not help, look at these rows, or load "
+            "the model in bfloat16 or float32."
+        ) from error
 
 
 def _gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tuple[list[FileRows], list[Tensor]]:

@@ -52,11 +52,11 @@ def check_folders(
     _check_kind(paths, model, parameters)
     if parameters == "lora" and (adam or snapshots):
         _check_lora(paths, *(("adam=True", "adam=False") if adam else ('subspace="snapshots"', 'subspace="random"')))
+    _check_order(paths, rates)
     for path in paths:
         check_weights(path)
         if adam:
             check_optimizer(path)
-    _check_order(paths, rates)
 
 
 def _as_paths(folders: Any, fewest: int) -> list[Path]:

@@ -26,6 +26,18 @@ BLOCK_BYTES = 1 << 28  # of exact gradients in memory at a time
 HALF_SCALE = 2.0**12  # keeps float16 output gradients from vanishing; taken out again in float32
 
 
+class NotFiniteError(ValueError):
+    """Gradients that are not finite; `rows` says whose, as text."""
+
+    def __init__(self, rows: str) -> None:
+        """Say so in one sentence."""
+        super().__init__(
+            f"`model` must give finite gradients, got NaN or infinity in row {rows}: look at these rows, or load the "
+            "model in bfloat16 or float32."
+        )
+        self.rows = rows
+
+
 @dataclass(frozen=True, slots=True)
 class GradientRecipe:
     """Which gradients, and how they are projected: the options of `gradient_features` of the same names."""
@@ -85,7 +97,8 @@ class GradientReader:
         """Vectors of one batch, float32, on the CPU.
 
         Raises:
-            ValueError: Naming the rows whose gradient is not finite, or whose tokens the model does not know.
+            NotFiniteError: Naming the rows whose gradient is not finite.
+            ValueError: If the model does not know the tokens of a row.
         """
         if self.vocabulary is not None:
             check_tokens(batch, self.vocabulary)
@@ -94,10 +107,7 @@ class GradientReader:
         finite = torch.isfinite(vectors).all(dim=1).cpu()
         if not bool(finite.all()):
             bad = ", ".join(str(row) for row in batch.rows[~finite].tolist())
-            raise ValueError(
-                f"`model` must give finite gradients, got NaN or infinity in row {bad}: "
-                "look at these rows, or load the model in bfloat16 or float32."
-            )
+            raise NotFiniteError(bad)
         if self.normalize and self.basis is None:
             vectors = torch.nn.functional.normalize(vectors, dim=1)
         return vectors.cpu()
