@@ -47,6 +47,18 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"target": "w1"}, "`target` must be a `datasets.Dataset` or a list of texts, got str."),
     ({"target": []}, "`target` must hold at least one row, got none."),
+    *(
+        (
+            {"target": Dataset.from_dict(rows)},
+            f"`target` must have a value in every row, got None in row 1 of column '{name}': leave such rows out.",
+        )
+        for name, rows in (
+            ("text", {"text": ["w1 w2", None]}),
+            ("completion", {"prompt": ["w1", "w2"], "completion": ["w3", None]}),
+            ("messages", {"messages": [[{"role": "user", "content": "w1"}], None]}),
+            ("input_ids", {"input_ids": [[3, 4], None]}),
+        )
+    ),
     ({"pool_size": 3}, "`pool_size` must be at least `k=4`, got 3: raise it."),
 ]
 
