@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM
 import hf_gip
 from hf_gip.core.gtp import gtp
 from hf_gip.core.less import less
-from hf_gip.features import store, warmup
+from hf_gip.features import pace, store, warmup
 from hf_gip.features.adam import AdamMoments, adam_moments
 from hf_gip.features.gradients import gradient_features
 from hf_gip.features.proxy import NamedModel, prepared
@@ -173,6 +173,47 @@ def test_splits_have_their_own_budgets_and_stages_tell_where_they_are(caplog: py
     assert re.search(r"steps: about \d+ s", caplog.text)
     assert re.search(r"checkpoint 1 of 3 \(epoch 1\) done: about \d+ s left", caplog.text)
     assert re.search(r"pass 1 after [\d.]+ s: residual 0\.\d+", caplog.text)
+
+
+class NotedBar(store.tqdm):
+    """Notes its name where it is shown."""
+
+    shown: ClassVar[list[tuple[str, int]]] = []
+
+    def __init__(self, *, disable: bool = False, **options: Any) -> None:
+        super().__init__(disable=True, **options)
+        if not disable:
+            self.shown.append((options["desc"], options["total"]))
+
+
+def test_bars_say_whose_gradients_and_where_and_the_cost_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(store, "tqdm", NotedBar)
+    monkeypatch.setattr(pace, "ANNOUNCE_SECONDS", 0.0)
+    monkeypatch.setattr(NotedBar, "shown", [])
+    options: dict[str, Any] = {"model": tiny_model(), "parameters": "last_layer", "dims": 20, **RUN}
+    hf_gip.gtp_select(pool(), 5, target={"one": goal(3), "two": goal(4)}, batch_size=2, **options)
+    expected = []
+    for number in (1, 2, 3):
+        named = (("the pool", 50), ("target 'one'", 3), ("target 'two'", 4))
+        expected += [(f"Gradients of {name}, checkpoint {number} of 3", rows) for name, rows in named]
+    assert NotedBar.shown == expected
+    said = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"hf-gip: a warm-up run of 6 steps: about \d+ s; if stopped, it goes on there", said[0])
+    told = (
+        r"hf-gip: gradients of 50 rows in 25 batches at 3 checkpoints: 20 dims, 0 MB on disk; if stopped, it goes on "
+    )
+    assert re.fullmatch(told + r"on there, about \d+ s \(\d+\.\d rows/s\)", said[1])
+    assert all(line.startswith("hf-gip: the pursuit of 5 rows: residual ") for line in said[2:])
+    assert len(said) == 3
+    NotedBar.shown.clear()
+    hf_gip.gtp_select(pool(), 6, target=goal(3), batch_size=2, **options)
+    assert NotedBar.shown == []
+    hf_gip.gtp_select(pool(), 6, target=goal(4), batch_size=2, **options)
+    assert NotedBar.shown == []
+    hf_gip.gtp_select(pool(), 6, target=goal(5), batch_size=2, **options)
+    assert NotedBar.shown == [(f"Gradients of the target, checkpoint {number} of 3", 5) for number in (1, 2, 3)]
 
 
 SCRIPT = """

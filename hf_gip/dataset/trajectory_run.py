@@ -20,6 +20,7 @@ from hf_gip.features.checkpoints import Checkpoint, adapter_folder, at, trainer_
 from hf_gip.features.files import FileRows
 from hf_gip.features.gradients import context_length
 from hf_gip.features.layers import find_layers
+from hf_gip.features.pace import Told
 from hf_gip.features.proxy import NamedModel, prepared
 from hf_gip.features.ranks import rank_and_world, together
 from hf_gip.features.reader import GradientReader, GradientRecipe, NotFiniteError
@@ -47,6 +48,11 @@ class Run:
     recipe: GradientRecipe
     options: dict[str, Any]
     scratch: Path
+
+    def named_goals(self) -> list[tuple[str, TokenRows]]:
+        """The target's subtasks, each with its name for progress."""
+        named = [f"target {name!r}" for name in self.goals] if len(self.goals) > 1 else ["the target"]
+        return list(zip(named, self.goals.values(), strict=False))
 
 
 def gather(
@@ -174,7 +180,7 @@ def _finite_gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) 
 def _gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tuple[list[FileRows], list[Tensor]]:
     """Stage 2: the pool's and the target's gradients at every checkpoint."""
     logger.info("stage 2 of 3: gradients of %d rows at %d checkpoints", len(run.pool.usable), len(points))
-    features, targets, began = [], [], time.monotonic()
+    features, targets, began, said = [], [], time.monotonic(), False
     for number, point in enumerate(points, start=1):
         with at(model, point.weights()):
             basis = None
@@ -182,9 +188,15 @@ def _gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tupl
                 basis = snapshot_basis(point.snapshots(GradientReader(model, run.recipe).layers), run.options["dims"])
             place = run.recipe, run.options["batch_size"], run.scratch
             scaling = point.moments() if run.options["adam"] else None
-            store = cached_gradients(model, run.pool.rows, *place, scaling=scaling, basis=basis)
+            where = f"checkpoint {number} of {len(points)}"
+            told = Told(f"Gradients of the pool, {where}", 0 if said else len(points) - number + 1)
+            store = cached_gradients(model, run.pool.rows, *place, scaling=scaling, basis=basis, told=told)
+            said = said or store.made > 0  # the estimate is for all checkpoints
             features.append(store.features)
-            goals = [cached_gradients(model, goal.rows, *place, basis=basis) for goal in run.goals.values()]
+            goals = [
+                cached_gradients(model, goal.rows, *place, basis=basis, told=Told(f"Gradients of {name}, {where}", 0))
+                for name, goal in run.named_goals()
+            ]
             if goals:
                 targets.append(torch.cat([goal.features.load() for goal in goals]))
         left = (time.monotonic() - began) / number * (len(points) - number)
