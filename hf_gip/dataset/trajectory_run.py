@@ -23,7 +23,7 @@ from hf_gip.features.layers import find_layers
 from hf_gip.features.pace import Told
 from hf_gip.features.proxy import NamedModel, prepared
 from hf_gip.features.ranks import rank_and_world, together
-from hf_gip.features.reader import GradientReader, GradientRecipe, NotFiniteError
+from hf_gip.features.reader import NOT_FINITE, GradientReader, GradientRecipe
 from hf_gip.features.subspace import snapshot_basis
 from hf_gip.features.tokenise import TokenRows, check_vocabulary, target_columns, tokenised
 from hf_gip.features.warmup import WarmUpPlan, warm_up
@@ -162,18 +162,18 @@ def _finite_gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) 
     """Stage 2, and after a warm-up run the likeliest reason first where gradients are not finite.
 
     Raises:
-        NotFiniteError: If they are not at a Trainer's checkpoints.
-        ValueError: If they are not after a warm-up run.
+        ValueError: If they are not.
     """
     try:
         return _gradients(model, points, run)
-    except NotFiniteError as error:
-        if run.options["checkpoints"] is not None:
+    except ValueError as error:  # told by its words: on other ranks it has no other kind
+        told = str(error)
+        if run.options["checkpoints"] is not None or not told.startswith(NOT_FINITE):
             raise
+        found = told.removeprefix(NOT_FINITE).replace(": ", ": lower it, ", 1)
+        rate = run.options["learning_rate"]
         raise ValueError(
-            f"`learning_rate` must leave gradients finite after the warm-up run, got {run.options['learning_rate']} "
-            f"and NaN or infinity in row {error.rows}: lower it; if that does not help, look at these rows, or load "
-            "the model in bfloat16 or float32."
+            f"`learning_rate` must leave gradients finite after the warm-up run, got {rate} and {found}"
         ) from error
 
 

@@ -23,19 +23,8 @@ from hf_gip.features.layers import (
 from hf_gip.features.tokens import IGNORED, TokenBatch, check_tokens
 
 BLOCK_BYTES = 1 << 28  # of exact gradients in memory at a time
+NOT_FINITE = "`model` must give finite gradients, got "  # how the sentence about those begins
 HALF_SCALE = 2.0**12  # keeps float16 output gradients from vanishing; taken out again in float32
-
-
-class NotFiniteError(ValueError):
-    """Gradients that are not finite; `rows` says whose, as text."""
-
-    def __init__(self, rows: str) -> None:
-        """Say so in one sentence."""
-        super().__init__(
-            f"`model` must give finite gradients, got NaN or infinity in row {rows}: look at these rows, or load the "
-            "model in bfloat16 or float32."
-        )
-        self.rows = rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +86,7 @@ class GradientReader:
         """Vectors of one batch, float32, on the CPU.
 
         Raises:
-            NotFiniteError: Naming the rows whose gradient is not finite.
-            ValueError: If the model does not know the tokens of a row.
+            ValueError: Naming the rows whose gradient is not finite, or whose tokens the model does not know.
         """
         if self.vocabulary is not None:
             check_tokens(batch, self.vocabulary)
@@ -107,7 +95,10 @@ class GradientReader:
         finite = torch.isfinite(vectors).all(dim=1).cpu()
         if not bool(finite.all()):
             bad = ", ".join(str(row) for row in batch.rows[~finite].tolist())
-            raise NotFiniteError(bad)
+            raise ValueError(
+                f"{NOT_FINITE}NaN or infinity in row {bad}: look at these rows, or load the model in bfloat16 or "
+                "float32."
+            )
         if self.normalize and self.basis is None:
             vectors = torch.nn.functional.normalize(vectors, dim=1)
         return vectors.cpu()
