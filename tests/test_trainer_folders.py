@@ -132,6 +132,7 @@ RATES = ", or pass `rates`, one per checkpoint"
         ("lora", "adapter_config.json", written("{}"), "KeyError: 'peft_type'", ""),
         ("lora", "optimizer.pt", halved, "", GRADIENTS),
         ("lora", "optimizer.pt", written(""), "EOFError: ", GRADIENTS),
+        ("lora", "optimizer.pt", written("what is this"), "UnpicklingError: Weights only load failed", GRADIENTS),
         ("full", "trainer_state.json", halved, "JSONDecodeError: ", RATES),
         ("lora", "trainer_state.json", written("{}"), "KeyError: 'global_step'", RATES),
         ("lora", "trainer_state.json", written('{"global_step": 8}'), "KeyError: 'log_history'", RATES),
@@ -157,6 +158,18 @@ def test_what_a_glance_does_not_see_is_named_when_it_is_read(runs: Runs) -> None
     path.write_bytes(content[:start] + bytes(1_000) + content[start + 1_000 :])
     with pytest.raises(ValueError, match=r"^`checkpoints` must be folders with whole files, got '.*optimizer\.pt'"):
         chosen(runs["lora"], adam=True)
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_missing_shards_are_counted(runs: Runs) -> None:
+    folder = runs["full"][1]
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    refused(
+        "`checkpoints` must be folders with whole files, got 1 of 2 shards of weights in 'full/checkpoint-8': name a "
+        "checkpoint that was saved to its end.",
+        runs["full"],
+        parameters="*.down_proj",
+    )
 
 
 @pytest.mark.usefixtures("unloaded")

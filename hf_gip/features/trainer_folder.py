@@ -25,8 +25,19 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_weights(folder: Path) -> None:
-    """Raise unless its weights are whole, as far as headers can tell."""
-    for path in weight_files(folder):
+    """Raise unless its weights are whole, as far as names and headers can tell.
+
+    Raises:
+        ValueError: If there are fewer shards than their names say.
+    """
+    paths = weight_files(folder)
+    parts = [int(found[1]) for path in paths if (found := re.search(r"-of-(\d+)\.safetensors$", path.name))]
+    if parts and len(parts) < max(parts):
+        raise ValueError(
+            f"`checkpoints` must be folders with whole files, got {len(parts)} of {max(parts)} shards of weights in "
+            f"{str(folder)!r}: name a checkpoint that was saved to its end."
+        )
+    for path in paths:
         try:
             with safe_open(path, "pt"):
                 pass
@@ -80,7 +91,8 @@ def _refuse_damaged(path: Path, error: Exception, instead: str = "") -> NoReturn
     Raises:
         ValueError: Always.
     """
-    reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.:')}"
+    told = re.split(r"\n|\. ", str(error).strip())[0].rstrip(".:")  # torch goes on for a page
+    reason = f"{type(error).__name__}: {told}"
     raise ValueError(
         f"`checkpoints` must be folders with whole files, got {str(path)!r}, which cannot be read ({reason}): name a "
         f"checkpoint that was saved to its end{instead}."
