@@ -17,7 +17,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from hf_gip.features.text import iter_texts, text_recipe
 
-from .options import check_target
+from .options import check_no_gaps, check_target
 from .packs import Packing
 
 
@@ -91,12 +91,13 @@ def prepare_target(trainer: Trainer, target: Dataset | Sequence[str] | None) -> 
     """The target set, prepared as the training set was, or as texts where it has columns that only `embed` knows.
 
     Raises:
-        ValueError: If nothing of it is left.
+        ValueError: If nothing of it is left, or a row lacks what is read.
     """
     if target is None:
         return None
     check_target(target)
     if isinstance(target, Dataset) and _is_read(trainer, target):
+        check_no_gaps(target, _read_columns(trainer, target))
         rows = prepare(trainer, target, "gip target")
     else:
         texts = _texts_of(target) if isinstance(target, Dataset) else list(target)
@@ -123,6 +124,18 @@ def _is_read(trainer: Trainer, target: Dataset) -> bool:
     except KeyError:  # it looks for columns of the training set
         return False
     return True
+
+
+def _read_columns(trainer: Trainer, target: Dataset) -> list[str]:
+    """The columns that the trainer makes rows of; none where a function of the user's reads them."""
+    field = getattr(trainer.args, "dataset_text_field", "text")
+    layouts = (["messages"], ["conversations"], ["prompt", "completion"], [field])
+    known = set(target.column_names)
+    if "input_ids" in known:
+        return ["input_ids", *(known & {"labels"})]
+    if isinstance(trainer, SFTTrainer) and trainer._formatting_func is not None:
+        return []
+    return next((layout for layout in layouts if set(layout) <= known), [])
 
 
 def _texts_of(target: Dataset) -> list[str]:

@@ -116,3 +116,22 @@ def check_target(target: object) -> None:
         raise TypeError(f"`target` must be a `datasets.Dataset` or a list of texts, got {type(target).__name__}.")
     if len(target) == 0:  # type: ignore[arg-type]
         raise ValueError("`target` must hold at least one row, got none.")
+
+
+def check_no_gaps(target: Dataset, names: Sequence[str]) -> None:
+    """Raise unless every row of `target` has a value in each of these columns, which `SFTTrainer` takes for granted.
+
+    Raises:
+        ValueError: With the first that has none.
+    """
+    for name in names:
+        start = 0
+        tables: Any = target.select_columns(name).with_format("arrow").iter(10_000)
+        for table in tables:
+            place = arrow.index(table[name].is_null(), True).as_py()
+            if place >= 0:
+                raise ValueError(
+                    f"`target` must have a value in every row, got None in row {start + place} of column {name!r}: "
+                    "leave such rows out."
+                )
+            start += len(table)

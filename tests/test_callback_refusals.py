@@ -56,6 +56,18 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
         "`encoder` must be a model id, 'lexical' or an object with an `encode` method, got 7.",
     ),
     ({"reuse": "no"}, "`reuse` must be True or False, got 'no'."),
+    *(
+        (
+            {"target": Dataset.from_dict(rows)},
+            f"`target` must have a value in every row, got None in row 1 of column '{name}': leave such rows out.",
+        )
+        for name, rows in (
+            ("text", {"text": ["w1 w2", None]}),
+            ("completion", {"prompt": ["w1", "w2"], "completion": ["w3", None]}),
+            ("messages", {"messages": [[{"role": "user", "content": "w1"}], None]}),
+            ("input_ids", {"input_ids": [[3, 4], None]}),
+        )
+    ),
     ({"pool_size": 3}, "`pool_size` must be at least `k=4`, got 3: raise it."),
 ]
 

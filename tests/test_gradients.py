@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_model, tiny_rows
 from torch import Tensor, nn
@@ -307,6 +308,13 @@ def test_a_row_that_is_not_tokenised_is_refused() -> None:
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         gradient_features(with_lora(tiny_model()), [{"text": "hello"}])
+
+
+def test_no_rows_are_refused() -> None:
+    message = r"^`rows` must hold at least one row, got none: check the split or the filter before it\.$"
+    for rows in ([], Dataset.from_list(tiny_rows(2)).select([])):
+        with pytest.raises(ValueError, match=message):
+            gradient_features("nobody/has-this", rows)
 
 
 @pytest.mark.parametrize(("name", "token"), [("input_ids", 48), ("input_ids", -1), ("labels", 48), ("labels", -7)])

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,16 +18,16 @@ from oracles_gtp import fitted
 from oracles_trajectory import trajectory, unit
 from peft import PeftModel
 from tiny import tiny_model, tiny_rows, with_lora
-from training import make_trainer, tiny_llama, word_rows, word_tokenizer
+from training import exactly, make_trainer, tiny_llama, word_rows, word_tokenizer
 from transformers import LlamaForCausalLM
 
 import hf_gip
 from hf_gip.core.gtp import gtp
 from hf_gip.core.less import less
-from hf_gip.features import store, warmup
+from hf_gip.features import pace, store, warmup
 from hf_gip.features.adam import AdamMoments, adam_moments
 from hf_gip.features.gradients import gradient_features
-from hf_gip.features.proxy import prepared
+from hf_gip.features.proxy import NamedModel, prepared
 
 RUN: dict[str, Any] = {"share": 0.8, "epochs": 3, "learning_rate": 0.02, "seed": 3}
 
@@ -175,6 +175,47 @@ def test_splits_have_their_own_budgets_and_stages_tell_where_they_are(caplog: py
     assert re.search(r"pass 1 after [\d.]+ s: residual 0\.\d+", caplog.text)
 
 
+class NotedBar(store.tqdm):
+    """Notes its name where it is shown."""
+
+    shown: ClassVar[list[tuple[str, int]]] = []
+
+    def __init__(self, *, disable: bool = False, **options: Any) -> None:
+        super().__init__(disable=True, **options)
+        if not disable:
+            self.shown.append((options["desc"], options["total"]))
+
+
+def test_bars_say_whose_gradients_and_where_and_the_cost_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(store, "tqdm", NotedBar)
+    monkeypatch.setattr(pace, "ANNOUNCE_SECONDS", 0.0)
+    monkeypatch.setattr(NotedBar, "shown", [])
+    options: dict[str, Any] = {"model": tiny_model(), "parameters": "last_layer", "dims": 20, **RUN}
+    hf_gip.gtp_select(pool(), 5, target={"one": goal(3), "two": goal(4)}, batch_size=2, **options)
+    expected = []
+    for number in (1, 2, 3):
+        named = (("the pool", 50), ("target 'one'", 3), ("target 'two'", 4))
+        expected += [(f"Gradients of {name}, checkpoint {number} of 3", rows) for name, rows in named]
+    assert NotedBar.shown == expected
+    said = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"hf-gip: a warm-up run of 6 steps: about \d+ s; if stopped, it goes on there", said[0])
+    told = (
+        r"hf-gip: gradients of 50 rows in 25 batches at 3 checkpoints: 20 dims, 0 MB on disk; if stopped, it goes on "
+    )
+    assert re.fullmatch(told + r"on there, about \d+ s \(\d+\.\d rows/s\)", said[1])
+    assert all(line.startswith("hf-gip: the pursuit of 5 rows: residual ") for line in said[2:])
+    assert len(said) == 3
+    NotedBar.shown.clear()
+    hf_gip.gtp_select(pool(), 6, target=goal(3), batch_size=2, **options)
+    assert NotedBar.shown == []
+    hf_gip.gtp_select(pool(), 6, target=goal(4), batch_size=2, **options)
+    assert NotedBar.shown == []
+    hf_gip.gtp_select(pool(), 6, target=goal(5), batch_size=2, **options)
+    assert NotedBar.shown == [(f"Gradients of the target, checkpoint {number} of 3", 5) for number in (1, 2, 3)]
+
+
 SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
@@ -266,6 +307,46 @@ def test_what_is_damaged_in_the_cache_is_made_again(fresh_cache: Path, subspace:
         assert hf_gip.gtp_select(pool(), 6, model=tiny_model(), **options).selection.indices.tolist() == whole
 
 
+@pytest.mark.parametrize("name", ["input_ids", "labels"])
+def test_rows_whose_tokens_are_missing_are_left_out(name: str) -> None:
+    rows: list[dict[str, Any]] = [dict(row) for row in tiny_rows(20)]
+    rows[3][name] = None
+    options: dict[str, Any] = {"model": tiny_model(), "parameters": "last_layer", "dims": 20, **RUN}
+    chosen = hf_gip.gtp_select(Dataset.from_list(rows), 19, target=Dataset.from_list(rows[:5]), **options).selection
+    assert sorted(chosen.indices.tolist()) == [row for row in range(20) if row != 3]
+    assert chosen.record["rows"]["left_out"] == chosen.record["target"][0]["left_out"] == 1
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a model fails the test."""
+    monkeypatch.setattr(NamedModel, "load", lambda self: pytest.fail("a model was loaded"))
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_a_target_without_known_texts_is_named_before_the_model_is_loaded() -> None:
+    target = Dataset.from_dict({"task": ["t"], "input": ["i"], "target": ["o"]})
+    for columns in (None, ["text"]):
+        message = (
+            "`target` must have columns of texts in a layout that is known, or those of `columns`, got ['task', "
+            "'input', 'target']: rename them, such as to 'question' and 'answer', or pass a list of texts."
+        )
+        with pytest.raises(ValueError, match=exactly(message)):
+            hf_gip.gtp_select(word_rows(9), 3, model=tiny_model(), target=target, columns=columns)
+    numbers = Dataset.from_dict({"input_ids": [1, 2]})
+    with pytest.raises(ValueError, match=r"^`input_ids` must be a column of lists of tokens, got one of int32: "):
+        hf_gip.gtp_select(word_rows(9), 3, model=tiny_model(), target=numbers)
+
+
+def test_a_learning_rate_that_ruins_the_weights_is_named_first() -> None:
+    message = (
+        r"^`learning_rate` must leave gradients finite after the warm-up run, got 1e\+30 and NaN or infinity in row .*"
+        r": lower it, look at these rows, or load the model in bfloat16 or float32\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        hf_gip.gtp_select(pool(20), 3, model=tiny_model(), **(RUN | {"learning_rate": 1e30}))
+
+
 def masked() -> Dataset:
     return Dataset.from_list([{**row, "labels": [-100] * len(row["labels"])} for row in tiny_rows(6)])
 
@@ -275,6 +356,24 @@ def masked() -> Dataset:
     [
         (51, {}, "`k` must be a whole number between 1 and the number of rows (50), got 51."),
         (3, {"parameters": "hidden"}, '`parameters="hidden"` are no weights to train'),
+        (
+            3,
+            {"parameters": "foo"},
+            "`parameters` must be lora, last_layer or a pattern of layer names, got 'foo', which no layer matches: ",
+        ),
+        (3, {"parameters": ""}, "`parameters` must be lora, last_layer or a pattern of layer names, got ''."),
+        (
+            3,
+            {"model": "./nope"},
+            "`model` must be a Hub id, a local folder or a torch module, got './nope', where there is no folder: "
+            "check the path.",
+        ),
+        (
+            3,
+            {"model": __file__},
+            f"`model` must be a Hub id, a local folder or a torch module, got the file {__file__!r}: name the folder "
+            "that `save_pretrained` wrote.",
+        ),
         (3, {"subspace": "pca"}, '`subspace` must be "random" or "snapshots", got \'pca\'.'),
         (3, {"epochs": 0}, "`epochs` must be a whole number of at least 1, got 0."),
         (3, {"dims": 0}, "`dims` must be a whole number of at least 1 or None, got 0."),

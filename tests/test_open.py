@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hf_gip.cli.inputs import open_excluded
+from hf_gip.cli.inputs import open_excluded, open_target
 from hf_gip.dataset.open import open_dataset, open_recorded
 
 ROWS = {"text": ["one", "two", "three"], "score": [1, 2, 3]}
@@ -42,8 +42,18 @@ def test_a_split_of_a_file_is_refused_but_one_that_a_manifest_records_is_not(tmp
         open_dataset(str(path), split="x")
     assert open_recorded(str(path), split="test").to_dict() == ROWS
     assert open_excluded(str(path), split=None, config=None).to_dict() == ROWS  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match=r"^`split` must be left out for 'rows\.jsonl'"):
-        open_excluded(str(path), split="validation", config=None)
+    for opened, option in ((open_excluded, "exclude_split"), (open_target, "target_split")):
+        with pytest.raises(ValueError, match=rf"^`{option}` must be left out for 'rows\.jsonl', which has no"):
+            opened(str(path), split="validation", config=None)
+    DatasetDict(test=Dataset.from_dict(ROWS)).save_to_disk(str(tmp_path / "many"))
+    with pytest.raises(ValueError, match=r"^`target_split` must be one of \['test'\], got 'train'\.$"):
+        open_target(str(tmp_path / "many"), split="train", config=None)
+
+
+def test_a_file_of_columns_without_rows_is_refused(tmp_path: Path) -> None:
+    Dataset.from_dict(ROWS).select([]).to_parquet(str(tmp_path / "none.parquet"))
+    with pytest.raises(ValueError, match=r"^'none\.parquet' must hold at least one row, got 0: check the file\.$"):
+        open_dataset(str(tmp_path / "none.parquet"))
 
 
 def test_a_missing_path_is_named() -> None:

@@ -1,12 +1,17 @@
 """Rows become texts: layouts are found, columns and templates are obeyed, mistakes are named."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from training import exactly, word_tokenizer
 
+from hf_gip.dataset.open import open_dataset
 from hf_gip.features.text import iter_texts, text_recipe
+from hf_gip.features.tokenise import tokenised
 
 
 def texts(rows: list[dict[str, Any]], **options: Any) -> list[str]:
@@ -71,6 +76,11 @@ def test_an_indices_mapping_and_a_format_are_respected() -> None:
             {"columns": ["text"], "template": "{text}"},
             "`columns` and `template` must not both be given: the template names its columns itself.",
         ),
+        (
+            [{"text": "1"}],
+            {"columns": ["text", "text"]},
+            "`columns` must name every column once, got 'text' twice: leave one out.",
+        ),
         ([{"text": "1"}], {"columns": []}, "`columns` must name at least one column, got none."),
         ([{"text": "1"}], {"template": "x"}, "`template` must name at least one column in braces, got 'x'."),
     ],
@@ -78,3 +88,23 @@ def test_an_indices_mapping_and_a_format_are_respected() -> None:
 def test_mistakes_are_named(rows: list[dict[str, Any]], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         texts(rows, **options)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(5, "int"), ([1, 2], "list"), ([{"role": "user", "content": 5}], "int")],
+)
+def test_rows_of_another_kind_in_a_column_of_text_are_named(tmp_path: Path, value: Any, kind: str) -> None:
+    lines = [json.dumps({"text": each}) for each in ("a b c", value)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    rows = open_dataset(str(tmp_path / "rows.jsonl"))
+    message = (
+        f"`columns` must hold text or chat messages, got column 'text' with {kind} values: choose text columns or "
+        "make one with `dataset.map`."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        list(iter_texts(rows, text_recipe(rows)))
+    with pytest.raises(ValueError, match=exactly(message)):
+        tokenised(rows, word_tokenizer(1), None, 16)
+    first = rows.select([0])
+    assert list(iter_texts(first, text_recipe(first))) == ["a b c"]

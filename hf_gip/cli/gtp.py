@@ -50,6 +50,9 @@ def gtp_command(
     checkpoints: Annotated[
         list[str] | None, typer.Option("--checkpoint", help="A Trainer's checkpoint folder instead; repeat it.")
     ] = None,
+    rates: Annotated[
+        str | None, typer.Option(help="Learning rate of each, where the Trainer logged none: 1e-5,5e-6.")
+    ] = None,
     max_length: Annotated[int, typer.Option(help="Tokens per row at most.")] = 2048,
     batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the warm-up run, the LoRA layers and the projection.")] = 0,
@@ -61,17 +64,16 @@ def gtp_command(
     rows: Rows = True,
 ) -> None:
     """Choose k rows, with weights, whose gradients together follow a target's along a training run."""
-    from hf_gip.cli.inputs import names
+    from hf_gip.cli.inputs import names, numbers, open_target_rows
     from hf_gip.cli.output import console
     from hf_gip.dataset.gtp_select import gtp_select
-    from hf_gip.dataset.open import open_dataset
     from hf_gip.manifest.layout import check_empty
 
     check_empty(out)
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {
-        "target": None if target is None else open_dataset(target, split=target_split, config=target_config),
+        "target": None if target is None else open_target_rows(target, split=target_split, config=target_config),
         "columns": names(columns),
         "parameters": parameters,
         "subspace": subspace,
@@ -81,6 +83,7 @@ def gtp_command(
         "epochs": epochs,
         "learning_rate": learning_rate,
         "checkpoints": checkpoints or None,
+        "rates": numbers(rates),
         "max_length": max_length,
         "batch_size": batch_size,
         "seed": seed,

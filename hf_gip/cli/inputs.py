@@ -41,6 +41,19 @@ def quotas(listed: str | None) -> int | dict[str, int] | None:
     return {name: _number(count, int) for name, _, count in (entry.rpartition("=") for entry in found)}
 
 
+def numbers(listed: str | None) -> list[float] | None:
+    """`"1e-5,5e-6"` as numbers.
+
+    Raises:
+        ValueError: If one is no number.
+    """
+    found = names(listed)
+    try:
+        return None if found is None else [float(rate) for rate in found]
+    except ValueError:
+        raise ValueError(f"`rates` must be numbers such as 1e-5,5e-6, got {listed!r}.") from None
+
+
 def _number(text: str, kind: Callable[[str], Number]) -> Number:
     try:
         return kind(text)
@@ -64,15 +77,32 @@ def vectors(path: str) -> "np.ndarray":
         raise ValueError(f"cannot read {Path(path).name!r} as a matrix: {error}") from None
 
 
-def open_target(name: str, *, split: str, config: str | None) -> "Dataset | np.ndarray":
-    """A target by name: a `.npy` matrix, or anything `open_dataset` reads."""
+def open_target(name: str, *, split: str, config: str | None, option: str = "target_split") -> "Dataset | np.ndarray":
+    """A target by name: a `.npy` matrix, or anything `open_dataset` reads; `option` names its split's in messages."""
     from hf_gip.dataset.open import open_dataset
 
-    return vectors(name) if name.endswith(".npy") else open_dataset(name, split=split, config=config)
+    return vectors(name) if name.endswith(".npy") else open_dataset(name, split=split, config=config, option=option)
+
+
+def open_target_rows(name: str, *, split: str, config: str | None) -> "Dataset":
+    """A target of rows by name, where vectors do not do.
+
+    Raises:
+        ValueError: If it is a `.npy` matrix.
+    """
+    from hf_gip.dataset.open import open_dataset
+
+    if name.endswith(".npy"):
+        raise ValueError(
+            f"`target` must be a dataset or a file of rows, whose gradients are taken, got the matrix {name!r}: give "
+            "the rows."
+        )
+    return open_dataset(name, split=split, config=config, option="target_split")
 
 
 def open_excluded(name: str, *, split: str | None, config: str | None) -> "Dataset | np.ndarray":
     """What to stay away from, likewise: the test split where there are splits and none is named."""
     from hf_gip.dataset.open import has_splits
 
-    return open_target(name, split=split or ("test" if has_splits(name) else "train"), config=config)
+    split = split or ("test" if has_splits(name) else "train")
+    return open_target(name, split=split, config=config, option="exclude_split")

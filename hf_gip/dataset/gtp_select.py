@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from datasets import Dataset, DatasetDict
+from datasets.utils import tqdm
 
 from hf_gip.dataset.subset import attach, check_dataset, environment, select_once, splits
 from hf_gip.dataset.trajectories import Plan, Target, plan_trajectories
@@ -67,7 +68,7 @@ def gtp_select(
         target: What the rows should serve: a dataset, texts, or several subtasks as a mapping from names to datasets,
             which are matched together. None: the pool itself.
         tokenizer: For rows of text with a live model; otherwise the model's own.
-        checkpoints: A Trainer's checkpoint folders in place of the warm-up run.
+        checkpoints: A Trainer's checkpoint folders, in the order of the run, in place of the warm-up run.
         rates: Learning rate of each of `checkpoints`; None: as the Trainer logged them.
         columns: Text columns, instead of the detected layout.
         parameters: Whose gradients: `"lora"`, `"last_layer"` or a pattern of layer names.
@@ -115,14 +116,20 @@ def _select(dataset: Dataset, k: int, plan: Plan, ridge: float | None, id_column
 
     from hf_gip.core.gtp import gtp
     from hf_gip.core.pool import Share
+    from hf_gip.features.pace import ANNOUNCE_SECONDS
     from hf_gip.features.ranks import rank_and_world
 
     found, (rank, world) = plan.gather(k), rank_and_world()
     logger.info("stage 3 of 3: the pursuit of %d rows among %d", k, len(found.rows))
     began = time.monotonic()
 
+    said: list[int] = []
+
     def tell(passes: int, residual: float) -> None:
         seconds = time.monotonic() - began
+        if seconds > ANNOUNCE_SECONDS and not said and rank == 0:
+            tqdm.write(f"hf-gip: the pursuit of {k:,} rows: residual {residual:.3f} after pass {passes}, it goes on")
+            said.append(passes)
         logger.info("pass %d after %.1f s: residual %.4f", passes, seconds, residual)
 
     features, group = found.features, distributed.group.WORLD if world > 1 else None

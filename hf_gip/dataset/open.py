@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
+from pyarrow import parquet
 
 from hf_gip.dataset.source import remember_files
 
@@ -19,6 +21,7 @@ def open_dataset(
     config: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    option: str = "split",
 ) -> Dataset:
     """Load one split of a dataset as data: no code of the source is run.
 
@@ -29,6 +32,7 @@ def open_dataset(
         config: The configuration of a Hub dataset.
         revision: The revision of a Hub dataset.
         token: The token for the Hub, instead of the stored one.
+        option: What the caller's users know `split` by, for messages.
 
     Returns:
         The rows.
@@ -39,9 +43,9 @@ def open_dataset(
     """
     path = Path(source).expanduser()
     if split != "train" and not has_splits(source):
-        raise ValueError(f"`split` must be left out for {path.name!r}, which has no splits, got {split!r}.")
+        raise ValueError(f"`{option}` must be left out for {path.name!r}, which has no splits, got {split!r}.")
     if path.is_dir():
-        return _saved(path, split)
+        return _saved(path, split, option)
     if path.suffix.lower() in READERS or path.is_file():
         return _file(path)
     if not _looks_like_hub_id(source):
@@ -73,6 +77,8 @@ def _file(path: Path) -> Dataset:
         raise ValueError(f"cannot tell the format of {path.name!r}: use one of {', '.join(READERS)}.")
     if not path.stat().st_size:
         raise ValueError(f"{path.name!r} must hold at least one row, got an empty file: check it.")
+    if kind == "parquet":
+        _check_parquet(path)
     options: dict[str, Any] = {"delimiter": "\t"} if path.suffix.lower() == ".tsv" else {}
     try:
         loaded = datasets.load_dataset(kind, data_files=str(path), split="train", **options)
@@ -85,7 +91,21 @@ def _file(path: Path) -> Dataset:
     return remember_files(loaded, [path])
 
 
-def _saved(path: Path, split: str) -> Dataset:
+def _check_parquet(path: Path) -> None:
+    """Raise for a file of columns without rows, of which `datasets` says something else.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    try:
+        rows = parquet.read_metadata(path).num_rows
+    except (pa.ArrowInvalid, OSError):  # no parquet: the reader says what is wrong
+        return
+    if not rows:
+        raise ValueError(f"{path.name!r} must hold at least one row, got 0: check the file.")
+
+
+def _saved(path: Path, split: str, option: str) -> Dataset:
     try:
         loaded = datasets.load_from_disk(str(path))
     except FileNotFoundError:
@@ -95,7 +115,7 @@ def _saved(path: Path, split: str) -> Dataset:
     if isinstance(loaded, Dataset):
         return remember_files(loaded, list(path.glob("*.arrow")))
     if split not in loaded:
-        raise ValueError(f"`split` must be one of {list(loaded)}, got {split!r}.")
+        raise ValueError(f"`{option}` must be one of {list(loaded)}, got {split!r}.")
     return remember_files(loaded[split], list((path / split).glob("*.arrow")), split=split)
 
 

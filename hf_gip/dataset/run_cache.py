@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hf_gip.features.adam import AdamMoments
+    from hf_gip.features.pace import Told
     from hf_gip.features.reader import GradientRecipe
     from hf_gip.features.store import GradientStore
 
@@ -42,13 +43,17 @@ def cached_gradients(
     *,
     scaling: "AdamMoments | None" = None,
     basis: "Tensor | None" = None,
+    told: "Told | None" = None,
 ) -> "GradientStore":
     """Gradients of tokenised rows, from the cache or made now; under `scratch` where caching is off.
+
+    A progress bar says what `told` says.
 
     Raises:
         ValueError: If caching is off and several processes share the work.
     """
     from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
+    from hf_gip.features.pace import PLAIN
     from hf_gip.features.store import store_gradients
 
     parts = {"model": model_id(model), "rows": rows_id(rows), "recipe": repr(recipe)}
@@ -59,4 +64,5 @@ def cached_gradients(
     key = content_id(parts)
     check_shared_cache()
     where = cache_folder("gradients", key) or scratch / key
-    return store_gradients(where, model, rows, recipe, scaling=scaling, basis=basis, batch_size=batch_size)
+    seen = {"scaling": scaling, "basis": basis}
+    return store_gradients(where, model, rows, recipe, **seen, batch_size=batch_size, told=told or PLAIN)

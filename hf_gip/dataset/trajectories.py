@@ -89,8 +89,8 @@ def gradient_trajectories(
             `checkpoints` the model they were trained from.
         target: What the rows should serve: a dataset, texts, or several subtasks as a mapping from names to datasets.
         tokenizer: For rows of text with a live model; otherwise the model's own.
-        checkpoints: Folders that a Trainer saved (`checkpoint-…`), of LoRA or of full training, in place of the
-            warm-up run.
+        checkpoints: Folders that a Trainer saved (`checkpoint-…`), of LoRA or of full training, in the order of the
+            run, in place of the warm-up run.
         rates: Learning rate of each of `checkpoints`; None: as the Trainer logged them.
         columns: Text columns, instead of the detected layout.
         parameters: Whose gradients: `"lora"`, `"last_layer"` or a pattern of layer names.
@@ -141,18 +141,20 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
     """
     from hf_gip.core.checks import check_device
     from hf_gip.dataset.trajectory_run import gather
-    from hf_gip.features.checkpoints import check_folders
     from hf_gip.features.encoders import folder_digest
+    from hf_gip.features.folder_checks import check_folders
     from hf_gip.features.proxy import name_model
-    from hf_gip.features.tokenise import text_columns
+    from hf_gip.features.tokenise import target_columns, text_columns
 
     _check_options(options)
     text_columns(dataset, options["columns"])  # refuses wrong ones before a model is opened
     tasks = tasks_of(options["target"])
+    for _, rows in tasks:
+        target_columns(rows, options["columns"])
     folders = options["checkpoints"]
     if folders is not None:
-        wanted = {"snapshots": options["subspace"] == "snapshots", "adam": options["adam"]}
-        check_folders(folders, options["rates"], lora=options["parameters"] == "lora", **wanted)
+        wanted = {name: options[name] for name in ("model", "parameters", "adam")}
+        check_folders(folders, options["rates"], snapshots=options["subspace"] == "snapshots", **wanted)
     named = name_model(options["model"], options["tokenizer"], device=check_device(options["device"]))
     apart = ("model", "tokenizer", "target", "checkpoints", "device", "batch_size")
     request = {name: value for name, value in options.items() if name not in apart} | {
@@ -197,7 +199,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     from hf_gip.core.checks import check_count, check_flag, check_seed, is_number, shown
     from hf_gip.features.layers import check_parameters
 
-    check_parameters(options["parameters"])
+    check_parameters(options["parameters"], hidden=False)
     if options["parameters"] == "hidden":
         raise ValueError('`parameters="hidden"` are no weights to train: name layers, or leave it out for LoRA.')
     if not isinstance(options["subspace"], str) or options["subspace"] not in ("random", "snapshots"):

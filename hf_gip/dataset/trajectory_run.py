@@ -21,11 +21,13 @@ from hf_gip.dataset.trajectories import Trajectories
 from hf_gip.features.checkpoints import Checkpoint, adapter_folder, at, trainer_checkpoints, warm_checkpoints
 from hf_gip.features.files import FileRows
 from hf_gip.features.gradients import context_length
+from hf_gip.features.layers import find_layers
+from hf_gip.features.pace import Told
 from hf_gip.features.proxy import NamedModel, prepared
 from hf_gip.features.ranks import rank_and_world, together
-from hf_gip.features.reader import GradientReader, GradientRecipe
+from hf_gip.features.reader import NOT_FINITE, GradientReader, GradientRecipe
 from hf_gip.features.subspace import snapshot_basis
-from hf_gip.features.tokenise import TokenRows, check_vocabulary, tokenised
+from hf_gip.features.tokenise import TokenRows, check_vocabulary, target_columns, tokenised
 from hf_gip.features.warmup import WarmUpPlan, warm_up
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,11 @@ class Run:
     recipe: GradientRecipe
     options: dict[str, Any]
     scratch: Path
+
+    def named_goals(self) -> list[tuple[str, TokenRows]]:
+        """The target's subtasks, each with its name for progress."""
+        named = [f"target {name!r}" for name in self.goals] if len(self.goals) > 1 else ["the target"]
+        return list(zip(named, self.goals.values(), strict=False))
 
 
 def gather(
@@ -76,12 +83,13 @@ def gather(
         TemporaryDirectory() as scratch,
         prepared(model, options["parameters"], options["seed"], adapter_folder(options["checkpoints"])) as ready,
     ):
+        find_layers(ready, options["parameters"], hidden=False)  # refuses what none is called before rows are read
         run = _prepare(dataset, tasks, tokenizer, options, least, Path(scratch))
         for tokens in (run.pool, *run.goals.values()):
             check_vocabulary(tokens.rows, ready)
         points = _checkpoints(ready, run, fingerprint_of(dataset, _warm_up_request(request, run)))
         begun = time.perf_counter()
-        stored, targets = _gradients(ready, points, run)
+        stored, targets = _finite_gradients(ready, points, run)
         features = stored if is_caching_enabled() else [MemoryRows(each.load()) for each in stored]
     record = {
         "proxy": named.identity,
@@ -119,8 +127,7 @@ def _prepare(
         )
     goals = {}
     for name, rows in tasks:
-        own = columns if columns is not None and set(columns) <= set(rows.column_names) else None
-        goals[name] = tokenised(rows, tokenizer, own, length)
+        goals[name] = tokenised(rows, tokenizer, target_columns(rows, columns), length)
         if not len(goals[name].usable):
             raise ValueError(f"`target` must hold rows with a labelled token, got none of {len(rows)} in {name!r}.")
     recipe = GradientRecipe(options["parameters"], options["dims"], None, True, options["seed"], length)
@@ -156,10 +163,29 @@ def _checkpoints(model: nn.Module, run: Run, key: str) -> list[Checkpoint]:
     return warm_checkpoints(folder, plan, steps)
 
 
+def _finite_gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tuple[list[FileRows], list[Tensor]]:
+    """Stage 2, and after a warm-up run the likeliest reason first where gradients are not finite.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    try:
+        return _gradients(model, points, run)
+    except ValueError as error:  # told by its words: on other ranks it has no other kind
+        told = str(error)
+        if run.options["checkpoints"] is not None or not told.startswith(NOT_FINITE):
+            raise
+        found = told.removeprefix(NOT_FINITE).replace(": ", ": lower it, ", 1)
+        rate = run.options["learning_rate"]
+        raise ValueError(
+            f"`learning_rate` must leave gradients finite after the warm-up run, got {rate} and {found}"
+        ) from error
+
+
 def _gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tuple[list[FileRows], list[Tensor]]:
     """Stage 2: the pool's and the target's gradients at every checkpoint."""
     logger.info("stage 2 of 3: gradients of %d rows at %d checkpoints", len(run.pool.usable), len(points))
-    features, targets, began = [], [], time.monotonic()
+    features, targets, began, said = [], [], time.monotonic(), False
     for number, point in enumerate(points, start=1):
         with at(model, point.weights()):
             basis = None
@@ -167,9 +193,15 @@ def _gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tupl
                 basis = snapshot_basis(point.snapshots(GradientReader(model, run.recipe).layers), run.options["dims"])
             place = run.recipe, run.options["batch_size"], run.scratch
             scaling = point.moments() if run.options["adam"] else None
-            store = cached_gradients(model, run.pool.rows, *place, scaling=scaling, basis=basis)
+            where = f"checkpoint {number} of {len(points)}"
+            told = Told(f"Gradients of the pool, {where}", 0 if said else len(points) - number + 1)
+            store = cached_gradients(model, run.pool.rows, *place, scaling=scaling, basis=basis, told=told)
+            said = said or store.made > 0  # the estimate is for all checkpoints
             features.append(store.features)
-            goals = [cached_gradients(model, goal.rows, *place, basis=basis) for goal in run.goals.values()]
+            goals = [
+                cached_gradients(model, goal.rows, *place, basis=basis, told=Told(f"Gradients of {name}, {where}", 0))
+                for name, goal in run.named_goals()
+            ]
             if goals:
                 targets.append(torch.cat([goal.features.load() for goal in goals]))
         left = (time.monotonic() - began) / number * (len(points) - number)

@@ -5,22 +5,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hf_gip.core.checkpoints import RATES, check_rates
-from hf_gip.core.checks import as_list, shown
 from hf_gip.features.adam import AdamMoments
+from hf_gip.features.folder_checks import FEWEST
 from hf_gip.features.layers import Layer
 from hf_gip.features.subspace import weight_vector
-from hf_gip.features.trainer_folder import ADAPTER, logged_rates, read_moments, read_weights, weight_files
+from hf_gip.features.trainer_folder import ADAPTER, logged_rates, read_moments, read_weights
 from hf_gip.features.warmup import WarmUpPlan, checkpoint_path, read_snapshot, snapshot_paths
-
-FEWEST = 3  # checkpoints, where they are the snapshots themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,57 +66,6 @@ def trainer_checkpoints(
         )
         for number, (path, rate) in enumerate(zip(paths, found, strict=True))
     ]
-
-
-def check_folders(
-    folders: Any, rates: Sequence[float] | None, *, snapshots: bool, lora: bool = False, adam: bool = False
-) -> None:
-    """Raise unless `folders` are checkpoints of a Trainer that hold what is asked of them.
-
-    Args:
-        folders: What was given.
-        rates: Learning rates, one a folder.
-        snapshots: Whether directions of the run are asked for.
-        lora: Whether it is about the weights of LoRA layers.
-        adam: Whether Adam's moments are asked for.
-
-    Raises:
-        TypeError: If they are no list of folders.
-        ValueError: If a folder is not there or holds no weights, or their number does not do.
-    """
-    if isinstance(folders, str | bytes | Path) or not isinstance(folders, Sequence):
-        raise TypeError(f"`checkpoints` must be a list of a Trainer's checkpoint folders, got {shown(folders)}.")
-    if not folders or (snapshots and len(folders) < FEWEST):
-        fewest = FEWEST if snapshots else 1
-        raise ValueError(
-            f"`checkpoints` must hold at least {fewest} folder(s), got {len(folders)}: save more often, or leave it "
-            "out."
-        )
-    if wrong := [folder for folder in folders if not isinstance(folder, str | Path)]:
-        raise TypeError(f"`checkpoints` must be a list of folders, got {shown(wrong[0])} in it.")
-    if rates is not None:
-        check_rates(as_list("rates", rates, RATES), len(folders))
-    for folder in map(Path, folders):
-        if not weight_files(folder):
-            raise ValueError(
-                f"`checkpoints` must be folders that a Trainer saved, got {str(folder)!r} without weights in "
-                "safetensors: name its `checkpoint-…` folders."
-            )
-    if lora and (adam or snapshots):
-        _check_lora(folders, *(("adam=True", "adam=False") if adam else ('subspace="snapshots"', 'subspace="random"')))
-
-
-def _check_lora(folders: Sequence[str | Path], asked: str, instead: str) -> None:
-    """Raise unless all folders hold LoRA layers.
-
-    Raises:
-        ValueError: If one holds whole weights.
-    """
-    if whole := [folder for folder in folders if not (Path(folder) / ADAPTER).exists()]:
-        raise ValueError(
-            f"`{asked}` must have checkpoints of LoRA layers, got {str(whole[0])!r} with whole weights: name "
-            f'the layers to read, such as `parameters="*.down_proj"`, or give `{instead}`.'
-        )
 
 
 def adapter_folder(folders: Sequence[str | Path] | None) -> Path | None:

@@ -90,8 +90,9 @@ def gradient_features(
 
     Raises:
         TypeError: If `model` is neither a name nor a module, `rows` no sequence, or `scaling` no moments.
-        ValueError: If no such model can be opened, nothing is to be had of `parameters`, the model has no logits, a
-            row is not tokenised, a row's gradient is not finite, or options are out of range or exclude each other.
+        ValueError: If no such model can be opened, nothing is to be had of `parameters`, the model has no logits,
+            there are no rows, a row is not tokenised, its gradient is not finite, or options are out of range or
+            exclude each other.
     """
     recipe = GradientRecipe(parameters, dims, side, normalize, seed, max_length)
     check_count("batch_size", batch_size)
@@ -99,6 +100,8 @@ def gradient_features(
     check_flag("normalize", normalize)
     if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__") or isinstance(rows, str | bytes | Mapping):
         raise TypeError(f"`rows` must be a dataset or a list of tokenised rows, got {shown(rows)}.")
+    if not len(rows):
+        raise ValueError("`rows` must hold at least one row, got none: check the split or the filter before it.")
     if scaling is not None and not isinstance(scaling, AdamMoments):
         raise TypeError(f"`scaling` must come from `hf_gip.adam_moments`, got {shown(scaling)}.")
     if isinstance(model, nn.Module):

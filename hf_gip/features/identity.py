@@ -39,8 +39,8 @@ def moments_id(moments: AdamMoments) -> str:
 
 def rows_id(rows: Sequence[Any]) -> str:
     """16 hex digits that depend on every token and label, in order."""
-    digest = hashlib.sha256()
+    digest, names = hashlib.sha256(), ("input_ids", "labels")
     for row in rows:
-        kept = [list(row[name]) if name in row else None for name in ("input_ids", "labels")]
+        kept = [list(row[name] if row[name] is not None else ()) if name in row else None for name in names]
         digest.update(json.dumps(kept).encode())
     return digest.hexdigest()[:16]

@@ -33,22 +33,28 @@ class Layer:
         return rows, columns
 
 
-def check_parameters(parameters: object) -> None:
-    """Raise unless `parameters` can name layers.
+def check_parameters(parameters: object, *, hidden: bool = True) -> None:
+    """Raise unless `parameters` can name layers; `hidden` is not named where it is of no use.
 
     Raises:
         TypeError: If it is no text.
         ValueError: If it is empty.
     """
-    what = "lora, last_layer, hidden or a pattern of layer names"
+    what = _known(hidden)
     if not isinstance(parameters, str):
         raise TypeError(f"`parameters` must be {what}, got {shown(parameters)}.")
     if not parameters:
         raise ValueError(f"`parameters` must be {what}, got ''.")
 
 
-def find_layers(model: nn.Module, parameters: str) -> list[Layer]:
+def _known(hidden: bool) -> str:
+    return f"lora, last_layer{', hidden' if hidden else ''} or a pattern of layer names"
+
+
+def find_layers(model: nn.Module, parameters: str, *, hidden: bool = True) -> list[Layer]:
     """The layers that `parameters` names: `"lora"`, `"last_layer"` or a pattern of module names.
+
+    A message names `hidden` among what may be asked for unless told that it is of no use there.
 
     Raises:
         ValueError: If nothing is found, or gradients of what is found would not be exact.
@@ -62,7 +68,7 @@ def find_layers(model: nn.Module, parameters: str) -> list[Layer]:
     found = [as_layer(name, module) for name, module in model.named_modules() if fnmatchcase(name, parameters)]
     if not found:
         raise ValueError(
-            f"`parameters` must be lora, last_layer, hidden or a pattern of layer names, got {parameters!r}, "
+            f"`parameters` must be {_known(hidden)}, got {parameters!r}, "
             'which no layer matches: look them up with `model.named_modules()`, e.g. "*.down_proj".'
         )
     return found

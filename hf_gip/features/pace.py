@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datasets.utils import tqdm
 
+from hf_gip.features.ranks import rank_and_world
 from hf_gip.features.tokens import Tally, padded, read_row
 
 if TYPE_CHECKING:
@@ -14,6 +16,22 @@ if TYPE_CHECKING:
 ANNOUNCE_SECONDS = 10.0
 SAMPLE_ROWS = 64  # whose lengths are looked at
 FEWEST_BATCHES = 16  # below that the sample would be a good part of the work
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a user is told of a pass.
+
+    Attributes:
+        label: What its progress bar is called.
+        passes: How many passes like it are to come, for the estimate; 0: no estimate is told.
+    """
+
+    label: str = "Gradients"
+    passes: int = 1
+
+
+PLAIN = Told()
 
 
 def announce(
@@ -25,6 +43,7 @@ def announce(
     max_length: int,
     extra: float = 0.0,
     note: str,
+    passes: int = 1,
 ) -> float | None:
     """Say how many rows, batches and numbers are to come, and how long they should take, where that is long.
 
@@ -39,15 +58,16 @@ def announce(
         max_length: Tokens per row at most.
         extra: Rows' worth of work besides, such as training steps.
         note: What is kept where, and what a killed run costs.
+        passes: How often, at one checkpoint after another; 0: nothing is measured or said.
 
     Returns:
-        The estimated seconds; None where so few batches are to come that nothing was measured.
+        The estimated seconds of all passes; None where so few batches are to come that nothing was measured.
 
     Raises:
         ValueError: If a sampled row is not tokenised or its gradient is not finite.
     """
     batches = -(-len(positions) // batch_size)
-    if batches < FEWEST_BATCHES:
+    if batches < FEWEST_BATCHES or not passes:
         return None
     spread = [positions[i * len(positions) // SAMPLE_ROWS] for i in range(min(SAMPLE_ROWS, len(positions)))]
     read = [(row, read_row(rows[row], row, max_length, Tally())) for row in dict.fromkeys(spread)]
@@ -61,11 +81,21 @@ def announce(
     reader.read(batch)
     longer = sum(len(tokens) for _, tokens, _ in ready) / len(ready) / batch.input_ids.shape[1]
     per_row = (time.perf_counter() - began) / len(batch.rows) * longer
-    seconds = per_row * (len(positions) + extra)
+    seconds = per_row * (len(positions) + extra) * passes
     if seconds > ANNOUNCE_SECONDS:
-        clock = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+        where = f" at {passes} checkpoints" if passes > 1 else ""
         tqdm.write(
-            f"hf-gip: gradients of {len(positions):,} rows in {batches:,} batches: {reader.width:,} dims, {note}, "
-            f"about {clock} ({1 / per_row:.1f} rows/s)"
+            f"hf-gip: gradients of {len(positions):,} rows in {batches:,} batches{where}: {reader.width:,} dims, "
+            f"{note}, about {_clock(seconds)} ({1 / per_row:.1f} rows/s)"
         )
     return seconds
+
+
+def say_if_long(what: str, seconds: float, note: str) -> None:
+    """Say what is to come and how long it should take, where that is long; the first rank does."""
+    if seconds > ANNOUNCE_SECONDS and rank_and_world()[0] == 0:
+        tqdm.write(f"hf-gip: {what}: about {_clock(seconds)}; {note}")
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

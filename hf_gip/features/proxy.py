@@ -70,6 +70,8 @@ def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: 
         return NamedModel(
             identity | _tokenizer_identity(tokenizer), lambda: _load(str(folder), None, tokenizer, device)
         )
+    if (place := _misplaced(str(model), folder)) is not None:
+        raise ValueError(f"`model` must be a Hub id, a local folder or a torch module, got {place}.")
     name, _, revision = str(model).partition("@")
     from transformers import AutoConfig
 
@@ -82,6 +84,15 @@ def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: 
         ) from error
     identity = {"model": name, "revision": commit}
     return NamedModel(identity | _tokenizer_identity(tokenizer), lambda: _load(name, commit, tokenizer, device))
+
+
+def _misplaced(model: str, path: Path) -> str | None:
+    """What is wrong with a name that can only mean a place on this disk and names no folder; None for a Hub id."""
+    if path.is_file():
+        return f"the file {model!r}: name the folder that `save_pretrained` wrote"
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
+        return f"{model!r}, where there is no folder: check the path"
+    return None
 
 
 @contextmanager

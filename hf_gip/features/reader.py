@@ -23,6 +23,7 @@ from hf_gip.features.layers import (
 from hf_gip.features.tokens import IGNORED, TokenBatch, check_tokens
 
 BLOCK_BYTES = 1 << 28  # of exact gradients in memory at a time
+NOT_FINITE = "`model` must give finite gradients, got "  # how the sentence about those begins
 HALF_SCALE = 2.0**12  # keeps float16 output gradients from vanishing; taken out again in float32
 
 
@@ -95,8 +96,8 @@ class GradientReader:
         if not bool(finite.all()):
             bad = ", ".join(str(row) for row in batch.rows[~finite].tolist())
             raise ValueError(
-                f"`model` must give finite gradients, got NaN or infinity in row {bad}: "
-                "look at these rows, or load the model in bfloat16 or float32."
+                f"{NOT_FINITE}NaN or infinity in row {bad}: look at these rows, or load the model in bfloat16 or "
+                "float32."
             )
         if self.normalize and self.basis is None:
             vectors = torch.nn.functional.normalize(vectors, dim=1)

@@ -1,7 +1,7 @@
 """Gradients of many rows on disk: made shard by shard by any number of processes, resumed, and read in place."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hf_gip.features.aside import write_aside
 from hf_gip.features.files import FileRows, readable, safetensors_rows
 from hf_gip.features.gradients import context_length
 from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
-from hf_gip.features.pace import announce
+from hf_gip.features.pace import PLAIN, Told, announce
 from hf_gip.features.ranks import first_found, gathered, rank_and_world, together
 from hf_gip.features.reader import GradientReader, GradientRecipe
 from hf_gip.features.store_folder import check_same, claim, read_identity, shard_path
@@ -36,6 +36,7 @@ class GradientStore:
         left_out: How many rows had no labelled token.
         truncated: How many rows were longer than the context.
         identity: What they were made of: model, recipe, rows.
+        made: How many of its shards were missing and made just now, by all processes.
     """
 
     features: FileRows
@@ -43,6 +44,7 @@ class GradientStore:
     left_out: int
     truncated: int
     identity: dict[str, Any]
+    made: int = 0
 
 
 def store_gradients(
@@ -54,6 +56,7 @@ def store_gradients(
     scaling: AdamMoments | None = None,
     basis: Float[Tensor, "p r"] | None = None,
     batch_size: int = 8,
+    told: Told = PLAIN,
 ) -> GradientStore:
     """Take the gradients of all rows into a folder, or finish what an earlier run left there.
 
@@ -70,6 +73,7 @@ def store_gradients(
         scaling: Adam's moments, as for `gradient_features`.
         basis: Directions to project on instead of the sketch, one row per weight, (p, r).
         batch_size: Rows per forward pass; it changes nothing but the pace.
+        told: What a user is told of it.
 
     Returns:
         The finished store, on every process.
@@ -97,9 +101,9 @@ def store_gradients(
     together(lambda: claim(folder, identity))
     found = [number for number in range(shard_count(len(rows))) if not readable(shard_path(folder, number))]
     missing = first_found(found) or []  # one list for all: a slow rank would already see shards of a quick one
-    together(lambda: fill(folder, reader, rows, missing[rank::world], batch_size, identity))
+    together(lambda: fill(folder, reader, rows, missing[rank::world], batch_size, identity, told))
     together(lambda: check_shared(folder, len(rows)))
-    return open_store(folder)
+    return replace(open_store(folder), made=len(missing))
 
 
 def check_agreed(identity: dict[str, Any]) -> None:
@@ -132,7 +136,13 @@ def check_shared(folder: Path, rows: int) -> None:
 
 
 def fill(
-    folder: Path, reader: GradientReader, rows: Sequence[Any], shards: Sequence[int], batch_size: int, identity: Any
+    folder: Path,
+    reader: GradientReader,
+    rows: Sequence[Any],
+    shards: Sequence[int],
+    batch_size: int,
+    identity: Any,
+    told: Told,
 ) -> None:
     """Make these shards, under a progress bar with rows a second and the time left; the first rank tells the cost."""
     length = identity["recipe"]["max_length"]
@@ -146,8 +156,9 @@ def fill(
             batch_size=batch_size,
             max_length=length,
             note=f"{4 * total * reader.width / 1e6:,.0f} MB on disk; if stopped, it goes on there",
+            passes=told.passes,
         )
-    with tqdm(total=total, unit="row", desc="Gradients") as bar:
+    with tqdm(total=total, unit="row", desc=told.label, disable=not total) as bar:
         for number, span in zip(shards, spans, strict=True):
             tally = Tally()
             features, positions = [torch.empty(0, reader.width)], [torch.empty(0, dtype=torch.int64)]

@@ -37,7 +37,7 @@ class TextRecipe:
 
     def render(self, row: Mapping[str, Any]) -> str:
         """One row as one text; chat columns contribute the contents of their turns."""
-        parts = {name: _words(row[name]) for name in self.columns}
+        parts = {name: _words(row[name], name) for name in self.columns}
         if self.template is not None:
             return self.template.format_map(parts)
         return "\n".join(part for part in parts.values() if part.strip())
@@ -71,10 +71,19 @@ def text_recipe(dataset: Dataset, columns: Sequence[str] | None = None, template
     return TextRecipe(tuple(columns), template)
 
 
+def has_layout(dataset: Dataset) -> bool:
+    """Whether the columns are those of a known layout."""
+    return any(set(layout) <= set(dataset.column_names) for layout in LAYOUTS)
+
+
 def iter_texts(dataset: Dataset, recipe: TextRecipe) -> Iterator[str]:
     """The rows' texts in order, read batch by batch through Arrow; an indices mapping is respected."""
-    table = dataset.select_columns(list(recipe.columns)).with_format("arrow")
-    for batch in table.iter(batch_size=BATCH_ROWS):
+    table = dataset.select_columns(list(recipe.columns))
+    if "arrow.json" in str(table.data.schema):  # columns of several kinds, whose values Arrow would show as JSON
+        rows: Any = table.with_format(None)
+        yield from map(recipe.render, rows)
+        return
+    for batch in table.with_format("arrow").iter(batch_size=BATCH_ROWS):
         for row in batch.to_pylist():  # pyright: ignore[reportAttributeAccessIssue] — the arrow format yields tables
             yield recipe.render(row)
 
@@ -93,18 +102,24 @@ def _check_columns(dataset: Dataset, columns: Any) -> None:
         raise TypeError(f"`columns` must be a list of column names such as ['text'], got {shown(columns)}.")
     if not columns:
         raise ValueError("`columns` must name at least one column, got none.")
-    for name in columns:
+    for number, name in enumerate(columns):
         _check_text_column(dataset, name)
+        if name in columns[:number]:
+            raise ValueError(f"`columns` must name every column once, got {name!r} twice: leave one out.")
 
 
 def _check_text_column(dataset: Dataset, name: str) -> None:
     if not isinstance(name, str) or name not in dataset.column_names:
         raise ValueError(f"`columns` must name columns of the dataset {dataset.column_names}, got {shown(name)}.")
     if len(dataset) and not _is_text(value := dataset.select_columns([name]).with_format(None)[0][name]):
-        raise ValueError(
-            f"`columns` must hold text or chat messages, got column {name!r} with {type(value).__name__} values: "
-            "choose text columns or make one with `dataset.map`."
-        )
+        raise ValueError(_not_text(name, value))
+
+
+def _not_text(name: str, value: Any) -> str:
+    return (
+        f"`columns` must hold text or chat messages, got column {name!r} with {type(value).__name__} values: choose "
+        "text columns or make one with `dataset.map`."
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -117,13 +132,27 @@ def _content(turn: Mapping[str, Any]) -> Any:
     return turn.get("content", turn.get("value"))  # chat messages, or ShareGPT's from/value
 
 
-def _words(value: Any) -> str:
-    if isinstance(value, list):
-        return "\n".join(_turn_words(_content(turn)) for turn in value)
+def _words(value: Any, name: str) -> str:
+    """What one row has in the column `name`.
+
+    Raises:
+        ValueError: If that is no text: a column of JSON may hold text in one row and a number in another.
+    """
+    if isinstance(value, list) and all(isinstance(turn, dict) for turn in value):
+        return "\n".join(_turn_words(_content(turn), name) for turn in value)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(_not_text(name, value))
     return value or ""
 
 
-def _turn_words(content: Any) -> str:
+def _turn_words(content: Any, name: str) -> str:
+    """What one turn says.
+
+    Raises:
+        ValueError: If that is no text.
+    """
     if isinstance(content, list):  # multi-modal turns: keep the text parts
         return "\n".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    if content is not None and not isinstance(content, str):
+        raise ValueError(_not_text(name, content))
     return content or ""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hf_gip.features.identity import content_id
 from hf_gip.features.proxy import tokenizer_id
-from hf_gip.features.text import TextRecipe, text_recipe
+from hf_gip.features.text import TextRecipe, has_layout, text_recipe
 from hf_gip.features.tokens import IGNORED
 
 BATCH_ROWS = 1_000
@@ -51,7 +51,6 @@ def tokenised(dataset: Dataset, tokenizer: Any, columns: Sequence[str] | None, m
     text = text_columns(dataset, columns)
     if text is None:
         kept = [name for name in ("input_ids", "labels") if name in dataset.column_names]
-        _check_lists(dataset, kept)
         rows, recipe = dataset.select_columns(kept).with_format(None), {"columns": kept}
     else:
         if tokenizer is None:
@@ -86,13 +85,30 @@ def text_columns(dataset: Dataset, columns: Sequence[str] | None) -> TextRecipe 
 
     Raises:
         TypeError: If `columns` is no list of names.
-        ValueError: If there are both tokens and `columns`, or a column is unknown.
+        ValueError: If there are both tokens and `columns`, tokens that are no lists, or a column is unknown.
     """
     if "input_ids" not in dataset.column_names:
         return text_recipe(dataset, columns)
     if columns is not None:
         raise ValueError("`columns` names texts and has no use beside `input_ids`: leave one out.")
+    _check_lists(dataset, [name for name in ("input_ids", "labels") if name in dataset.column_names])
     return None
+
+
+def target_columns(rows: Dataset, columns: Sequence[str] | None) -> list[str] | None:
+    """The pool's text columns where the target `rows` have them too; None: those of its own layout. Quick.
+
+    Raises:
+        ValueError: If the target has no text, in words about the target.
+    """
+    own = list(columns) if columns is not None and set(columns) <= set(rows.column_names) else None
+    if "input_ids" not in rows.column_names and own is None and not has_layout(rows):
+        raise ValueError(
+            "`target` must have columns of texts in a layout that is known, or those of `columns`, got "
+            f"{rows.column_names}: rename them, such as to 'question' and 'answer', or pass a list of texts."
+        )
+    text_columns(rows, own)
+    return own
 
 
 def check_vocabulary(rows: Dataset, model: nn.Module) -> None:
@@ -131,16 +147,22 @@ def _check_lists(dataset: Dataset, names: Sequence[str]) -> None:
 def _scan(rows: Dataset, max_length: int) -> tuple[Int64[Tensor, " m"], int]:
     """Rows with a label after their first token and within the context, and how many of these are longer than it."""
     name = "labels" if "labels" in rows.column_names else "input_ids"
-    usable, long, start = [], 0, 0
+    usable, long, start = [torch.empty(0, dtype=torch.int64).numpy()], 0, 0
     for batch in rows.with_format("arrow").iter(batch_size=BATCH_ROWS):
         column = batch.column(name).combine_chunks()  # pyright: ignore[reportAttributeAccessIssue]
-        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+        lengths = _lengths(column)
         labels = column.flatten().to_numpy(zero_copy_only=False)
         owner = np.repeat(np.arange(len(lengths)), lengths)
         place = np.arange(len(labels)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         counts = (labels != IGNORED) & (place > 0) & (place < max_length)
         good = np.bincount(owner[counts], minlength=len(lengths)) > 0
+        good &= batch.column("input_ids").is_valid().to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
         usable.append(start + np.flatnonzero(good))
         long += int((good & (lengths > max_length)).sum())
         start += len(lengths)
     return torch.from_numpy(np.concatenate(usable)), long
+
+
+def _lengths(column: Any) -> Any:
+    """How many tokens each row has; none where the list is missing."""
+    return pc.fill_null(pc.list_value_length(column), 0).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]

@@ -78,6 +78,9 @@ def read_row(row: Any, position: int, max_length: int, tally: Tally) -> tuple[li
             f"`rows` must be tokenised, got row {position} with the columns {', '.join(row)}: "
             "it needs `input_ids` and, where only answers count, `labels`."
         )
+    if row["input_ids"] is None or ("labels" in row and row["labels"] is None):
+        tally.left_out += 1
+        return None
     tokens, labels = list(row["input_ids"]), list(row["labels"] if "labels" in row else row["input_ids"])
     if len(tokens) != len(labels):
         raise ValueError(

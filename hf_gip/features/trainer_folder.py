@@ -2,22 +2,101 @@
 
 import json
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hf_gip.features.adam import AdamMoments
 
 ADAPTER = "adapter_config.json"
+OPTIMIZER = "optimizer.pt"
+STATE = "trainer_state.json"
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Its weights in safetensors, a model's or an adapter's."""
     return [path for path in sorted(folder.glob("*.safetensors")) if path.name.startswith(("model", "adapter_model"))]
+
+
+def check_weights(folder: Path) -> None:
+    """Raise unless its weights are whole, as far as names and headers can tell.
+
+    Raises:
+        ValueError: If there are fewer shards than their names say.
+    """
+    paths = weight_files(folder)
+    parts = [int(found[1]) for path in paths if (found := re.search(r"-of-(\d+)\.safetensors$", path.name))]
+    if parts and len(parts) < max(parts):
+        raise ValueError(
+            f"`checkpoints` must be folders with whole files, got {len(parts)} of {max(parts)} shards of weights in "
+            f"{str(folder)!r}: name a checkpoint that was saved to its end."
+        )
+    for path in paths:
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            _refuse_damaged(path, error)
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise unless its adapter's shape can be read.
+
+    Raises:
+        ValueError: If the adapter is of another kind.
+    """
+    path = folder / ADAPTER
+    try:
+        kind = json.loads(path.read_text())["peft_type"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        _refuse_damaged(path, error)
+    if kind != "LORA":
+        raise ValueError(
+            f"`checkpoints` must hold LoRA layers or whole weights, got {kind!r} in {str(path)!r}: train with LoRA."
+        )
+
+
+def check_optimizer(folder: Path) -> None:
+    """Raise unless the optimizer's state is there and whole, as far as a glance can tell.
+
+    Raises:
+        ValueError: If it is missing.
+    """
+    path = folder / OPTIMIZER
+    if not path.exists():
+        raise ValueError(
+            f"`checkpoints` must hold the optimizer's state, got no {OPTIMIZER} in {folder.name!r}: save without "
+            "`save_only_model`, or add `adam=False` for plain gradients."
+        )
+    if not zipfile.is_zipfile(path):  # what `torch.save` writes, but for files of its old format
+        _read_optimizer(path)
+
+
+def _read_optimizer(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and pickle raise many kinds
+        _refuse_damaged(path, error, ", or add `adam=False` for plain gradients")
+
+
+def _refuse_damaged(path: Path, error: Exception, instead: str = "") -> NoReturn:
+    """Say which file cannot be read.
+
+    Raises:
+        ValueError: Always.
+    """
+    told = re.split(r"\n|\. ", str(error).strip())[0].rstrip(".:")  # torch goes on for a page
+    reason = f"{type(error).__name__}: {told}"
+    raise ValueError(
+        f"`checkpoints` must be folders with whole files, got {str(path)!r}, which cannot be read ({reason}): name a "
+        f"checkpoint that was saved to its end{instead}."
+    ) from error
 
 
 def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
@@ -28,7 +107,10 @@ def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        found |= load_file(path)
+        try:
+            found |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            _refuse_damaged(path, error)
     if (folder / ADAPTER).exists():
         adapter = _adapter_name(model)
         found = {re.sub(r"(lora_\w+)\.weight$", rf"\1.{adapter}.weight", name): each for name, each in found.items()}
@@ -55,10 +137,15 @@ def _adapter_name(model: nn.Module) -> str:
     """The name of the model's LoRA adapter.
 
     Raises:
-        ValueError: If it has none, or more than one.
+        ValueError: If it has none, as layers of its own were named, or more than one.
     """
     names = {name for module in model.modules() for name in getattr(module, "lora_A", {})}
-    if len(names) != 1:
+    if not names:
+        raise ValueError(
+            '`parameters` must be "lora" for checkpoints of LoRA layers, got others of a model without LoRA: leave it '
+            "out."
+        )
+    if len(names) > 1:
         raise ValueError(
             f"`model` must have the one LoRA adapter of `checkpoints`, got {sorted(names)}: give the base model."
         )
@@ -71,13 +158,8 @@ def read_moments(folder: Path, model: nn.Module) -> AdamMoments:
     Raises:
         ValueError: If the folder holds no state of an Adam over the weights it holds.
     """
-    path = folder / "optimizer.pt"
-    if not path.exists():
-        raise ValueError(
-            f"`checkpoints` must hold the optimizer's state, got no optimizer.pt in {folder.name!r}: save without "
-            "`save_only_model`, or add `adam=False` for plain gradients."
-        )
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    check_optimizer(folder)
+    state = _read_optimizer(folder / OPTIMIZER)
     names = _optimizer_order(model, set(read_weights(folder, model)))
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -119,15 +201,32 @@ def logged_rates(folders: Sequence[Path]) -> list[float]:
         ]
         if not logged:
             raise ValueError(
-                f"`rates` must be given, got no learning rate logged in {folder.name!r} after step {begin}: pass "
-                "`rates=[…]`, one per checkpoint."
+                f"`rates` must be given, got no learning rate logged in {folder.name!r} after step {begin}: pass one "
+                "per checkpoint."
             )
         rates.append(sum(logged) / len(logged))
     return rates
 
 
+def saved_step(folder: Path) -> int | None:
+    """The step at which a checkpoint was saved; None where it does not tell."""
+    try:
+        return int(json.loads((folder / STATE).read_text())["global_step"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+
+
 def _trainer_state(folder: Path) -> dict[str, Any]:
-    path = folder / "trainer_state.json"
+    """What the Trainer noted.
+
+    Raises:
+        ValueError: If there is nothing, or it is damaged.
+    """
+    path = folder / STATE
     if not path.exists():
-        raise ValueError(f"`rates` must be given, got no trainer_state.json in {folder.name!r}: pass `rates=[…]`.")
-    return json.loads(path.read_text())
+        raise ValueError(f"`rates` must be given, got no {STATE} in {folder.name!r}: pass one per checkpoint.")
+    try:
+        state = json.loads(path.read_text())
+        return {"global_step": int(state["global_step"]), "log_history": list(state["log_history"])}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        _refuse_damaged(path, error, ", or pass `rates`, one per checkpoint")

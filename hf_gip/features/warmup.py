@@ -17,6 +17,7 @@ from torch import Tensor
 from hf_gip.disk import CACHE, written
 from hf_gip.features.aside import write_aside
 from hf_gip.features.files import readable
+from hf_gip.features.pace import say_if_long
 from hf_gip.features.proxy import ProxyTrainer
 from hf_gip.features.reader import GradientReader
 from hf_gip.features.subspace import weight_vector
@@ -114,7 +115,9 @@ def warm_up(
                     mean = sum(plan.rate(epoch * per_epoch + each, steps) for each in range(per_epoch)) / per_epoch
                     _checkpoint(folder, trainer, epoch + 1, mean)
                 if step == first:
-                    logger.info("%d steps: about %.0f s", steps, (time.monotonic() - began) * (steps - first))
+                    left = (time.monotonic() - began) * (steps - first)
+                    logger.info("%d steps: about %.0f s", steps, left)
+                    say_if_long(f"a warm-up run of {steps - first:,} steps", left, "if stopped, it goes on there")
                 if time.monotonic() - saved >= SAVE_SECONDS or place + 1 == per_epoch:
                     write_aside(_state_path(folder), trainer.state(), {"step": str(step + 1)})
                     saved = time.monotonic()
