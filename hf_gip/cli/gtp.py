@@ -40,7 +40,7 @@ def gtp_command(
     subspace: Annotated[
         Literal["random", "snapshots"], typer.Option(help="A sketch, or the directions in which the weights move.")
     ] = "random",
-    dims: Annotated[int, typer.Option(help="Width per checkpoint at most.")] = 2048,
+    dims: Annotated[int, typer.Option(help="Width per checkpoint at most.")] = 4096,
     adam: Annotated[
         bool, typer.Option("--adam", help="The pool's gradients through Adam's moments, as in LESS.")
     ] = False,

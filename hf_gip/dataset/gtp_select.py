@@ -37,7 +37,7 @@ def gtp_select(
     columns: Sequence[str] | None = None,
     parameters: str = "lora",
     subspace: Literal["random", "snapshots"] = "random",
-    dims: int | None = 2048,
+    dims: int | None = 4096,
     adam: bool = False,
     ridge: float | None = None,
     share: float = 0.05,
