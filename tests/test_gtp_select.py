@@ -204,7 +204,7 @@ def test_bars_say_whose_gradients_and_where_and_the_cost_is_said_once(
     told = (
         r"hf-gip: gradients of 50 rows in 25 batches at 3 checkpoints: 20 dims, 0 MB on disk; if stopped, it goes on "
     )
-    assert re.fullmatch(told + r"on there, about \d+ s \(\d+\.\d rows/s\)", said[1])
+    assert re.fullmatch(told + r"there, about \d+ s \(\d+\.\d rows/s\)", said[1])
     assert all(line.startswith("hf-gip: the pursuit of 5 rows: residual ") for line in said[2:])
     assert len(said) == 3
     NotedBar.shown.clear()
