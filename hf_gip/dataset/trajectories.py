@@ -96,8 +96,8 @@ def gradient_trajectories(
         parameters: Whose gradients: `"lora"`, `"last_layer"` or a pattern of layer names.
         subspace: `"random"`, the LESS recipe, one seeded sketch; or `"snapshots"`: the principal components of the
             weights along each epoch (or of the checkpoints so far), which evolve along the run.
-        dims: Width per checkpoint at most; 8192 in LESS, whose error is 0.7 times as large. None: never project, or all
-            components.
+        dims: Width per checkpoint at most; 8192 in LESS, whose error is 0.7 times as large. None: never project,
+            or all components.
         adam: Whether the pool's gradients are seen through Adam's moments, as in LESS; `gtp_select` leaves it out.
         share: Part of the pool that the warm-up run trains on.
         epochs: Passes of the warm-up run.
