@@ -170,13 +170,13 @@ def test_a_pick_is_explained_by_what_it_added(tmp_path: Path, capsys: pytest.Cap
     other = next(row for row in range(30) if row not in chosen.indices.tolist())
     message = (
         f"`row` must be one of the 6 chosen rows, got {other}: what a row left out would have added needs its "
-        "gradient, which only a frozen proxy (`update_every=None`, `--frozen`) still gives."
+        "gradient, which only a frozen proxy (`update_every=None`) still gives."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         chosen.explain(other)
     capsys.readouterr()
     words = ["explain", tmp_path / "out", other, "--source", tmp_path / "pool.parquet"]
-    assert refusal(capsys, *words, "--model", "any") == message
+    assert refusal(capsys, *words, "--model", "any") == message.replace("update_every=None", "--frozen")
     assert refusal(capsys, *words, "--checkpoint", "any") == (
         "`--checkpoint` must be left out for a subset chosen by spice, got ['any']: it was chosen without one."
     )

@@ -46,7 +46,7 @@ def explain_pick(selection: Selection, row: int) -> SpiceExplanation:
     if row not in picks:
         raise ValueError(
             f"`row` must be one of the {len(picks)} chosen rows, got {row!r}: what a row left out would have added "
-            "needs its gradient, which only a frozen proxy (`update_every=None`, `--frozen`) still gives."
+            "needs its gradient, which only a frozen proxy (`update_every=None`) still gives."
         )
     at = picks.index(row)
     gain, overlap, conflict = (
