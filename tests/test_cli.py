@@ -190,6 +190,7 @@ def test_arguments_of_python_are_called_by_the_options_of_the_command() -> None:
     assert in_its_words("`parameters='hidden'`: add `update_every=None`.", ["spice"]) == (
         "`--parameters hidden`: add `--frozen`."
     )
+    assert in_its_words('`parameters="*.down_proj"`', ["gtp"]) == '`--parameters "*.down_proj"`'
     assert in_its_words("`adam=True`, or `adam=False`.", ["gtp"]) == "`--adam`, or no `--adam`."
     assert in_its_words("`folder`", ["select"]) == "`--out`"
     for command in ([], ["--help"], ["nonsense"], ["push"]):
@@ -277,6 +278,9 @@ def test_a_saved_pick_is_explained_and_reported(
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith(f"Row {picks[2]['index']} was pick 3 and added {picks[2]['gain']:.4g} ")
     assert hf_gip("report", "out", "--out", "page.html") == 0
+    assert refusal(capsys, "report", "out", "--encoder", "lexical") == (
+        "`--encoder` is for a page with the pool, got no `--source`: give it, or leave both out."
+    )
     bare = (tmp_path / "page.html").read_text()
     assert bare.startswith("<!doctype html>")
     assert hf_gip("report", "out", "--source", source, "--out", "whole.html") == 0

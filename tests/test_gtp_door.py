@@ -85,6 +85,13 @@ def test_a_saved_subset_is_selected_again(tmp_path: Path, targeted: bool) -> Non
     assert again.verdict == "same picks"
     with pytest.raises(ValueError, match=r"^`model` must be the recorded proxy "):
         hf_gip.reproduce(tmp_path / "out", source=pool(), target=options["target"], model=tiny_model(seed=1))
+    with pytest.raises(ValueError, match=r"^`checkpoints` must be left out, got list: the subset was chosen along a "):
+        hf_gip.reproduce(tmp_path / "out", target=options["target"], checkpoints=["run"], **given)
+    if not targeted:
+        with pytest.raises(
+            ValueError, match=r"^`target` must be left out, got Dataset: the subset was chosen towards "
+        ):
+            hf_gip.reproduce(tmp_path / "out", target=goal(), **given)
     if targeted:
         other = Dataset.from_list(tiny_rows(5, seed=4))
         message = (
@@ -193,3 +200,16 @@ def test_rows_are_explained_by_what_they_match(tasks: int, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"^`row` must be a row of the pool, 0 to 29, got 30\.$"):
         chosen.explain(30)
     assert chosen.report(tmp_path / "page.html").exists()
+
+
+def test_subtasks_are_given_again_in_any_order_and_a_proxy_from_a_folder_of_any_name(tmp_path: Path) -> None:
+    rows, tokenizer = word_rows(24), word_tokenizer(24)
+    tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    tasks = {"a": rows.select(range(3)), "b": rows.select(range(20, 24))}
+    chosen = hf_gip.gtp_select(rows, 5, model=str(tmp_path / "model"), target=tasks, **(RUN | {"dims": 100}))
+    hf_gip.save_subset(chosen, tmp_path / "out")
+    (tmp_path / "model").rename(tmp_path / "moved")
+    other_way = {"b": tasks["b"], "a": tasks["a"]}
+    given: dict[str, Any] = {"source": rows, "model": str(tmp_path / "moved"), "device": "cpu"}
+    assert hf_gip.reproduce(tmp_path / "out", target=other_way, **given).verdict == "same picks"

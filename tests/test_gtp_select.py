@@ -462,6 +462,8 @@ def test_a_trainers_checkpoints_bring_their_weights_moments_and_rates(tmp_path: 
     assert torch.allclose(found.features[-1].load(), expected.features, atol=1e-4)
     moved = hf_gip.gradient_trajectories(rows, model=base, subspace="snapshots", adam=False, **options)
     assert [features.d for features in moved.features] == [2, 2, 2]
+    again = hf_gip.gradient_trajectories(rows, model=base, rates=np.array(found.rates), **options)
+    assert again.rates == pytest.approx(found.rates)
     if not lora:  # LoRA layers put around whole weights
         around = options | {"parameters": "lora", "seed": 5}
         found = hf_gip.gradient_trajectories(rows, model=base, adam=False, **around)

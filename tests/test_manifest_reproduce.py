@@ -83,6 +83,8 @@ def test_what_is_given_again_must_be_what_it_was(tmp_path: Path, whiten: bool) -
     chosen = hf_gip.gip_select(pool(), 5, whiten=whiten, device="cpu", **given)
     hf_gip.save_subset(chosen, tmp_path / "out")
     assert hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu", **given).verdict == "same picks"
+    wider = {name: matrix.astype(np.float64) for name, matrix in given.items()}
+    assert hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu", **wider).verdict == "same picks"
     whats = {
         "features": "the vectors that the subset was chosen by",
         "target": "the rows that the subset was chosen towards",
@@ -117,6 +119,25 @@ def test_rows_that_were_a_target_must_be_the_same(tmp_path: Path, options: dict[
     for wrong in (target.select_columns(["good"]), np.ones((10, 4), np.float32), ["alpha"]):
         with pytest.raises(ValueError, match=refused + r"of another kind: give those of hash [0-9a-f]{12}…\.$"):
             hf_gip.reproduce(tmp_path / "out", target=wrong, **given)
+
+
+def test_a_target_from_a_csv_file_is_the_same_though_an_empty_text_is_missing_there(tmp_path: Path) -> None:
+    target = Dataset.from_dict({"text": ["tree moon", "", "loop"]})
+    chosen = hf_gip.gip_select(pool(), 5, target=target, encoder="lexical", device="cpu")
+    hf_gip.save_subset(chosen, tmp_path / "out")
+    missing = Dataset.from_dict({"text": ["tree moon", None, "loop"]})
+    assert hf_gip.reproduce(tmp_path / "out", source=pool(), target=missing, device="cpu").verdict == "same picks"
+
+
+def test_what_cannot_count_is_not_taken_again(tmp_path: Path) -> None:
+    hf_gip.save_subset(hf_gip.gip_select(pool(), 5, encoder="lexical", device="cpu"), tmp_path / "out")
+    for name, why in {
+        "target": "the manifest holds what it needs",
+        "exclude": "the subset was kept away from no rows",
+        "features": "the rows were chosen by their texts",
+    }.items():
+        with pytest.raises(ValueError, match=rf"^`{name}` must be left out, got ndarray: {why}\.$"):
+            hf_gip.reproduce(tmp_path / "out", source=pool(), **{name: np.ones((40, 4))})
 
 
 def test_an_encoder_in_a_folder_must_have_the_same_files(tmp_path: Path) -> None:
@@ -180,7 +201,14 @@ def test_the_weights_installed_as_a_package_need_not_be_given_again(
     told = {"kind": "text", "encoder": "model", "files": folder_digest(tmp_path / "model"), "template": None}
     told |= {"columns": ["text"]}
     assert _features(told, {})["encoder"] == str(tmp_path / "model")
-    assert _features(told, {"encoder": "here"})["encoder"] == "here"
+    (tmp_path / "model" / ".cache").mkdir()
+    (tmp_path / "model" / ".cache" / "download").write_text("where from")  # tools leave such
+    copy = str((tmp_path / "model").rename(tmp_path / "copy"))
+    assert _features(told, {"encoder": copy})["encoder"] == copy
+    told_where = r"^`encoder` must be the folder that the subset was chosen with, got 'lexical': name it\.$"
+    with pytest.raises(ValueError, match=told_where):
+        _features(told, {"encoder": "lexical"})
+    Path(copy).rename(tmp_path / "model")
     (tmp_path / "model" / "weights").write_bytes(b"others")
     with pytest.raises(ValueError, match=r"^`encoder` must be given again: the manifest names 'model'"):
         _features(told, {})

@@ -81,6 +81,7 @@ def in_its_words(sentence: str, command: list[str]) -> str:
         flag, value = flags.get(match["name"]), (match["value"] or "").strip("\"'")
         if flag is None or value == "None":
             return match[0]
+        value = f'"{value}"' if "*" in value else value  # a shell would look for files of that name
         return f"no `{flag}`" if value == "False" else f"`{f'{flag} {value}'.removesuffix(' True').strip()}`"
 
     sentence = sentence.replace("`update_every=None`", "`--frozen`").replace("=[…]`", '="…"`')

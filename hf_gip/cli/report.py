@@ -59,6 +59,8 @@ def report_command(
     from hf_gip.manifest.save import load_folder
     from hf_gip.page.run import write_run_page
 
+    if source is None:
+        _check_needless(options)
     if source is not None:
         manifest, selection = read_saved(Path(folder))
         page = _with_pool(manifest, selection, pool_again(manifest, Path(folder), source), options, out)
@@ -67,6 +69,17 @@ def report_command(
     else:
         page = write_report(load_folder(folder), out)
     console().print(Text(f"Wrote {str(page)!r}."))
+
+
+def _check_needless(options: dict[str, Any]) -> None:
+    """Raise if something is given again that only a page with the pool takes.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    for name in ("target", "features", "encoder", "exclude"):
+        if options[name] is not None:
+            raise ValueError(f"`{name}` is for a page with the pool, got no `source`: give it, or leave both out.")
 
 
 def _with_pool(

@@ -100,11 +100,15 @@ def vectors_request(name: str, options: dict[str, Any]) -> Any:
 
 
 def rows_digest(rows: Dataset, columns: Sequence[str]) -> str:
-    """SHA-256 of the values in these columns, row by row: the same however the rows are stored."""
+    """SHA-256 of the values in these columns, row by row: the same however the rows are stored.
+
+    A missing text counts as an empty one, which is how texts are read and what a CSV file makes of it.
+    """
     digest = hashlib.sha256()
     for table in rows.select_columns(sorted(columns)).with_format("arrow").iter(batch_size=BATCH_ROWS):
         for row in table.to_pylist():  # pyright: ignore[reportAttributeAccessIssue] — a table, by its format
-            digest.update(f"{json.dumps(row, sort_keys=True, default=str)}\n".encode())
+            values = {name: "" if value is None else value for name, value in row.items()}
+            digest.update(f"{json.dumps(values, sort_keys=True, default=str)}\n".encode())
     return digest.hexdigest()
 
 

@@ -155,6 +155,8 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
     if folders is not None:
         wanted = {name: options[name] for name in ("model", "parameters", "adam")}
         check_folders(folders, options["rates"], snapshots=options["subspace"] == "snapshots", **wanted)
+        if options["rates"] is not None:  # of any sequence, an array among them, the plain numbers that a record takes
+            options = options | {"rates": [float(rate) for rate in options["rates"]]}
     named = name_model(options["model"], options["tokenizer"], device=check_device(options["device"]))
     apart = ("model", "tokenizer", "target", "checkpoints", "device", "batch_size")
     request = {name: value for name, value in options.items() if name not in apart} | {

@@ -139,9 +139,12 @@ class _LoadedModel:
 
 
 def folder_digest(folder: Path) -> str:
-    """A digest over the files that make a model: every regular file's name and content."""
+    """A digest over the files that make a model: every regular file's name and content, hidden ones apart."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        inside = path.relative_to(folder).parts
+        if "__pycache__" in inside or any(part.startswith(".") for part in inside):  # of tools, not of the model
+            continue
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(json.dumps([path.relative_to(folder).as_posix(), content]).encode())

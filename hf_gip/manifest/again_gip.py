@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
-from hf_gip.manifest.given import check_encoder, check_vectors
+from hf_gip.manifest.given import check_encoder, check_needless, check_vectors
 from hf_gip.manifest.schema import Manifest
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def recorded_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[str, 
         given: What a manifest cannot hold, by argument: `target`, `features`, `encoder`, `exclude`.
     """
     recipe, scores, excluded = manifest.recipe, manifest.recipe.get("scores"), manifest.recipe.get("excluded")
+    if not excluded:
+        check_needless("exclude", given.get("exclude"), "the subset was kept away from no rows")
     return {
         "objective": manifest.parameters["objective"],
         "noise": manifest.parameters["noise"],
@@ -68,6 +70,7 @@ def _limits(told: Mapping[str, Any], picks: list[int]) -> dict[str, Any]:
 
 def _vectors(name: str, recipe: dict[str, Any], given: Any, features: Mapping[str, Any]) -> Any:
     if recipe["kind"] in ("pool", "texts"):
+        check_needless(name, given, "the manifest holds what it needs")
         return recipe.get("texts")
     value = _again(name, given, f"a {recipe['kind']}")
     check_vectors(name, recipe, value, features.get("column"))
@@ -77,6 +80,9 @@ def _vectors(name: str, recipe: dict[str, Any], given: Any, features: Mapping[st
 def _features(features: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     from hf_gip.features.encoders import installed_copy
 
+    if features["kind"] != "matrix":
+        by = "their texts" if features["kind"] == "text" else "a column of theirs"
+        check_needless("features", given.get("features"), f"the rows were chosen by {by}")
     if features["kind"] == "column":
         return {"features": features["column"]}
     if features["kind"] == "matrix":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 
 from hf_gip.manifest.again_spice import recorded_proxy
-from hf_gip.manifest.given import check_checkpoints, check_tasks
+from hf_gip.manifest.given import check_checkpoints, check_needless, check_tasks, in_recorded_order
 from hf_gip.manifest.schema import Manifest
 
 if TYPE_CHECKING:
@@ -56,9 +56,14 @@ def recorded_gtp_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[s
         names = ", ".join(point["name"] for point in recipe["checkpoints"])
         raise ValueError(f"`checkpoints` must be given again: the manifest names {names} and does not hold them.")
     if tasks:
+        target = in_recorded_order(tasks, target)
         check_tasks(tasks, target)
+    else:
+        check_needless("target", target, "the subset was chosen towards its own pool")
     if warm_up is None and folders is not None:
         check_checkpoints(recipe["checkpoints"], folders)
+    else:
+        check_needless("checkpoints", folders, "the subset was chosen along a warm-up run of its own")
     return {
         "model": model,
         "tokenizer": tokenizer,

@@ -40,6 +40,29 @@ def check_taken(method: str, given: Mapping[str, Any]) -> None:
             )
 
 
+def check_needless(name: str, value: Any, held: str) -> None:
+    """Raise if something is given again that cannot count.
+
+    Args:
+        name: The argument.
+        value: What was given again.
+        held: Why it cannot.
+
+    Raises:
+        ValueError: If there is a value.
+    """
+    if value is not None:
+        raise ValueError(f"`{name}` must be left out, got {type(value).__name__}: {held}.")
+
+
+def in_recorded_order(recorded: Sequence[Mapping[str, Any]], target: Any) -> Any:
+    """Subtasks given under the recorded names in the order recorded; anything else as it is."""
+    names = [task["name"] for task in recorded]
+    if isinstance(target, Mapping) and set(target) == set(names):
+        return {name: target[name] for name in names}
+    return target
+
+
 def check_vectors(name: str, recipe: Mapping[str, Any], given: Any, column: str | None = None) -> None:
     """Raise unless `given` is what GIP's recipe names; one without a hash, as older versions wrote, names nothing.
 
@@ -65,7 +88,11 @@ def check_vectors(name: str, recipe: Mapping[str, Any], given: Any, column: str 
             _vectors_digest(given, column) if recipe.get("columns") is None else _rows_digest(given, recipe["columns"])
         )
     elif recipe["kind"] == "matrix" and not isinstance(given, Dataset):
-        found = digest(as_matrix(name, given, "a matrix, as it was"))
+        matrix = as_matrix(name, given, "a matrix, as it was")
+        alike = (
+            digest(each) for each in (matrix, matrix.float(), matrix.double())
+        )  # datasets and lists change the type
+        found = next((each for each in alike if each == recorded), digest(matrix))
     _same(name, recorded, found)
 
 
@@ -90,10 +117,13 @@ def check_checkpoints(recorded: Sequence[Mapping[str, Any]], folders: Sequence[A
     """Raise unless `folders` hold the recorded checkpoints, in their order; what is no folder is refused later.
 
     Raises:
+        TypeError: If it is a single one.
         ValueError: If they hold others.
     """
     from hf_gip.features.encoders import folder_digest
 
+    if isinstance(folders, str | Path):
+        raise TypeError(f"`checkpoints` must be a list of folders, got {str(folders)!r}.")
     if len(recorded) != len(folders):
         raise ValueError(f"`checkpoints` must be the {len(recorded)} recorded folder(s), got {len(folders)}.")
     for point, folder in zip(recorded, folders, strict=True):
@@ -102,14 +132,18 @@ def check_checkpoints(recorded: Sequence[Mapping[str, Any]], folders: Sequence[A
 
 
 def check_encoder(recipe: Mapping[str, Any], encoder: Any) -> None:
-    """Raise unless a folder given as `encoder` holds the recorded files.
+    """Raise unless a name given as `encoder`, where it was a folder, is one that holds the recorded files.
 
     Raises:
-        ValueError: If it holds others.
+        ValueError: If it holds others, or is no folder.
     """
     from hf_gip.features.encoders import folder_digest
 
-    if recipe.get("files") is not None and isinstance(encoder, str) and Path(encoder).expanduser().is_dir():
+    if recipe.get("files") is not None and isinstance(encoder, str):
+        if not Path(encoder).expanduser().is_dir():
+            raise ValueError(
+                f"`encoder` must be the folder that the subset was chosen with, got {encoder!r}: name it."
+            )
         _same("encoder", recipe["files"], folder_digest(Path(encoder).expanduser()))
 
 
