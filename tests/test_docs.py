@@ -24,7 +24,7 @@ from hf_gip.dataset.rate import Endpoint
 pytestmark = pytest.mark.hub
 ELSEWHERE = {
     "pip install hf-gip": ".ci/wheel.py",
-    "make demo": "tests/test_interrupt.py",
+    "make demo": "tests/test_examples.py",
     "make test": "Makefile",
     "torchrun --nproc-per-node 8 examples/select_many_gpus.py": "tests/test_examples.py",
     "python benchmarks/quality.py": "tests/test_evidence.py",

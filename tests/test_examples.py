@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import config
 
-from hf_gip import gip
+from hf_gip import gip, load_subset
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -36,6 +36,18 @@ def test_a_subset_is_saved_checked_and_chosen_again(data: Path, tmp_path: Path) 
     said = run("publish.py", data / "alpaca.parquet", data / "gsm8k_test.parquet", "out", cwd=tmp_path)
     assert "out: verified" in said
     assert "same picks: 200 of 200 rows in common" in said
+
+
+def test_the_demo_does_the_main_job_on_fewer_rows(tmp_path: Path) -> None:
+    fewer = (
+        f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\nimport demo\ndemo.ROWS, demo.PICKS = 150, 12\ndemo.main()"
+    )
+    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-c", fewer]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "12 picks towards asyncio" in done.stdout
+    assert len(load_subset(tmp_path / "demo-output" / "subset")) == 12
 
 
 def test_the_notebook_runs_and_was_saved_with_what_it_showed(
