@@ -109,7 +109,9 @@ def main() -> None:
         found = {"picks": choices(rank, world), "faults": faults(rank, world)}
         if mode == "dataset":
             found["selected"] = selected(out)
-    (out / f"{mode}-{world}-{rank}.json").write_text(json.dumps(found))
+    part = out / f"{mode}-{world}-{rank}.part"
+    part.write_text(json.dumps(found))  # a launcher that ends the job may end this rank here
+    part.rename(part.with_suffix(".json"))
     dist.destroy_process_group()  # left to the end of the process, its threads now and then abort it
 
 

@@ -70,7 +70,8 @@ def _limits(told: Mapping[str, Any], picks: list[int]) -> dict[str, Any]:
 
 def _vectors(name: str, recipe: dict[str, Any], given: Any, features: Mapping[str, Any]) -> Any:
     if recipe["kind"] in ("pool", "texts"):
-        check_needless(name, given, "the manifest holds what it needs")
+        if not isinstance(given, list | tuple) or list(given) != recipe.get("texts"):  # the same texts do no harm
+            check_needless(name, given, "the manifest holds what it needs")
         return recipe.get("texts")
     value = _again(name, given, f"a {recipe['kind']}")
     check_vectors(name, recipe, value, features.get("column"))
