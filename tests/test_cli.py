@@ -279,7 +279,7 @@ def test_a_saved_pick_is_explained_and_reported(
     assert said.startswith(f"Row {picks[2]['index']} was pick 3 and added {picks[2]['gain']:.4g} ")
     assert hf_gip("report", "out", "--out", "page.html") == 0
     assert refusal(capsys, "report", "out", "--encoder", "lexical") == (
-        "`--encoder` is for a page with the pool, got no `--source`: give it, or leave both out."
+        "`--encoder` must be left out, got 'lexical': only a page with the pool, `--source`, takes it."
     )
     bare = (tmp_path / "page.html").read_text()
     assert bare.startswith("<!doctype html>")
@@ -305,7 +305,7 @@ def test_a_saved_pick_is_explained_and_reported(
         "`--source` must be the pool that the rows of 'two' were chosen from, got other rows (first at row "
     )
     assert refusal(capsys, "explain", "out", 3, "--source", source, "--checkpoint", "run") == (
-        "`--checkpoint` must be left out for a subset chosen by gip, got ['run']: it was chosen without one."
+        "`--checkpoint` must be left out, got ['run']: a subset chosen by gip has none."
     )
     assert refusal(capsys, "explain", "out", 4_000, "--source", source) == (
         "`row` must be a row of the pool, 0 to 39, got 4000."

@@ -106,7 +106,7 @@ def test_a_saved_subset_is_selected_again(tmp_path: Path, options: dict[str, Any
 def test_what_spice_never_had_is_refused(tmp_path: Path) -> None:
     hf_gip.save_subset(hf_gip.spice_select(pool(), 3, model=tiny_model()), tmp_path / "out")
     for name in ("target", "checkpoints", "features", "encoder", "exclude"):
-        message = f"`{name}` must be left out for a subset chosen by spice, got ['x']: it was chosen without one."
+        message = f"`{name}` must be left out, got ['x']: a subset chosen by spice has none."
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             hf_gip.reproduce(tmp_path / "out", source=pool(), model=tiny_model(), **{name: ["x"]})
 
@@ -178,7 +178,7 @@ def test_a_pick_is_explained_by_what_it_added(tmp_path: Path, capsys: pytest.Cap
     words = ["explain", tmp_path / "out", other, "--source", tmp_path / "pool.parquet"]
     assert refusal(capsys, *words, "--model", "any") == message.replace("update_every=None", "--frozen")
     assert refusal(capsys, *words, "--checkpoint", "any") == (
-        "`--checkpoint` must be left out for a subset chosen by spice, got ['any']: it was chosen without one."
+        "`--checkpoint` must be left out, got ['any']: a subset chosen by spice has none."
     )
     with pytest.raises(ValueError, match=r"^`row` must be a row of the pool, 0 to 29, got 30\.$"):
         chosen.explain(30)

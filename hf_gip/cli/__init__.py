@@ -82,7 +82,9 @@ def in_its_words(sentence: str, command: list[str]) -> str:
         if flag is None or value == "None":
             return match[0]
         value = f'"{value}"' if "*" in value else value  # a shell would look for files of that name
-        return f"no `{flag}`" if value == "False" else f"`{f'{flag} {value}'.removesuffix(' True').strip()}`"
+        if value == "False":
+            return f"no `{flag}`"
+        return f"`{flag} {value}`" if value not in ("", "True") else f"`{flag}`"
 
     sentence = sentence.replace("`update_every=None`", "`--frozen`").replace("=[…]`", '="…"`')
     return re.sub(r"`(?P<name>\w+)(=(?P<value>\"[^\"`]+\"|'[^'`]+'|True|False))?`", word, sentence)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hf_gip.core.selection import Selection
     from hf_gip.manifest.schema import Manifest
 
+AGAIN = ("target", "exclude", "features", "encoder")  # what the page of a subset chosen by `select` may need
+
 
 def report_command(
     folder: Annotated[str, typer.Argument(help="A folder written by `hf-gip select`, or a run's output_dir.")],
@@ -55,12 +57,14 @@ def report_command(
 
     from hf_gip.cli.output import console
     from hf_gip.dataset.report import write_report
+    from hf_gip.manifest.given import check_needless
     from hf_gip.manifest.run import RUN
     from hf_gip.manifest.save import load_folder
     from hf_gip.page.run import write_run_page
 
     if source is None:
-        _check_needless(options)
+        for name in AGAIN:
+            check_needless(name, options[name], "only a page with the pool, `source`, takes it")
     if source is not None:
         manifest, selection = read_saved(Path(folder))
         page = _with_pool(manifest, selection, pool_again(manifest, Path(folder), source), options, out)
@@ -71,38 +75,20 @@ def report_command(
     console().print(Text(f"Wrote {str(page)!r}."))
 
 
-def _check_needless(options: dict[str, Any]) -> None:
-    """Raise if something is given again that only a page with the pool takes.
-
-    Raises:
-        ValueError: Naming it.
-    """
-    for name in ("target", "features", "encoder", "exclude"):
-        if options[name] is not None:
-            raise ValueError(f"`{name}` is for a page with the pool, got no `source`: give it, or leave both out.")
-
-
 def _with_pool(
     manifest: "Manifest", selection: "Selection", pool: "Dataset", options: dict[str, Any], out: Path
 ) -> Path:
-    """The page with all that the pool can add; of SPICE and GTP these are the rows alone.
-
-    Raises:
-        ValueError: If something is given again that the page does not use.
-    """
+    """The page with all that the pool can add; of SPICE and GTP these are the rows alone."""
     from hf_gip.dataset.evidence import recorded_evidence
     from hf_gip.dataset.report import write_report
     from hf_gip.manifest.again_gip import recorded_options
+    from hf_gip.manifest.given import check_needless
 
     if manifest.method == "gip":
         given = given_again(manifest, selection, options)
         return recorded_evidence(pool, recorded_options(manifest, given)).report(selection, out)
-    for name in ("target", "exclude", "features", "encoder"):
-        if options[name] is not None:
-            raise ValueError(
-                f"`{name}` must be left out, got {options[name]!r}: a page about rows chosen by {manifest.method} "
-                "does not use it."
-            )
+    for name in AGAIN:
+        check_needless(name, options[name], f"a page about rows chosen by {manifest.method} does not use it")
     rows = pool.select(selection.indices.numpy())
     setattr(rows, "selection", selection)  # noqa: B010 — an attribute of this instance
     return write_report(rows, out)

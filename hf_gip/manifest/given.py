@@ -6,6 +6,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from hf_gip.core.checks import shown
+
 SHOWN = 12  # hex digits of a hash
 WHAT = {
     "target": "the rows that the subset was chosen towards",
@@ -23,21 +25,10 @@ TAKES = {  # method: what it may need again
 
 
 def check_taken(method: str, given: Mapping[str, Any]) -> None:
-    """Raise if something is given again that the method never had.
-
-    Raises:
-        ValueError: Naming it.
-    """
-    from hf_gip.core.checks import shown
-
+    """Raise if something is given again that the method never had."""
     known = {name for names in TAKES.values() for name in names}
     for name in sorted(known - set(TAKES.get(method, known))):
-        value = given.get(name)
-        if value is not None:
-            got = shown(value) if isinstance(value, str | list) else type(value).__name__
-            raise ValueError(
-                f"`{name}` must be left out for a subset chosen by {method}, got {got}: it was chosen without one."
-            )
+        check_needless(name, given.get(name), f"a subset chosen by {method} has none")
 
 
 def check_needless(name: str, value: Any, held: str) -> None:
@@ -52,7 +43,8 @@ def check_needless(name: str, value: Any, held: str) -> None:
         ValueError: If there is a value.
     """
     if value is not None:
-        raise ValueError(f"`{name}` must be left out, got {type(value).__name__}: {held}.")
+        got = shown(value) if isinstance(value, str | list) else type(value).__name__
+        raise ValueError(f"`{name}` must be left out, got {got}: {held}.")
 
 
 def in_recorded_order(recorded: Sequence[Mapping[str, Any]], target: Any) -> Any:
@@ -89,9 +81,8 @@ def check_vectors(name: str, recipe: Mapping[str, Any], given: Any, column: str 
         )
     elif recipe["kind"] == "matrix" and not isinstance(given, Dataset):
         matrix = as_matrix(name, given, "a matrix, as it was")
-        alike = (
-            digest(each) for each in (matrix, matrix.float(), matrix.double())
-        )  # datasets and lists change the type
+        typed = (matrix, matrix.float(), matrix.double())  # datasets and lists change the type
+        alike = (digest(each) for each in typed)
         found = next((each for each in alike if each == recorded), digest(matrix))
     _same(name, recorded, found)
 
