@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Trainer
 from trl.trainer.sft_trainer import SFTTrainer
 
-from hf_gip.manifest.hashing import digest_of, row_hashes
+from hf_gip.hashing import hash_lines, row_hashes
 
 from .host import packing_of, prepare
 from .packs import Packing, no_bars
@@ -55,7 +55,7 @@ def fingerprint(rows: Dataset, lengths: Tensor) -> str:
     if "input_ids" in rows.column_names:
         sample = torch.linspace(0, len(rows) - 1, min(MARKS, len(rows))).long()
         marks = list(row_hashes(rows.select(sample.tolist()), ["input_ids"]))
-    return digest_of([*lengths.tolist(), *marks])
+    return hash_lines([*lengths.tolist(), *marks])
 
 
 def _prepared(trainer: Trainer, rows: Dataset) -> Dataset:

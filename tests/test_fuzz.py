@@ -161,11 +161,11 @@ def test_the_record_of_a_run_is_data(tmp_path: Path, value: Any, spoil: Callable
 
 @pytest.mark.parametrize("index", [["a", "b"], [None, 1], [[1], [2]], [2**62, 0], [0.5, 1.5]])
 def test_a_selection_of_a_run_may_hold_anything(tmp_path: Path, index: list[Any]) -> None:
-    from hf_gip.manifest.hashing import file_sha256
+    from hf_gip.hashing import hash_file
 
     (tmp_path / "gip").mkdir()
     selection_file(path := tmp_path / "gip" / "selection_epoch_00000.parquet", index=index, epoch=[0, 0])
-    file = {"epoch": 0, "step": 0, "file": path.name, "sha256": file_sha256(path), "rows": 2}
+    file = {"epoch": 0, "step": 0, "file": path.name, "sha256": hash_file(path), "rows": 2}
     run = {"model": "m", "pool_rows": 5, "parameters": {}, "rounds": [file]}
     (tmp_path / "gip" / "run.json").write_text(json.dumps(run))
     assert "selections" in [check.name for check in verify_run(tmp_path).failed]
@@ -211,12 +211,12 @@ def test_a_bergson_store_is_data(tmp_path: Path, value: Any, name: str) -> None:
 def test_a_gradient_store_is_data(
     tmp_path: Path, value: Any, spoil: Callable[[bytes], bytes], wrong_note: bool
 ) -> None:
-    from hf_gip.features.identity import content_id
+    from hf_gip.hashing import hash_json
 
     identity: Any = {"rows": value if wrong_note else 4}
     (tmp_path / "gradients.json").write_text(json.dumps(identity))
     tensors = {"features": torch.ones(4, 3), "rows": torch.arange(4)}
-    note = {"identity": content_id({"rows": 4}), "left_out": "0", "truncated": "0"}
+    note = {"identity": hash_json({"rows": 4}), "left_out": "0", "truncated": "0"}
     save_file(tensors, shard := tmp_path / "gradients-00000.safetensors", note)
     shard.write_bytes(spoil(shard.read_bytes()))
     if (store := refuses(lambda: open_store(tmp_path))) is not None:

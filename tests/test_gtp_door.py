@@ -16,7 +16,7 @@ from training import tiny_llama, word_rows, word_tokenizer
 
 import hf_gip
 from hf_gip.dataset.requests import rows_digest
-from hf_gip.features.encoders import folder_digest
+from hf_gip.hashing import hash_folder
 from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
 
 RUN: dict[str, Any] = {"share": 0.5, "epochs": 2, "learning_rate": 0.02, "seed": 3}
@@ -140,7 +140,7 @@ def test_checkpoints_of_a_trainer_are_given_again(tmp_path: Path, capsys: pytest
     assert f"Row {row} is number 1 with weight " in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"^`checkpoints` must be given again: the manifest names checkpoint-"):
         hf_gip.reproduce(tmp_path / "out", source=rows, **given)
-    first, last = (folder_digest(Path(folder))[:12] for folder in (folders[0], folders[-1]))
+    first, last = (hash_folder(Path(folder))[:12] for folder in (folders[0], folders[-1]))
     message = (
         "`checkpoints` must be the folders that the subset was chosen along, got others "
         f"in {Path(folders[-1]).name!r} (hash {last}…): give those of hash {first}…."

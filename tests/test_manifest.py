@@ -17,7 +17,7 @@ from much import peak_memory
 from saved import pool, save
 
 import hf_gip
-from hf_gip.manifest.hashing import canonical, row_hashes
+from hf_gip.hashing import canonical, row_hashes
 from hf_gip.manifest.save import load_folder
 from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, parse_manifest, read_manifest
 
@@ -77,7 +77,7 @@ def test_two_processes_without_a_shared_cache_write_the_same_bytes(tmp_path: Pat
 
 
 def test_shards_hold_the_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_gip.manifest.hashing.BATCH_ROWS", 4)
+    monkeypatch.setattr("hf_gip.hashing.BATCH_ROWS", 4)
     subset = save(tmp_path / "out", k=18, max_shard_size=1)
     names = sorted(p.name for p in (tmp_path / "out" / "data").iterdir())
     assert names == [f"train-{i:05d}-of-00005.parquet" for i in range(5)]

@@ -15,7 +15,7 @@ import hf_gip
 from hf_gip.dataset.open import open_dataset
 from hf_gip.dataset.requests import digest
 from hf_gip.features import encoders
-from hf_gip.features.encoders import folder_digest
+from hf_gip.hashing import hash_folder
 from hf_gip.manifest.again_gip import _features
 from hf_gip.manifest.reproduce import reproduce_from
 from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
@@ -198,7 +198,7 @@ def test_the_weights_installed_as_a_package_need_not_be_given_again(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(b"some")
     monkeypatch.setattr(encoders, "_packaged_minilm", lambda: str(tmp_path / "model"))
-    told = {"kind": "text", "encoder": "model", "files": folder_digest(tmp_path / "model"), "template": None}
+    told = {"kind": "text", "encoder": "model", "files": hash_folder(tmp_path / "model"), "template": None}
     told |= {"columns": ["text"]}
     assert _features(told, {})["encoder"] == str(tmp_path / "model")
     (tmp_path / "model" / ".cache").mkdir()

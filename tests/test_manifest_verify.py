@@ -94,7 +94,7 @@ def test_a_changed_row_is_named_also_when_the_file_was_hashed_anew(out: Path) ->
 
 
 def test_a_forger_who_hashes_everything_anew_fails_at_the_source(out: Path) -> None:
-    from hf_gip.manifest.hashing import digest_of, hash_table
+    from hf_gip.hashing import hash_lines, hash_table
 
     table = pq.read_table(out / SHARD)
     texts = table["text"].to_pylist()
@@ -103,7 +103,7 @@ def test_a_forger_who_hashes_everything_anew_fails_at_the_source(out: Path) -> N
     pq.write_table(table, out / SHARD)
     hashes = hash_table(table, table.column_names)
     edit_picks(out, "row_sha256", lambda _: hashes)
-    reseal(out, rows_sha256=digest_of(hashes))
+    reseal(out, rows_sha256=hash_lines(hashes))
     assert hf_gip.verify(out).ok
     name = table["name"][0].as_py()
     assert failures(hf_gip.verify(out, source=pool())) == {"source rows": f"row {name!r} at rank 0 was changed."}

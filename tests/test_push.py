@@ -208,7 +208,7 @@ def test_a_dataset_pushed_before_by_datasets_is_replaced_without_a_trace_of_its_
 
 
 def test_branches_pull_requests_and_shards(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_gip.manifest.hashing.BATCH_ROWS", 4)
+    monkeypatch.setattr("hf_gip.hashing.BATCH_ROWS", 4)
     push(select(k=18), revision="next", max_shard_size=1)
     assert "README.md" not in hub.files(REPO)
     assert sum(path.endswith("of-00005.parquet") for path in hub.files(REPO, "next")) == 5

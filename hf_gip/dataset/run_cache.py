@@ -52,16 +52,16 @@ def cached_gradients(
     Raises:
         ValueError: If caching is off and several processes share the work.
     """
-    from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
     from hf_gip.features.pace import PLAIN
     from hf_gip.features.store import store_gradients
+    from hf_gip.hashing import hash_json, hash_model, hash_tensors, hash_token_rows
 
-    parts = {"model": model_id(model), "rows": rows_id(rows), "recipe": repr(recipe)}
+    parts = {"model": hash_model(model), "rows": hash_token_rows(rows), "recipe": repr(recipe)}
     if scaling is not None:
-        parts["scaling"] = moments_id(scaling)
+        parts["scaling"] = scaling.fingerprint()
     if basis is not None:
-        parts["basis"] = tensors_id({"basis": basis})
-    key = content_id(parts)
+        parts["basis"] = hash_tensors({"basis": basis})
+    key = hash_json(parts)
     check_shared_cache()
     where = cache_folder("gradients", key) or scratch / key
     seen = {"scaling": scaling, "basis": basis}

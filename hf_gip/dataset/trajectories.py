@@ -141,10 +141,10 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
     """
     from hf_gip.core.checks import check_device
     from hf_gip.dataset.trajectory_run import gather
-    from hf_gip.features.encoders import folder_digest
     from hf_gip.features.folder_checks import check_folders
     from hf_gip.features.proxy import name_model
     from hf_gip.features.tokenise import target_columns, text_columns
+    from hf_gip.hashing import hash_folder
 
     _check_options(options)
     text_columns(dataset, options["columns"])  # refuses wrong ones before a model is opened
@@ -161,7 +161,7 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
     apart = ("model", "tokenizer", "target", "checkpoints", "device", "batch_size")
     request = {name: value for name, value in options.items() if name not in apart} | {
         "proxy": named.identity,
-        "checkpoints": None if folders is None else [folder_digest(Path(folder)) for folder in folders],
+        "checkpoints": None if folders is None else [hash_folder(Path(folder)) for folder in folders],
     }
     whole = request | {"target": [[name, rows._fingerprint] for name, rows in tasks]}
     return Plan(whole, lambda least: gather(dataset, named, tasks, options, request, least))

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hf_gip.hashing import hash_json, hash_tensors
+
 
 @dataclass(frozen=True, slots=True)
 class AdamMoments:
@@ -42,6 +44,12 @@ class AdamMoments:
         mean = slow * first + (1 - slow) * gradients
         square = slower * second + (1 - slower) * gradients.square()
         return mean / torch.sqrt(square + self.eps)
+
+    def fingerprint(self) -> str:
+        """16 hex digits that depend on the optimizer state and how it is used."""
+        first = {f"first.{name}": tensor for name, tensor in self.first.items()}
+        second = {f"second.{name}": tensor for name, tensor in self.second.items()}
+        return hash_json({"moments": hash_tensors(first | second), "betas": list(self.betas), "eps": self.eps})
 
 
 def adam_moments(optimizer: Optimizer, model: nn.Module) -> AdamMoments:

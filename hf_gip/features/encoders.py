@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from datasets.utils import tqdm
 
 from hf_gip.core.checks import shown
+from hf_gip.hashing import hash_folder
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 MODEL_BATCH = 64
@@ -79,7 +79,7 @@ def as_numpy(vectors: Any) -> np.ndarray:
 def _sentence_transformer(name: str, device: str | None) -> NamedEncoder:
     folder = Path(name).expanduser()
     if folder.is_dir():
-        identity = {"encoder": folder.name, "files": folder_digest(folder)}
+        identity = {"encoder": folder.name, "files": hash_folder(folder)}
         return NamedEncoder(identity, lambda: _LoadedModel(str(folder), None, device))
     repo_id, _, revision = name.partition("@")
     try:
@@ -102,7 +102,7 @@ def _packaged_minilm() -> str | None:
 def installed_copy(identity: Mapping[str, Any]) -> str | None:
     """The folder of the weights installed as a package, where `identity` names these very files."""
     folder = _packaged_minilm()
-    return folder if folder is not None and identity.get("files") == folder_digest(Path(folder)) else None
+    return folder if folder is not None and identity.get("files") == hash_folder(Path(folder)) else None
 
 
 def _resolve_commit(repo_id: str, revision: str | None) -> str:
@@ -136,19 +136,6 @@ class _LoadedModel:
 
     def encode(self, sentences: Sequence[str], /) -> np.ndarray:
         return self._model.encode(list(sentences), batch_size=MODEL_BATCH, show_progress_bar=False)
-
-
-def folder_digest(folder: Path) -> str:
-    """A digest over the files that make a model: every regular file's name and content, hidden ones apart."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        inside = path.relative_to(folder).parts
-        if "__pycache__" in inside or any(part.startswith(".") for part in inside):  # of tools, not of the model
-            continue
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(json.dumps([path.relative_to(folder).as_posix(), content]).encode())
-    return digest.hexdigest()
 
 
 def _digest(data: bytes) -> str:

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from hf_gip.core.checks import shown
-from hf_gip.features.encoders import folder_digest
-from hf_gip.features.identity import content_id, model_id
 from hf_gip.features.layers import at_rest, output_head
 from hf_gip.features.reader import GradientReader
 from hf_gip.features.tokens import TokenBatch
+from hf_gip.hashing import hash_folder, hash_json, hash_model
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: 
     if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "name_or_path")):
         raise TypeError(f"`tokenizer` must be a tokenizer of transformers or None, got {shown(tokenizer)}.")
     if isinstance(model, nn.Module):
-        identity = {"model": type(model).__name__, "weights": model_id(model)}
+        identity = {"model": type(model).__name__, "weights": hash_model(model)}
         return NamedModel(identity | _tokenizer_identity(tokenizer), lambda: (model, tokenizer))
     if not isinstance(model, str | Path):
         raise TypeError(f"`model` must be a Hub id, a local folder or a torch module, got {type(model).__name__}.")
@@ -66,7 +65,7 @@ def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: 
     if folder.is_dir():
         if not any(folder.glob("*config.json")):  # an adapter has one of its own
             raise ValueError(f"`model` must be a folder with a saved model, got {str(model)!r} without config.json.")
-        identity = {"model": folder.name, "files": folder_digest(folder)}
+        identity = {"model": folder.name, "files": hash_folder(folder)}
         return NamedModel(
             identity | _tokenizer_identity(tokenizer), lambda: _load(str(folder), None, tokenizer, device)
         )
@@ -200,7 +199,7 @@ def tokenizer_id(tokenizer: Any) -> str:
     """16 hex digits that depend on how texts become tokens, not on padding or cutting set by an earlier call."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return content_id({"kind": type(tokenizer).__name__, "words": len(tokenizer), "name": tokenizer.name_or_path})
+        return hash_json({"kind": type(tokenizer).__name__, "words": len(tokenizer), "name": tokenizer.name_or_path})
     plain = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -15,12 +15,12 @@ from hf_gip.features.adam import AdamMoments
 from hf_gip.features.aside import write_aside
 from hf_gip.features.files import FileRows, readable, safetensors_rows
 from hf_gip.features.gradients import context_length
-from hf_gip.features.identity import content_id, model_id, moments_id, rows_id, tensors_id
 from hf_gip.features.pace import PLAIN, Told, announce
 from hf_gip.features.ranks import first_found, gathered, rank_and_world, together
 from hf_gip.features.reader import GradientReader, GradientRecipe
 from hf_gip.features.store_folder import check_same, claim, read_identity, shard_path
 from hf_gip.features.tokens import Tally, token_batches
+from hf_gip.hashing import hash_json, hash_model, hash_tensors, hash_token_rows
 
 FORMAT = 1
 SHARD_ROWS = 1024  # what a kill costs at most, per process
@@ -87,14 +87,14 @@ def store_gradients(
     reader = GradientReader(model, recipe, scaling, basis)
     identity = {
         "format": FORMAT,
-        "model": model_id(model),
+        "model": hash_model(model),
         "recipe": asdict(recipe) | {"max_length": recipe.max_length or context_length(model)},
-        "scaling": moments_id(scaling) if scaling is not None else None,
+        "scaling": scaling.fingerprint() if scaling is not None else None,
         "rows": len(rows),
-        "tokens": rows_id(rows),
+        "tokens": hash_token_rows(rows),
         "width": reader.width,
         "shard_rows": SHARD_ROWS,
-        **({"basis": tensors_id({"basis": basis})} if basis is not None else {}),
+        **({"basis": hash_tensors({"basis": basis})} if basis is not None else {}),
     }
     folder = Path(folder)
     check_agreed(identity)
@@ -112,7 +112,7 @@ def check_agreed(identity: dict[str, Any]) -> None:
     Raises:
         ValueError: With every rank's id.
     """
-    ids = gathered(content_id(identity))
+    ids = gathered(hash_json(identity))
     if len(set(ids)) > 1:
         raise ValueError(
             f"`model`, `rows` and options must be the same on every rank, got stores {', '.join(ids)}: load one "
@@ -169,7 +169,7 @@ def fill(
             order = torch.cat(positions).argsort()
             tensors = {"features": torch.cat(features)[order], "rows": torch.cat(positions)[order]}
             counts = {"left_out": str(tally.left_out), "truncated": str(tally.truncated)}
-            write_aside(shard_path(folder, number), tensors, counts | {"identity": content_id(identity)})
+            write_aside(shard_path(folder, number), tensors, counts | {"identity": hash_json(identity)})
             bar.update(tally.left_out)
 
 
@@ -203,7 +203,7 @@ def open_store(folder: str | Path) -> GradientStore:
         try:
             with safe_open(path, "pt") as shard:
                 note = shard.metadata()
-                check_same(path, note["identity"], content_id(identity))
+                check_same(path, note["identity"], hash_json(identity))
                 positions.append(shard.get_tensor("rows"))
                 counts = {name: counts[name] + int(note[name]) for name in counts}
         except (SafetensorError, OSError, KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_gip.disk import written
-from hf_gip.features.identity import content_id
+from hf_gip.hashing import hash_json
 
 
 def claim(folder: Path, identity: dict[str, Any]) -> None:
@@ -26,8 +26,8 @@ def claim(folder: Path, identity: dict[str, Any]) -> None:
     differing = [name for name in identity if found.get(name) != identity[name]]
     if differing:
         raise ValueError(
-            f"`folder` must be empty or hold the same store, got {content_id(found)} where this run is "
-            f"{content_id(identity)} (they differ in {', '.join(differing)}): choose another folder."
+            f"`folder` must be empty or hold the same store, got {hash_json(found)} where this run is "
+            f"{hash_json(identity)} (they differ in {', '.join(differing)}): choose another folder."
         )
 
 

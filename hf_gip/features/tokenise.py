@@ -12,10 +12,10 @@ from datasets import Dataset
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from hf_gip.features.identity import content_id
 from hf_gip.features.proxy import tokenizer_id
 from hf_gip.features.text import TextRecipe, has_layout, text_recipe
 from hf_gip.features.tokens import IGNORED
+from hf_gip.hashing import hash_json
 
 BATCH_ROWS = 1_000
 
@@ -72,7 +72,7 @@ def tokenised(dataset: Dataset, tokenizer: Any, columns: Sequence[str] | None, m
                 batched=True,
                 batch_size=BATCH_ROWS,
                 remove_columns=list(text.columns),
-                new_fingerprint=content_id({"of": dataset._fingerprint, "length": max_length, **recipe}),
+                new_fingerprint=hash_json({"of": dataset._fingerprint, "length": max_length, **recipe}),
                 desc="Tokenising",
             )
         )

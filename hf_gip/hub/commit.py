@@ -8,12 +8,12 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
+from hf_gip.hashing import hash_file
 from hf_gip.hub.fetch import old_file, old_manifests, snapshot
 from hf_gip.hub.retry import persist
 from hf_gip.hub.source import Origin
 from hf_gip.manifest.card import PICTURE_PATH, Extras
 from hf_gip.manifest.check_files import CARD_BYTES
-from hf_gip.manifest.hashing import file_sha256
 from hf_gip.manifest.merge_card import merge_card, section_digest
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, Manifest
 from hf_gip.manifest.slots import Slot
@@ -141,6 +141,6 @@ def _same(there: RepoFile | None, here: Path) -> bool:
     if there is None or there.size != here.stat().st_size:
         return False
     if there.lfs is not None:
-        return there.lfs.sha256 == file_sha256(here)
+        return there.lfs.sha256 == hash_file(here)
     data = here.read_bytes()
     return there.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

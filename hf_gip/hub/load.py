@@ -6,10 +6,10 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
+from hf_gip.hashing import row_hashes
 from hf_gip.hub.fetch import Place, Token, locate
 from hf_gip.hub.source import Source, open_source
 from hf_gip.manifest.check_files import differing
-from hf_gip.manifest.hashing import row_hashes
 from hf_gip.manifest.report import Report
 from hf_gip.manifest.reproduce import Reproduction, reproduce_from
 from hf_gip.manifest.run import RUN, verify_run

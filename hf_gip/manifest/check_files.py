@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from hf_gip.hashing import BATCH_ROWS, hash_file, hash_lines, hash_table, values
 from hf_gip.manifest.card import PICTURE_PATH, card_configs
-from hf_gip.manifest.hashing import BATCH_ROWS, digest_of, file_sha256, hash_table, values
 from hf_gip.manifest.report import SHOWN, Check, verdict
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, SELECTION_PATH, Manifest
 from hf_gip.manifest.selection_file import read_selection
@@ -101,7 +101,7 @@ def check_selection(folder: Path, manifest: Manifest) -> tuple[Check, pa.Table |
     if len(table) != manifest.k or any(rank != i for i, rank in enumerate(values(table["rank"]))):
         problems.append(f"the ranks are not 0 to {manifest.k - 1} in order")
     problems += _index_problems(table, manifest)
-    if digest_of(values(table["row_sha256"])) != manifest.rows_sha256:
+    if hash_lines(values(table["row_sha256"])) != manifest.rows_sha256:
         problems.append("a row hash was changed: they do not fit `rows_sha256`")
     objective = _sum(table["gain"])
     if not math.isclose(objective, manifest.objective, rel_tol=1e-9, abs_tol=1e-12):
@@ -139,7 +139,7 @@ def differing(picks: pa.Table, found: Iterator[str]) -> list[str]:
 
 
 def _index_problems(table: pa.Table, manifest: Manifest) -> Iterator[str]:
-    if digest_of(values(table["index"])) != manifest.indices_sha256:
+    if hash_lines(values(table["index"])) != manifest.indices_sha256:
         yield "an index was changed: they do not fit `indices_sha256`"
     bounds: Any = pc.call_function("min_max", [table["index"]]).as_py()
     if len(table) and not (bounds["min"] >= 0 and bounds["max"] < manifest.source.num_rows):
@@ -176,7 +176,7 @@ def _shard_hashes(folder: Path, path: str, manifest: Manifest) -> Iterator[str]:
 
 def _sha256(path: Path) -> str:
     try:
-        return file_sha256(path)
+        return hash_file(path)
     except OSError:
         return ""
 

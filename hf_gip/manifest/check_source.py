@@ -6,8 +6,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hf_gip.dataset.source import describe_source
+from hf_gip.hashing import hash_lines, row_hashes, values
 from hf_gip.manifest.check_files import differing
-from hf_gip.manifest.hashing import digest_of, row_hashes, values
 from hf_gip.manifest.report import Check, verdict
 from hf_gip.manifest.schema import SELECTION_PATH, Manifest, Source
 from hf_gip.manifest.selection_file import read_selection
@@ -52,7 +52,7 @@ def _whole(recorded: Source, source: Dataset) -> Check:
     if gone := [name for name in recorded.columns if name not in source.column_names]:
         problems.append(f"the source has no column {gone[0]!r}")
     elif recorded.rows_sha256 is not None:
-        if digest_of(row_hashes(source, recorded.columns)) != recorded.rows_sha256:
+        if hash_lines(row_hashes(source, recorded.columns)) != recorded.rows_sha256:
             problems.append("a row of the source was changed: its rows do not fit `rows_sha256`")
     else:
         found = describe_source(source)

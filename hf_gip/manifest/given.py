@@ -111,7 +111,7 @@ def check_checkpoints(recorded: Sequence[Mapping[str, Any]], folders: Sequence[A
         TypeError: If it is a single one.
         ValueError: If they hold others.
     """
-    from hf_gip.features.encoders import folder_digest
+    from hf_gip.hashing import hash_folder
 
     if isinstance(folders, str | Path):
         raise TypeError(f"`checkpoints` must be a list of folders, got {str(folders)!r}.")
@@ -119,7 +119,7 @@ def check_checkpoints(recorded: Sequence[Mapping[str, Any]], folders: Sequence[A
         raise ValueError(f"`checkpoints` must be the {len(recorded)} recorded folder(s), got {len(folders)}.")
     for point, folder in zip(recorded, folders, strict=True):
         if point.get("sha256") is not None and Path(folder).is_dir():
-            _same("checkpoints", point["sha256"], folder_digest(Path(folder)), f" in {Path(folder).name!r}")
+            _same("checkpoints", point["sha256"], hash_folder(Path(folder)), f" in {Path(folder).name!r}")
 
 
 def check_encoder(recipe: Mapping[str, Any], encoder: Any) -> None:
@@ -128,14 +128,14 @@ def check_encoder(recipe: Mapping[str, Any], encoder: Any) -> None:
     Raises:
         ValueError: If it holds others, or is no folder.
     """
-    from hf_gip.features.encoders import folder_digest
+    from hf_gip.hashing import hash_folder
 
     if recipe.get("files") is not None and isinstance(encoder, str):
         if not Path(encoder).expanduser().is_dir():
             raise ValueError(
                 f"`encoder` must be the folder that the subset was chosen with, got {encoder!r}: name it."
             )
-        _same("encoder", recipe["files"], folder_digest(Path(encoder).expanduser()))
+        _same("encoder", recipe["files"], hash_folder(Path(encoder).expanduser()))
 
 
 def _vectors_digest(rows: Dataset, column: str | None) -> str | None:

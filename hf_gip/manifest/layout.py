@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
 from hf_gip.disk import check_path, written
+from hf_gip.hashing import hash_file, hash_lines, hash_table, iter_tables, values
 from hf_gip.manifest.card import SELECTION_CONFIG, card_text
-from hf_gip.manifest.hashing import digest_of, file_sha256, hash_table, iter_tables, values
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, PLAIN_NAME, SELECTION_PATH, FileEntry, Manifest
 from hf_gip.manifest.selection_file import selection_table, write_selection
 from hf_gip.manifest.source import source_of
@@ -212,8 +212,8 @@ def _write_selection(subset: Dataset, folder: Path, written: _Written, config_na
         objective=selection.objective,
         total=selection.total,
         captured=selection.captured,
-        indices_sha256=digest_of(values(pa.chunked_array([selection.indices.numpy()]))),
-        rows_sha256=digest_of(values(written.hashes)),
+        indices_sha256=hash_lines(values(pa.chunked_array([selection.indices.numpy()]))),
+        rows_sha256=hash_lines(values(written.hashes)),
         include_rows=bool(written.files),
         config_name=config_name,
         split=split,
@@ -223,7 +223,7 @@ def _write_selection(subset: Dataset, folder: Path, written: _Written, config_na
 
 def file_entry(path: Path, rows: int | None = None) -> FileEntry:
     """A file's line in the manifest."""
-    return FileEntry(sha256=file_sha256(path), size=path.stat().st_size, rows=rows)
+    return FileEntry(sha256=hash_file(path), size=path.stat().st_size, rows=rows)
 
 
 def _row_ids(subset: Dataset, id_column: str | None) -> pa.Array:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hf_gip.manifest.hashing import file_sha256
+from hf_gip.hashing import hash_file
 from hf_gip.manifest.report import Check, Report, verdict
 from hf_gip.manifest.schema import MANIFEST_PATH
 
@@ -76,7 +76,7 @@ def no_subset(folder: Path) -> str | None:
 
 def add_round(folder: Path, run: Run, made: Mapping[str, Any]) -> None:
     """List a round whose file is written in `folder/gip`; what an earlier run listed from its epoch on is dropped."""
-    made = {**made, "sha256": file_sha256(folder / "gip" / made["file"])}
+    made = {**made, "sha256": hash_file(folder / "gip" / made["file"])}
     new = RunRound.model_validate(made)
     path = folder / RUN
     kept: tuple[RunRound, ...] = ()
@@ -131,7 +131,7 @@ def verify_run(folder: Path) -> Report:
 
 def _problems(path: Path, made: RunRound, run: Run) -> list[str]:
     try:
-        if file_sha256(path) != made.sha256:
+        if hash_file(path) != made.sha256:
             return [f"{made.file} has changed"]
         table = pq.read_table(path, columns=["index", "epoch"])
     except (OSError, pa.ArrowException, ValueError) as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_gip.manifest.hashing import digest_of, row_hashes
+from hf_gip.hashing import hash_lines, row_hashes
 from hf_gip.manifest.schema import Source
 
 
@@ -13,5 +13,5 @@ def source_of(record: Mapping[str, Any], pool: Dataset | None) -> Source:
     """The source part of the manifest; a pool without files or repository is hashed whole, once (7 µs a row)."""
     described = {name: value for name, value in record["source"].items() if name in Source.model_fields}
     if described["kind"] == "rows" and pool is not None:
-        described["rows_sha256"] = digest_of(row_hashes(pool, pool.column_names))
+        described["rows_sha256"] = hash_lines(row_hashes(pool, pool.column_names))
     return Source.model_validate(described)
