@@ -32,7 +32,7 @@ WILD: tuple[Any, ...] = (
     [1, "a"],
     torch.zeros(0),
     torch.full((3, 6), float("nan")),
-    np.array(["a"]),
+    np.array([b"a"]),
 )
 ROWS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 QUERIES = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))

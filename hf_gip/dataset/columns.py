@@ -26,19 +26,6 @@ def check_column(argument: str, name: Any, dataset: Dataset, *, of: str = "datas
         raise ValueError(f"`{argument}` must name a column of the {of} {dataset.column_names}, got {shown(name)}.")
 
 
-def check_no_transform(name: str, dataset: Dataset) -> None:
-    """Raise if `dataset` shows its rows through a function: only what is stored is read, saved and published.
-
-    Raises:
-        ValueError: If `with_transform` or `set_transform` was called on it.
-    """
-    if dataset.format["type"] == "custom":
-        raise ValueError(
-            f"`{name}` must hold the rows that it shows, got a dataset with a transform (`with_transform` or "
-            "`set_transform`): apply the function with `map`, or drop it with `with_format(None)`."
-        )
-
-
 def read_vectors(dataset: Dataset, name: str) -> "Tensor":
     """A column of equally long lists of numbers as an (n, d) tensor, in the column's own float width.
 

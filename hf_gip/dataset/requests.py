@@ -1,7 +1,5 @@
 """Values among the arguments of a call: as matrices or texts, and as the digests that name them in cache keys."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,13 +11,12 @@ from datasets import Column, Dataset
 from torch import Tensor
 
 from hf_gip.core.checks import check_matrix, shown
-from hf_gip.dataset.columns import check_no_transform, read_vectors
+from hf_gip.dataset.columns import read_vectors
 from hf_gip.features.embed import Features
 from hf_gip.features.encoders import DEFAULT_ENCODER, name_encoder
-from hf_gip.features.text import text_recipe
+from hf_gip.features.text import check_no_transform, text_recipe
 from hf_gip.hashing import hash_array, hash_json, hash_rows
 
-BATCH_ROWS = 1_000
 NUMBERS = "fiub"  # numpy's kinds
 
 
@@ -206,16 +203,3 @@ def columns_beside(rows: Dataset, options: dict[str, Any]) -> list[str]:
     columns = options["columns"]
     columns = columns if columns and set(columns) <= set(rows.column_names) else None
     return list(text_recipe(rows, columns).columns)
-
-
-def rows_digest(rows: Dataset, columns: Sequence[str]) -> str:
-    """SHA-256 of the values in these columns, row by row: the same however the rows are stored.
-
-    A missing text counts as an empty one, which is how texts are read and what a CSV file makes of it.
-    """
-    digest = hashlib.sha256()
-    for table in rows.select_columns(sorted(columns)).with_format("arrow").iter(batch_size=BATCH_ROWS):
-        for row in table.to_pylist():  # pyright: ignore[reportAttributeAccessIssue] — a table, by its format
-            values = {name: "" if value is None else value for name, value in row.items()}
-            digest.update(f"{json.dumps(values, sort_keys=True, default=str)}\n".encode())
-    return digest.hexdigest()

@@ -28,11 +28,10 @@ from hf_gip.dataset.requests import (
     plain_options,
     read_beside,
     read_features,
-    rows_digest,
     text_request,
 )
 from hf_gip.features.embed import Features, embed, embed_texts
-from hf_gip.hashing import hash_array, hash_rows
+from hf_gip.hashing import hash_array, hash_rows, rows_digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, DatasetDict, is_caching_enabled
 
-from hf_gip.dataset.columns import check_column, check_no_transform
-from hf_gip.hashing import hash_json, hash_rows
+from hf_gip.dataset.columns import check_column
+from hf_gip.hashing import content_fingerprint, hash_json
 
 if TYPE_CHECKING:
     from hf_gip.core.selection import Selection
@@ -23,6 +23,7 @@ def check_dataset(dataset: Any, k: Any, id_column: str | None = None, *, name: s
             unique.
     """
     from hf_gip.core.checks import check_k, shown
+    from hf_gip.features.text import check_no_transform
 
     if not isinstance(dataset, Dataset):
         raise TypeError(
@@ -105,15 +106,6 @@ def splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, 
             f"{{{next(iter(dataset), 'train')!r}: 1000}}."
         )
     return list(wanted.items())
-
-
-def content_fingerprint(dataset: Dataset) -> str:
-    """16 hex digits that depend on the rows' values and on how they are shown: what `datasets` names its caches by.
-
-    Two datasets of the same rows have the same one, however they came about.
-    """
-    shown_as = {"format": dataset.format, "features": dataset.features.to_dict()}
-    return hash_json({"rows": hash_rows(dataset), "shown_as": repr(shown_as)})
 
 
 def _check_id_column(dataset: Dataset, name: str) -> None:

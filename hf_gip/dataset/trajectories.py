@@ -178,8 +178,8 @@ def tasks_of(target: Any) -> list[tuple[str, Dataset]]:
         TypeError: If the target is of another kind.
         ValueError: If it is empty.
     """
-    from hf_gip.dataset.columns import check_no_transform
     from hf_gip.dataset.requests import plain_value
+    from hf_gip.features.text import check_no_transform
 
     target = plain_value(target)
     if target is None:

@@ -14,7 +14,6 @@ from datasets import Dataset, is_caching_enabled
 from torch import Tensor, nn
 
 from hf_gip.core.rows import MemoryRows, Rows
-from hf_gip.dataset.requests import rows_digest
 from hf_gip.dataset.run_cache import cache_folder, cached_gradients, check_shared_cache
 from hf_gip.dataset.trajectories import Trajectories
 from hf_gip.features.checkpoints import Checkpoint, adapter_folder, at, trainer_checkpoints, warm_checkpoints
@@ -28,7 +27,7 @@ from hf_gip.features.reader import NOT_FINITE, GradientReader, GradientRecipe
 from hf_gip.features.subspace import snapshot_basis
 from hf_gip.features.tokenise import TokenRows, check_vocabulary, target_columns, tokenised
 from hf_gip.features.warmup import WarmUpPlan, warm_up
-from hf_gip.hashing import hash_json, hash_token_rows
+from hf_gip.hashing import hash_json, hash_token_rows, rows_digest
 
 logger = logging.getLogger(__name__)
 

@@ -147,7 +147,7 @@ def _vectors_digest(rows: Dataset, column: str | None) -> str | None:
 
 
 def _rows_digest(rows: Dataset, columns: Sequence[str]) -> str | None:
-    from hf_gip.dataset.requests import rows_digest
+    from hf_gip.hashing import rows_digest
 
     return rows_digest(rows, columns) if set(columns) <= set(rows.column_names) else None
 
