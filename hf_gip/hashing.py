@@ -161,10 +161,11 @@ def _iter_buffers(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table
     """The rows in large batches; scattered ones are taken by Arrow, fifty times faster than by `Dataset.iter`."""
     from datasets.features.features import require_storage_embed
 
-    if any(require_storage_embed(dataset.features[name]) for name in columns):
+    table, indices = dataset.data.table.select(list(columns)), dataset._indices
+    views = "_view" in str(table.schema.types)  # which Arrow cannot take from
+    if views or any(require_storage_embed(dataset.features[name]) for name in columns):
         yield from iter_tables(dataset, columns)
         return
-    table, indices = dataset.data.table.select(list(columns)), dataset._indices
     for start in range(0, len(dataset), ARROW_ROWS):
         if indices is None:
             yield table.slice(start, ARROW_ROWS)

@@ -1,5 +1,7 @@
 """Content decides: rows that were changed are chosen from anew, rows that are merely stored otherwise are not."""
 
+import datetime
+import decimal
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from training import exactly, tiny_llama, word_rows, word_tokenizer
 import hf_gip
 from hf_gip.dataset.options import DEFAULTS
 from hf_gip.dataset.signals import gather_signals
-from hf_gip.hashing import content_fingerprint, hash_json, hash_model
+from hf_gip.hashing import content_fingerprint, hash_json, hash_model, hash_rows
 
 GRADIENTS: dict[str, Any] = {"parameters": "last_layer", "dims": 8, "seed": 0}
 SPICE: dict[str, Any] = {**GRADIENTS, "window": None, "update_every": None}
@@ -364,6 +366,29 @@ def test_a_fingerprint_of_content_sees_every_value_of_every_kind(data: Any, kind
     assert content_fingerprint(STORES[store](dataset)) == content_fingerprint(dataset)
     same = str(changed.to_list()) == str(dataset.to_list())
     assert (content_fingerprint(changed) == content_fingerprint(dataset)) == same
+
+
+UNUSUAL = {
+    "decimal": pa.array([decimal.Decimal("1.5"), None, decimal.Decimal("2.5")]),
+    "fixed": pa.array([b"ab", b"cd", None], pa.binary(2)),
+    "duration": pa.array([datetime.timedelta(1), None, datetime.timedelta(2)]),
+    "instant": pa.array([datetime.datetime(2020, 1, 1), None, None], pa.timestamp("us", "UTC")),
+    "half": pa.array(np.array([1, 2, 3], np.float16)),
+    "large list": pa.array([[1], [], None], pa.large_list(pa.int64())),
+    "fixed list": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int8(), 2)),
+    "nothing": pa.nulls(3),
+    "lists of nothing": pa.array([[], [None], None], pa.list_(pa.null())),
+    "view": pa.array(["a", None, "c"], pa.string_view()),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_columns_of_unusual_kinds_go_along(kind: str) -> None:
+    rows = Dataset(pa.table({"x": UNUSUAL[kind], "i": [0, 1, 2]}))
+    subset = rows.gip_select(2, features=torch.eye(3))
+    moved = concatenate_datasets([rows, rows]).select([5, 4, 3]).select([2, 1, 0])
+    assert moved.gip_select(2, features=torch.eye(3))._fingerprint == subset._fingerprint
+    assert hash_rows(rows.select([1, 1, 2]), ["x"]) != hash_rows(rows, ["x"]) or kind == "nothing"
 
 
 # --- what is shown is what is read --------------------

@@ -116,12 +116,14 @@ def compare(
 
     from hf_gip.core.checks import check_device
     from hf_gip.dataset.judging import Judge, interval, jaccard
+    from hf_gip.dataset.requests import plain_value
 
     if not isinstance(subsets, Mapping):
         raise TypeError(f"`subsets` must be a mapping from names to subsets, got {type(subsets).__name__}.")
     if not subsets:
         raise ValueError("`subsets` must hold at least one subset, got none.")
     check_dataset(pool, 1, name="pool")
+    noise, seeds = plain_value(noise), plain_value(seeds)
     _check_options(pool, noise, seeds, groups, baselines)
     rows = {name: _positions(name, subset, len(pool)) for name, subset in subsets.items()}
     options: dict[str, Any] = {
@@ -216,7 +218,9 @@ def _positions(name: str, subset: Any, n: int) -> list[int]:
 
 
 def _shares(pool: Dataset, groups: str, rows: Mapping[str, list[int]]) -> dict[str, dict[str, float]]:
-    values = [str(value) for value in pool.select_columns([groups]).with_format(None)[groups][:]]
+    labels = getattr(pool.features[groups], "names", None)  # a ClassLabel's rows hold numbers
+    values = pool.select_columns([groups]).with_format(None)[groups][:]
+    values = [labels[value] if labels and value is not None and value >= 0 else str(value) for value in values]
     found = {"pool": values} | {name: [values[row] for row in chosen] for name, chosen in rows.items()}
     order = sorted(set(values))
     return {name: {group: members.count(group) / len(members) for group in order} for name, members in found.items()}

@@ -72,12 +72,13 @@ def gip_select(
             mapping gives each column a weight.
         scores_as: `"precision"`, or `"queries"` for the paper's dual form, in which the scores stand in place of a
             target; it does not see signs and prefers well-judged rows less (`docs/concepts.md`).
-        target: What the rows should serve: a dataset, texts, or ready vectors, (m, d).
+        target: What the rows should serve: a dataset, texts, or ready vectors, (m, d), in any array or frame.
         target_weight: Share of what is asked that is the target's, in (0, 1]; the rest asks for the pool itself. 1
             unless told.
         cover: Categorical columns, such as `source` or `language`, whose values are all asked for; a mapping gives
             each a weight beside what the vectors are asked (1 unless told: as much).
-        features: Ready vectors: the name of a column of them, or a matrix with one row per example, (n, d).
+        features: Ready vectors: the name of a column of them, or a matrix with one row per example, (n, d), of torch,
+            numpy, pandas, polars or Arrow.
         columns: Text columns to embed, instead of the detected layout.
         template: A format string naming text columns in braces, instead of joining `columns`.
         encoder: `"lexical"` (no weights), a sentence-transformers id or folder, or an object with `encode`;
@@ -94,7 +95,8 @@ def gip_select(
         include: Rows to start from, as positions or a mask: they come first, count towards `k`, quotas and budget, and
             what they cover is not asked for again.
         group_column: A column of groups for the quotas.
-        max_per_group: Most rows of each group: one number, or a mapping from group to number.
+        max_per_group: Most rows of each group: one number, or a mapping from group to number; the groups of a
+            `ClassLabel` go by its names.
         min_per_group: Fewest rows of each group, likewise.
         budget_tokens: Most tokens of all rows together. Rows are then ranked by gain per token, `k` is a ceiling.
         token_column: A column of token counts; unless told, words and signs of the text are counted.

@@ -111,8 +111,10 @@ def gradient_features(
     opened, tokenizer = name_model(model, device="cuda" if torch.cuda.is_available() else "cpu").load()
     tokens: Any = rows
     if isinstance(rows, Dataset) and "input_ids" not in rows.column_names:
+        from hf_gip.features.text import check_no_transform
         from hf_gip.features.tokenise import tokenised
 
+        check_no_transform("rows", rows)
         tokens = tokenised(rows, tokenizer, None, max_length or context_length(opened)).rows
     with prepared(opened, parameters, seed) as ready:
         return _taken(ready, tokens, recipe, scaling, batch_size)
