@@ -74,9 +74,9 @@ def main() -> None:
     column = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), type=kind)
     vectors = Dataset(pa.table({"vector": column}))
     calls = {
-        "matrix": lambda: alpaca.gip_select(100, features=matrix),
-        "matrix, scores": lambda: alpaca.gip_select(100, features=matrix, scores=["score_gpt4o_mini"]),
-        "matrix, 64 targets": lambda: alpaca.gip_select(100, features=matrix, target=matrix[:64]),
+        "matrix": lambda: hf_gip.gip_select(alpaca, 100, features=matrix),
+        "matrix, scores": lambda: hf_gip.gip_select(alpaca, 100, features=matrix, scores=["score_gpt4o_mini"]),
+        "matrix, 64 targets": lambda: hf_gip.gip_select(alpaca, 100, features=matrix, target=matrix[:64]),
         "column": lambda: hf_gip.gip_select(vectors, 100, features="vector"),
     }
     lines: list[dict[str, Any]] = [

@@ -82,7 +82,7 @@ def hash_model(model: "nn.Module") -> str:
 
     Equal weights with another number of heads, another rope or another scale of the LoRA layers are another model.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
     adapters = [
         [name, str(module.scaling), str(module.active_adapters), bool(module.disable_adapters)]

@@ -1,11 +1,14 @@
 """Content decides: rows that were changed are chosen from anew, rows that are merely stored otherwise are not."""
 
+# pyright: reportAttributeAccessIssue=false
+# (type checkers cannot know a method added at run time)
+
 import datetime
 import decimal
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -60,6 +63,7 @@ def filled(folder: Path, column: str) -> Dataset:
 
 
 def test_other_rows_under_an_unchanged_fingerprint_are_chosen_from_anew(tmp_path: Path) -> None:
+    rows = filled(tmp_path, "a")
     for column in "ab":
         rows = filled(tmp_path, column)
         fresh = Dataset.from_dict({"text": rows["text"][:]})
@@ -131,7 +135,7 @@ def large(rows: Dataset) -> Dataset:
 
 
 def encoded(rows: Dataset) -> Dataset:
-    table = rows.with_format("arrow")[:]
+    table: Any = rows.with_format("arrow")[:]
     columns = {
         name: table[name].dictionary_encode() if pa.types.is_string(table[name].type) else table[name]
         for name in table.column_names
@@ -209,8 +213,8 @@ def changed(pool: Dataset, column: str, row: int) -> Dataset:
     """The pool with another value in one place."""
     values = pool.with_format(None)[column][:]
     values[row] = OTHER[column] if values[row] != OTHER[column] else 1 if column == "topic" else "x"
-    features = pool.features
-    return Dataset.from_dict({**pool.to_dict(), column: values}, features=features)
+    columns: Any = pool.to_dict()
+    return Dataset.from_dict({**columns, column: values}, features=pool.features)
 
 
 @pytest.mark.parametrize("case", READ)
@@ -303,7 +307,9 @@ def saved_rows(folder: Path, words: list[str]) -> Dataset:
     if folder.exists():
         shutil.rmtree(folder)
     Dataset.from_dict({"text": words}).save_to_disk(folder)
-    return load_from_disk(folder)
+    rows = load_from_disk(folder)
+    assert isinstance(rows, Dataset)
+    return rows
 
 
 def test_a_subset_of_other_rows_is_mapped_anew(tmp_path: Path, cache: Path) -> None:
@@ -401,8 +407,8 @@ def stripped(batch: dict[str, list[str]]) -> dict[str, list[str]]:
 @pytest.mark.parametrize("door", ["gip", "target", "exclude", "spice", "gtp", "goal", "tokens", "compare", "embed"])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_rows_shown_through_a_function_are_refused(door: str, in_place: bool) -> None:
-    plain = Dataset.from_dict({"text": [f"<p>row {i}</p>" for i in range(30)]})
-    rows = Dataset.from_dict(plain.to_dict())
+    texts = {"text": [f"<p>row {i}</p>" for i in range(30)]}
+    plain, rows = Dataset.from_dict(texts), Dataset.from_dict(texts)
     if in_place:
         rows.set_transform(stripped)
     else:
@@ -504,9 +510,9 @@ def test_numbers_and_names_may_be_of_numpy_or_pandas() -> None:
         "row 7 of 0",
         "row 3 of 3",
     ]
-    tokens, model = Dataset.from_list(tiny_rows(9)), tiny_model()
-    assert len(hf_gip.spice_select(tokens, np.int32(2), model=model, **SPICE | {"seed": np.int64(0)})) == 2
-    assert len(hf_gip.gtp_select(tokens, np.int64(2), model=model, **GTP | {"epochs": np.int64(1)})) == 2
+    tokens, model, k = Dataset.from_list(tiny_rows(9)), tiny_model(), cast("Any", np.int64(2))
+    assert len(hf_gip.spice_select(tokens, k, model=model, **{**SPICE, "seed": np.int64(0)})) == 2
+    assert len(hf_gip.gtp_select(tokens, k, model=model, **{**GTP, "epochs": np.int64(1)})) == 2
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, str | bytes | int | float | Tensor | Dataset | Mapping) or value is None:
         return value
     if isinstance(value, pa.Table):
-        return Dataset(value)
+        return Dataset(value)  # pyright: ignore[reportArgumentType]
     if hasattr(value, "columns") and hasattr(value, "to_numpy"):  # a frame of pandas or polars
         return _plain_frame(value)
     return _as_tensor(_as_array(value))
@@ -48,7 +48,7 @@ def plain_value(value: Any) -> Any:
 def _as_array(value: Any) -> Any:
     """A series, a column or a list of vectors as an array, texts as a list; anything else as it is."""
     if isinstance(value, Column):
-        value = value[:]
+        value = value[:]  # pyright: ignore[reportArgumentType] — takes slices
     elif isinstance(value, pa.Array | pa.ChunkedArray):
         value = value.to_pylist()
     elif hasattr(value, "to_numpy"):  # a series of pandas or polars
