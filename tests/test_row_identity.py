@@ -163,7 +163,7 @@ STORES = {
     "extended": extended,
 }
 WORDS = st.text(st.sampled_from("abc dé"), min_size=1, max_size=8).filter(lambda text: bool(text.strip()))
-OTHER = {"text": "zz", "score": 99, "topic": 0, "kind": "y", "tokens": 77, "vector": [0.5, 9.0]}
+OTHER = {"text": "zz", "score": 99, "topic": 0, "kind": "w", "tokens": 77, "vector": [0.5, 9.0]}
 READ: dict[str, tuple[str, ...]] = {
     "text": ("text",),
     "scores": ("text", "score"),
