@@ -9,6 +9,7 @@ import datetime
 import decimal
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 1_000  # rows that become Python values at a time
 ARROW_ROWS = 65_536  # rows whose buffers are hashed at a time
+NOT_COMPUTED = {  # entries of a model's configuration that change no gradient
+    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict"),
+    *("output_hidden_states", "output_attentions", "pad_token_id", "bos_token_id", "eos_token_id", "peft_config"),
+}
 
 
 # --- JSON, texts, arrays, models, files ----------------------------------------------------------------------------
@@ -73,8 +78,19 @@ def hash_tensors(tensors: "Mapping[str, Tensor]") -> str:
 
 
 def hash_model(model: "nn.Module") -> str:
-    """16 hex digits that depend on every weight: half a second per gigabyte, once per run."""
-    return hash_tensors(model.state_dict())
+    """16 hex digits that depend on every weight and on what is computed with them; half a second per gigabyte.
+
+    Equal weights with another number of heads, another rope or another scale of the LoRA layers are another model.
+    """
+    config = getattr(model, "config", None)
+    settings = config.to_dict() if hasattr(config, "to_dict") else {}
+    adapters = [
+        [name, str(module.scaling), str(module.active_adapters), bool(module.disable_adapters)]
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A")
+    ]
+    computed = {name: repr(value) for name, value in settings.items() if name not in NOT_COMPUTED}
+    return hash_json({"weights": hash_tensors(model.state_dict()), "config": computed, "adapters": adapters})
 
 
 def hash_token_rows(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -128,6 +144,17 @@ def hash_rows(dataset: Dataset, columns: Sequence[str] | None = None) -> str:
     for path in sorted(leaves):
         digest.update(leaves[path].digest(path))
     return digest.hexdigest()
+
+
+def content_fingerprint(dataset: Dataset) -> str:
+    """16 hex digits that depend on the rows' values and on how they are shown: what `datasets` names its caches by.
+
+    Two datasets of the same rows have the same one, however they came about.
+    """
+    features = re.sub(r"\{'dtype': '[^']*', '_type': 'Value'\}", "value", repr(dataset.features.to_dict()))
+    columns = sorted(dataset.format["columns"])  # `datasets` gives them in an order of its own
+    shown_as = [repr({**dataset.format, "columns": columns}), features.replace("LargeList", "List")]
+    return hash_json({"rows": hash_rows(dataset), "shown_as": shown_as})
 
 
 def _iter_buffers(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -258,6 +285,19 @@ def row_hashes(dataset: Dataset, columns: Sequence[str]) -> Iterator[str]:
     """
     for table in iter_tables(dataset, columns):
         yield from hash_table(table, columns)
+
+
+def rows_digest(rows: Dataset, columns: Sequence[str]) -> str:
+    """SHA-256 of the values in these columns, row by row: the same however the rows are stored.
+
+    A missing text counts as an empty one, which is how texts are read and what a CSV file makes of it.
+    """
+    digest = hashlib.sha256()
+    for table in rows.select_columns(sorted(columns)).with_format("arrow").iter(batch_size=BATCH_ROWS):
+        for row in table.to_pylist():  # pyright: ignore[reportAttributeAccessIssue] — a table, by its format
+            texts = {name: "" if value is None else value for name, value in row.items()}
+            digest.update(f"{json.dumps(texts, sort_keys=True, default=str)}\n".encode())
+    return digest.hexdigest()
 
 
 def iter_tables(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:

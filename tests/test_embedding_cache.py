@@ -1,7 +1,6 @@
 """Embeddings are known by their texts and by what the encoder is: no stale vector, and no text encoded twice."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter

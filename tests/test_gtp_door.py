@@ -15,8 +15,7 @@ from tiny import tiny_model, tiny_rows, with_lora
 from training import tiny_llama, word_rows, word_tokenizer
 
 import hf_gip
-from hf_gip.dataset.requests import rows_digest
-from hf_gip.hashing import hash_folder
+from hf_gip.hashing import hash_folder, rows_digest
 from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
 
 RUN: dict[str, Any] = {"share": 0.5, "epochs": 2, "learning_rate": 0.02, "seed": 3}

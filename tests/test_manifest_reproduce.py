@@ -13,9 +13,8 @@ from saved import pool, save
 
 import hf_gip
 from hf_gip.dataset.open import open_dataset
-from hf_gip.dataset.requests import digest
 from hf_gip.features import encoders
-from hf_gip.hashing import hash_folder
+from hf_gip.hashing import hash_array, hash_folder
 from hf_gip.manifest.again_gip import _features
 from hf_gip.manifest.reproduce import reproduce_from
 from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
@@ -91,7 +90,7 @@ def test_what_is_given_again_must_be_what_it_was(tmp_path: Path, whiten: bool) -
         "exclude": "the rows that the subset was kept away from",
     }
     for name, what in whats.items():
-        wrong, right = digest(torch.tensor(given[name][::-1].copy())), digest(torch.tensor(given[name]))
+        wrong, right = hash_array(torch.tensor(given[name][::-1].copy())), hash_array(torch.tensor(given[name]))
         message = f"`{name}` must be {what}, got others (hash {wrong[:12]}…): give those of hash {right[:12]}…."
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             hf_gip.reproduce(tmp_path / "out", source=pool(), **given | {name: given[name][::-1].copy()})

@@ -32,7 +32,7 @@ WILD: tuple[Any, ...] = (
     [1, "a"],
     torch.zeros(0),
     torch.full((3, 6), float("nan")),
-    np.array(["a"]),
+    np.array([b"a"]),
 )
 ROWS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 QUERIES = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
@@ -110,7 +110,14 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "precision": None,
         "names": None,
     },
-    hf_gip.embed: {"dataset": POOL, "encoder": "lexical", "columns": None, "template": None, "device": "cpu"},
+    hf_gip.embed: {
+        "dataset": POOL,
+        "encoder": "lexical",
+        "encoder_id": None,
+        "columns": None,
+        "template": None,
+        "device": "cpu",
+    },
     hf_gip.compare: {
         "subsets": {"a": [1, 2, 3]},
         "pool": POOL,
@@ -120,6 +127,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "columns": None,
         "template": None,
         "encoder": "lexical",
+        "encoder_id": None,
         "noise": 0.1,
         "groups": "topic",
         "seeds": 2,
@@ -149,6 +157,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "columns": None,
         "template": None,
         "encoder": "lexical",
+        "encoder_id": None,
         "objective": "projection",
         "noise": None,
         "diversity": None,

@@ -70,4 +70,5 @@ def near_copies(
 
 def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Rows of length one; zero rows stay zero."""
-    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64).to(rows.dtype)
+    return rows / lengths.clamp(min=torch.finfo(rows.dtype).tiny)

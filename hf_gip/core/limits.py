@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
@@ -27,7 +28,7 @@ class Limits:
 
     include: Int64[Tensor, " s"] | None = None
     groups: Int64[Tensor, " n"] | None = None
-    names: Sequence[str] = ()
+    names: Sequence[Any] = ()
     max_per_group: Int64[Tensor, " g"] | None = None
     min_per_group: Int64[Tensor, " g"] | None = None
     tokens: Int64[Tensor, " n"] | None = None

@@ -92,11 +92,12 @@ def square_root(features: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:
     """Few rows with the features' own XᵀX, float64: what the pool asks of itself."""
     rows = features.detach()
     total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+    unit = 2.0 ** round(math.log2(float(rows.abs().max()) or 1.0))  # squares of 1e20 or of 1e-30 are no float32
     for chunk in rows.split(65_536):
-        chunk = chunk if chunk.dtype == torch.float64 else chunk.float()
+        chunk = (chunk if chunk.dtype == torch.float64 else chunk.float()) / unit
         total += (chunk.T @ chunk).double()
     energies, directions = torch.linalg.eigh(total)
-    return (directions * energies.clamp(min=0).sqrt()).T
+    return (directions * energies.clamp(min=0).sqrt()).T * unit
 
 
 def mixed(target: Float[Tensor, "m d"], features: Float[Tensor, "n d"], weight: float) -> Float[Tensor, "q d"]:

@@ -72,7 +72,7 @@ def gram(features: Rows, scale: Float[Tensor, " n"] | None, work: torch.dtype, r
     """XᵀX of the scaled rows of all ranks, summed in float64 over chunks multiplied in the working type."""
     out: Tensor | None = None
     for where, rows in pieces(features, PIECE):
-        scaled = rows.to(work) if scale is None else rows.to(work) * scale[where, None]
+        scaled = rows.to(work) if scale is None else rows.to(work) * scale[where, None].to(rows.device)
         part = (scaled.T @ scaled).double()
         out = part if out is None else out.add_(part)
     return ranks.total(torch.zeros(features.d, features.d, dtype=torch.float64) if out is None else out)
@@ -97,7 +97,9 @@ def _own(features: Rows, energy: float, work: torch.dtype, ranks: Ranks) -> Floa
     """The features as queries of themselves."""
     if ranks.group is None and features.n < features.d:
         return _compress(features.rows(torch.arange(features.n)).to(work) / math.sqrt(energy))
-    return _columns(gram(features, None, work, ranks) / energy, work)
+    unit = 2.0 ** -round(math.log2(energy) / 2)  # squares of 1e20 or of 1e-30 are no float32
+    scale = torch.full((features.n,), unit, dtype=work)
+    return _columns(gram(features, scale, work, ranks) / (energy * unit * unit), work)
 
 
 def _compress(queries: Float[Tensor, "m d"]) -> Float[Tensor, "d r"]:

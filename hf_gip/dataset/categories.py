@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hf_gip.core.checks import is_number, shown
 from hf_gip.dataset.columns import read_categories
+from hf_gip.dataset.requests import described, plain_value
 
 MOST = 1_000  # values of a column to be covered: each is a coordinate more
 
@@ -61,10 +62,16 @@ def column_weights(argument: str, given: Sequence[str] | Mapping[str, float], sa
         ValueError: If a weight is not above 0.
     """
     if not isinstance(given, Sequence | Mapping) or isinstance(given, str | bytes) or not given:
-        raise TypeError(f"`{argument}` must be a list of column names such as {sample}, got {shown(given)}.")
+        values = hasattr(given, "__len__") and not isinstance(given, str | bytes) and given is not None
+        advice = ": put values into a column with `dataset.add_column` and name it" if values else ""
+        raise TypeError(
+            f"`{argument}` must be a list of column names such as {sample}, got {described(given)}{advice}."
+        )
     if wrong := [name for name in given if not isinstance(name, str)]:
         raise TypeError(f"`{argument}` must be a list of column names such as {sample}, got {shown(wrong[0])} in it.")
-    weights = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
+    weights = dict.fromkeys(given, 1.0)
+    if isinstance(given, Mapping):
+        weights = {name: plain_value(weight) for name, weight in given.items()}
     for name, weight in weights.items():
         if not is_number(weight) or weight <= 0:
             raise ValueError(f"`{argument}` weights must be above 0 and finite, got {shown(weight)} for {name!r}.")

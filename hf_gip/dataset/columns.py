@@ -88,6 +88,8 @@ def _score_column(dataset: Dataset, name: str) -> np.ndarray:
 def read_categories(dataset: Dataset, name: str, *, argument: str) -> tuple["Tensor", list[Any]]:
     """A column of few values as the number of each row's value, (n,), −1 where missing, and the values, sorted.
 
+    The values of a `ClassLabel` are its names, those that occur in their order.
+
     Raises:
         ValueError: If the column is unknown, of another kind, or empty.
     """
@@ -100,6 +102,9 @@ def read_categories(dataset: Dataset, name: str, *, argument: str) -> tuple["Ten
         raise ValueError(
             f"`{argument}` column {name!r} must hold strings, whole numbers or booleans, got type {kind}."
         )
+    if hasattr(dataset.features[name], "names"):  # −1 is how a ClassLabel says that there is none
+        absent = pc.call_function("less", [column, pa.scalar(0, kind)])
+        column = pc.call_function("if_else", [absent, pa.scalar(None, kind), column])
     values = pc.call_function("unique", [pc.call_function("drop_null", [column])])
     values = values.take(pc.call_function("sort_indices", [values.cast(pa.int8()) if kind == pa.bool_() else values]))
     if not len(values):
@@ -107,7 +112,9 @@ def read_categories(dataset: Dataset, name: str, *, argument: str) -> tuple["Ten
             f"`{argument}` column {name!r} must hold values, got {len(column)} missing ones: leave it out."
         )
     codes = pc.fill_null(pc.call_function("index_in", [column], pc.SetLookupOptions(values)), -1)
-    return torch.from_numpy(codes.to_numpy().astype(np.int64)), values.to_pylist()
+    labels = getattr(dataset.features[name], "names", None)
+    named = [labels[value] for value in values.to_pylist()] if labels else values.to_pylist()
+    return torch.from_numpy(codes.to_numpy().astype(np.int64)), named
 
 
 def read_tokens(dataset: Dataset, name: str) -> "Tensor":

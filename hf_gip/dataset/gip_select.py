@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.floating] | Tensor
 
 Pool = TypeVar("Pool", Dataset, DatasetDict)
-VERSION = 3  # raise it when the same call would choose or record something else, so that old caches are left behind
+VERSION = 4  # raise it when the same call would choose or record something else, so that old caches are left behind
 
 
 def gip_select(
@@ -38,6 +38,7 @@ def gip_select(
     columns: Sequence[str] | None = None,
     template: str | None = None,
     encoder: "str | Encoder | None" = None,
+    encoder_id: str | None = None,
     objective: Literal["projection", "information"] = "projection",
     noise: float | None = None,
     diversity: float | None = None,
@@ -82,6 +83,8 @@ def gip_select(
         template: A format string naming text columns in braces, instead of joining `columns`.
         encoder: `"lexical"` (no weights), a sentence-transformers id or folder, or an object with `encode`;
             all-MiniLM-L6-v2 unless told.
+        encoder_id: What to know an `encoder` object by, instead of its answers to some 32 texts; see `hf_gip.embed`.
+            *optional*.
         objective: `"projection"`, or `"information"` for the exact log-det mutual information.
         noise: The ridge, in units of the mean ‖xᵢ‖²; by default max(0.1, 10 k/d) towards a target and
             max(0.1, k/d) for covering the pool, times the mean w² where there are scores.
@@ -119,6 +122,7 @@ def gip_select(
         "columns": columns,
         "template": template,
         "encoder": encoder,
+        "encoder_id": encoder_id,
         "objective": objective,
         "noise": noise,
         "diversity": diversity,
@@ -138,6 +142,9 @@ def gip_select(
     if isinstance(dataset, DatasetDict):
         chosen = {name: gip_select(dataset[name], n, **options) for name, n in splits(dataset, cast("int", k))}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
+    from hf_gip.dataset.requests import plain_value
+
+    k = plain_value(k)
     k = len(dataset) if k is None and budget_tokens is not None and isinstance(dataset, Dataset) else k
     check_dataset(dataset, k, id_column)
     from hf_gip.core.checks import check_device
@@ -150,8 +157,8 @@ def gip_select(
     if signals.limited is not None:
         signals.limited.limits.check(len(dataset), cast("int", k))
     request = {"method": "gip", "version": VERSION, "k": k, "id_column": id_column, **signals.request}
-    selection = select_once(dataset, request, lambda: _select(dataset, cast("int", k), signals, started))
-    return attach(dataset, replace(selection, evidence=GipEvidence(signals)), request)
+    selection = select_once(request, lambda: _select(dataset, cast("int", k), signals, started))
+    return attach(dataset, replace(selection, evidence=GipEvidence(signals.without_column())))
 
 
 def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Selection":
@@ -206,6 +213,7 @@ def _solve(
 ) -> "Selection":
     from hf_gip.core.dual import gip_dual
     from hf_gip.core.gip import gip
+    from hf_gip.core.rows import MemoryRows
 
     options = signals.options
     device, matrix = options["device"], problem.rows()
@@ -213,7 +221,7 @@ def _solve(
         scores = signals.scores if problem.kept is None else signals.scores[problem.kept]
         return gip_dual(matrix.to(device), scores.to(device), k, noise=noise)
     return gip(
-        matrix.to(device),
+        MemoryRows(matrix.to(device)),  # checked already
         None if problem.queries is None else problem.queries.to(device),
         k,
         objective=options["objective"],

@@ -98,17 +98,18 @@ def gtp_select(
     if isinstance(dataset, DatasetDict):
         chosen = {name: gtp_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
+    from hf_gip.dataset.requests import plain_options, plain_value
+
+    k, options = plain_value(k), plain_options(options)
     check_dataset(dataset, k, id_column)
-    _check_ridge(ridge)
+    _check_ridge(ridge := options["ridge"])
     plan = plan_trajectories(dataset, {name: value for name, value in options.items() if name not in BESIDES})
     request = {"method": "gtp", "version": VERSION, "k": k, "ridge": ridge, "id_column": id_column, **plan.request}
-    selection = select_once(
-        dataset, request, lambda: _select(dataset, cast("int", k), plan, ridge, id_column), shared=True
-    )
+    selection = select_once(request, lambda: _select(dataset, cast("int", k), plan, ridge, id_column), shared=True)
     from hf_gip.dataset.gtp_evidence import GtpEvidence
 
     selection = replace(selection, evidence=GtpEvidence(dataset, plan))
-    return attach(dataset, selection, request)
+    return attach(dataset, selection)
 
 
 def _select(dataset: Dataset, k: int, plan: Plan, ridge: float | None, id_column: str | None) -> "Selection":

@@ -1,7 +1,5 @@
 """Quotas, given rows and token budgets of `gip_select`: read from the dataset, checked, and told in the record."""
 
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,7 +14,9 @@ from torch import Tensor
 from hf_gip.core.checks import TOO_LARGE, check_count, shown
 from hf_gip.core.limits import Limits
 from hf_gip.dataset.columns import read_categories, read_tokens
+from hf_gip.dataset.requests import described, plain_value
 from hf_gip.features.text import iter_texts, text_recipe
+from hf_gip.hashing import hash_array
 
 TOKEN = re.compile(r"\w+|[^\w\s]")  # a word or a sign: what is counted where no column says how many tokens there are
 TOLD = 1_000  # groups up to which the record counts each
@@ -29,10 +29,12 @@ class Limited:
     Attributes:
         limits: What the core keeps to.
         request: The same as plain JSON, `include` as a digest: part of the cache key.
+        columns: The columns that were read.
     """
 
     limits: Limits
     request: dict[str, Any]
+    columns: list[str]
 
     def record(self, indices: Tensor) -> dict[str, Any]:
         """What the record says about the limits and about how the picks keep to them."""
@@ -76,18 +78,21 @@ def gather_limits(dataset: Dataset, options: Mapping[str, Any]) -> Limited | Non
         return None
     _check_pairs(given)
     include = None if given["include"] is None else _positions(given["include"], len(dataset))
-    groups, values, most, least = None, [], None, None
+    request, columns, groups, values, most, least, tokens = dict(given), [], None, [], None, None, None
+    request["include"] = None if include is None else hash_array(include)
     if given["group_column"] is not None:
         groups, values = _groups(dataset, given["group_column"])
-        most = _quota("max_per_group", given, values, len(dataset))
-        least = _quota("min_per_group", given, values, 0)
-    tokens = None if given["budget_tokens"] is None else _tokens(dataset, options)
-    limits = Limits(include, groups, values, most, least, tokens, given["budget_tokens"])
-    request = {name: _plain(value) for name, value in given.items()}
-    request["include"] = None
-    if include is not None:
-        request["include"] = hashlib.sha256(json.dumps(include.tolist()).encode()).hexdigest()
-    return Limited(limits, request)
+        columns.append(given["group_column"])
+        labels = getattr(dataset.features[given["group_column"]], "names", None)
+        for name in ("max_per_group", "min_per_group"):
+            if isinstance(given[name], Mapping):
+                request[name] = _by_name(name, given, values, labels)
+        most = _quota(request["max_per_group"], values, len(dataset))
+        least = _quota(request["min_per_group"], values, 0)
+    if given["budget_tokens"] is not None:
+        tokens, read = _tokens(dataset, options)
+        columns += read
+    return Limited(Limits(include, groups, values, most, least, tokens, given["budget_tokens"]), request, columns)
 
 
 def _check_pairs(given: Mapping[str, Any]) -> None:
@@ -98,6 +103,9 @@ def _check_pairs(given: Mapping[str, Any]) -> None:
         raise ValueError("`group_column` is for quotas, got none: give `max_per_group` or `min_per_group` too.")
     if given["token_column"] is not None and given["budget_tokens"] is None:
         raise ValueError("`token_column` is for a budget, got none: give `budget_tokens` too.")
+    for name in ("max_per_group", "min_per_group"):
+        if not isinstance(given[name], Mapping):
+            _check_quota(name, given[name])
     check_count("budget_tokens", given["budget_tokens"], optional=True)
 
 
@@ -108,7 +116,7 @@ def _positions(include: Any, n: int) -> Tensor | None:
         TypeError: If they are neither.
         ValueError: If the mask has another length.
     """
-    if isinstance(include, str | bytes) or not isinstance(include, Iterable):
+    if isinstance(include, str | bytes | Mapping) or not isinstance(include, Iterable):
         raise TypeError(f"`include` must be positions of rows or a mask, got {shown(include)}.")
     try:
         found = np.asarray(include if hasattr(include, "__array__") else list(include))
@@ -131,39 +139,56 @@ def _groups(dataset: Dataset, name: str) -> tuple[Tensor, list[Any]]:
     return codes, values
 
 
-def _quota(name: str, given: Mapping[str, Any], values: list[Any], default: int) -> Tensor | None:
-    """The quota of every group, from one number for all or one by group.
+def _by_name(name: str, given: Mapping[str, Any], values: list[Any], labels: list[str] | None) -> dict[str, int]:
+    """A quota by the groups' names; those of a `ClassLabel` may be named by their numbers, too.
 
     Raises:
         ValueError: If a group is unknown, or a number is none.
     """
-    quota = given[name]
-    if quota is None:
-        return None
-    by_group = dict(quota) if isinstance(quota, Mapping) else dict.fromkeys(values, quota)
-    number = {str(value): group for group, value in enumerate(values)}
-    out = torch.full((len(values),), default, dtype=torch.int64)
-    for group, count in by_group.items():
-        if str(group) not in number:
+    names, quota = [str(value) for value in values], {}
+    for group, count in given[name].items():
+        group = plain_value(group)
+        numbered = labels is not None and type(group) is int and 0 <= group < len(labels)
+        called = labels[group] if labels is not None and numbered else str(group)
+        if called not in names:
             known = ", ".join(map(repr, values[:5])) + (", …" if len(values) > 5 else "")
             raise ValueError(f"`{name}` must name groups of {given['group_column']!r} ({known}), got {shown(group)}.")
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < TOO_LARGE:
-            raise ValueError(f"`{name}` must be whole numbers of at least 0, got {shown(count)}.")
-        out[number[str(group)]] = count
-    return out
+        quota[called] = _check_quota(name, plain_value(count))
+    return quota
 
 
-def _tokens(dataset: Dataset, options: Mapping[str, Any]) -> Tensor:
+def _check_quota(name: str, count: Any) -> Any:
+    """Raise unless it is a number of rows, or None.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < TOO_LARGE):
+        raise ValueError(f"`{name}` must be whole numbers of at least 0, got {described(count)}.")
+    return count
+
+
+def _quota(quota: Mapping[str, int] | int | None, values: list[Any], default: int) -> Tensor | None:
+    """The quota of every group, from one number for all or one by group's name."""
+    if quota is None:
+        return None
+    by_name = quota if isinstance(quota, Mapping) else dict.fromkeys(map(str, values), quota)
+    return torch.tensor([by_name.get(str(value), default) for value in values])
+
+
+def _tokens(dataset: Dataset, options: Mapping[str, Any]) -> tuple[Tensor, list[str]]:
+    """What each row costs, and the columns that say so.
+
+    Raises:
+        ValueError: If there are neither counts nor texts.
+    """
     if options["token_column"] is not None:
-        return read_tokens(dataset, options["token_column"])
+        return read_tokens(dataset, options["token_column"]), [options["token_column"]]
     try:
         recipe = text_recipe(dataset, options["columns"], options["template"])
     except ValueError as error:
         raise ValueError(
             f"`budget_tokens` needs texts to count, or `token_column`, a column of token counts; got neither: {error}"
         ) from None
-    return torch.tensor([max(1, len(TOKEN.findall(text))) for text in iter_texts(dataset, recipe)])
-
-
-def _plain(value: Any) -> Any:
-    return {str(group): count for group, count in value.items()} if isinstance(value, Mapping) else value
+    counts = [max(1, len(TOKEN.findall(text))) for text in iter_texts(dataset, recipe)]
+    return torch.tensor(counts), list(recipe.columns)

@@ -1,10 +1,9 @@
 """The arguments of `gip_select` as signals: checked at once, computed only when a selection is really needed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -22,8 +21,17 @@ from hf_gip.dataset.categories import Categories, column_weights, read_cover
 from hf_gip.dataset.columns import read_scores, read_vectors
 from hf_gip.dataset.limits import Limited, gather_limits
 from hf_gip.dataset.options import DEFAULTS, check_options, quality_of
-from hf_gip.dataset.requests import digest, encoder_of, features_request, read_matrix, rows_digest, vectors_request
+from hf_gip.dataset.requests import (
+    beside_request,
+    columns_beside,
+    encoder_of,
+    plain_options,
+    read_beside,
+    read_features,
+    text_request,
+)
 from hf_gip.features.embed import Features, embed, embed_texts
+from hf_gip.hashing import hash_array, hash_rows, rows_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +63,13 @@ class Signals:
 
     Attributes:
         dataset: The pool.
-        options: The arguments as given.
-        request: The same as plain JSON, vectors and texts replaced by digests: the cache key.
+        options: The arguments, values of any library in the form that is read here.
+        request: The same as plain JSON, rows, vectors and texts replaced by digests of their content: the cache key.
         scores: One column per judge with NaN where missing, (n, s), or None.
         score_recipe: How many scores each column misses and how they are used, or None.
         categories: The columns whose values are to be covered, or None.
         limited: Quotas, given rows and budget, or None.
+        vectors: The vectors brought along, checked and hashed, or None where they are to be read or computed.
     """
 
     dataset: Dataset
@@ -70,17 +79,20 @@ class Signals:
     score_recipe: dict[str, Any] | None
     categories: Categories | None
     limited: Limited | None
+    vectors: Features | None
 
     def features(self) -> Features:
         """The pool's vectors: the ones brought along, or text embeddings."""
-        given = self.options["features"]
-        if given is None:
-            options = {name: self.options[name] for name in ("columns", "template", "device")}
-            return embed(self.dataset, encoder_of(self.options), **options)
-        matrix = read_matrix(self.dataset, given)
-        check_matrix("features", matrix)
-        kind = {"kind": "column", "column": given} if isinstance(given, str) else {"kind": "matrix"}
-        return Features(matrix, kind | {"sha256": digest(matrix), "dims": matrix.shape[1]})
+        if self.vectors is not None:
+            return self.vectors
+        if self.options["features"] is not None:
+            return read_features(self.dataset, self.options["features"])
+        options = {name: self.options[name] for name in ("columns", "template", "device", "encoder_id")}
+        return embed(self.dataset, encoder_of(self.options), **options)
+
+    def without_column(self) -> "Signals":
+        """The same, vectors of a column read anew when they are wanted: what a result keeps of its signals."""
+        return replace(self, vectors=None) if isinstance(self.options["features"], str) else self
 
     def queries(self, features: Features) -> Features | None:
         """The target's vectors, or None for the pool itself."""
@@ -91,7 +103,7 @@ class Signals:
         check_matrix("target", matrix, width=features.matrix.shape[1])
         if self.options["whiten"]:
             matrix = whiten(matrix)
-        recipe |= {"m": len(matrix), "whitened": self.options["whiten"], "sha256": digest(matrix)}
+        recipe |= {"m": len(matrix), "whitened": self.options["whiten"], "sha256": hash_array(matrix)}
         return Features(matrix.to(features.matrix.dtype), recipe)
 
     def precision(self) -> Tensor | None:
@@ -146,26 +158,22 @@ class Signals:
             [row, other, round(cosine, 4)]
             for row, other, cosine in zip(rows.tolist(), others.tolist(), cosines.tolist(), strict=True)
         ]
-        return recipe | {"m": len(matrix), "sha256": digest(matrix), "above": above, "pairs": pairs}
+        return recipe | {"m": len(matrix), "sha256": hash_array(matrix), "above": above, "pairs": pairs}
 
     def _like_features(self, target: Any) -> tuple[Tensor, dict[str, Any]]:
         if isinstance(target, Dataset):
             recipe: dict[str, Any] = {"kind": "dataset", "rows": len(target)}
             if isinstance(column := self.options["features"], str):
                 matrix = read_vectors(target, column)
-                return matrix, recipe | {"given_sha256": digest(matrix)}
-            columns = self.options["columns"]
-            columns = columns if columns and set(columns) <= set(target.column_names) else None
-            found = embed(target, encoder_of(self.options), columns=columns, device=self.options["device"])
-            read = found.recipe["columns"]
-            return found.matrix, recipe | {"columns": read, "given_sha256": rows_digest(target, read)}
-        if isinstance(target, np.ndarray | Tensor):
-            matrix = torch.as_tensor(target)
-            return matrix, {"kind": "matrix", "given_sha256": digest(matrix)}
-        return embed_texts(target, encoder_of(self.options), device=self.options["device"]), {
-            "kind": "texts",
-            "texts": list(target),
-        }
+                return matrix, recipe | {"given_sha256": hash_array(matrix)}
+            columns = columns_beside(target, self.options)
+            options = {name: self.options[name] for name in ("device", "encoder_id")}
+            embedded = embed(target, encoder_of(self.options), columns=columns, **options)
+            return embedded.matrix, recipe | {"columns": columns, "given_sha256": rows_digest(target, columns)}
+        if isinstance(target, Tensor):
+            return target, {"kind": "matrix", "given_sha256": hash_array(target)}
+        vectors = embed_texts(target, encoder_of(self.options), device=self.options["device"])
+        return vectors, {"kind": "texts", "texts": list(target)}
 
 
 def gather_signals(dataset: Dataset, options: Mapping[str, Any]) -> Signals:
@@ -175,23 +183,34 @@ def gather_signals(dataset: Dataset, options: Mapping[str, Any]) -> Signals:
         TypeError: If an argument has the wrong kind.
         ValueError: If an argument does not fit the data or another argument.
     """
-    options = {**DEFAULTS, **options}
+    options = plain_options({**DEFAULTS, **options})
     check_options(options)
-    # before an encoder is opened, which takes seconds
+    # before vectors are read or an encoder is opened, which takes seconds
     scores, recipe = (None, None) if options["scores"] is None else _scores(dataset, options)
     categories = None if options["cover"] is None else read_cover(dataset, options["cover"])
+    columns = [*(recipe or {}).get("columns", ()), *({} if categories is None else categories.weights)]
     plain = ("objective", "noise", "diversity", "whiten", "exclude_above", "target_weight")
     request = {name: options[name] for name in plain}
-    request["features"] = features_request(dataset, options)
+    vectors = None
+    if options["features"] is None:
+        request["features"] = text_request(dataset, options)
+        columns += request["features"]["columns"]
+    else:
+        vectors = read_features(dataset, options["features"])
+        request["features"] = vectors.recipe
+        if not isinstance(options["features"], str):
+            options["features"] = vectors.matrix
     for name in ("target", "exclude"):
-        request[name] = vectors_request(name, options)
+        options[name] = read_beside(name, options)
+        request[name] = beside_request(options[name], options)
     limited = gather_limits(dataset, options)
     request |= {
         "scores": recipe,
         "cover": None if categories is None else categories.recipe,
         "limits": None if limited is None else limited.request,
+        "rows": hash_rows(dataset, [*columns, *([] if limited is None else limited.columns)]),
     }
-    return Signals(dataset, options, request, scores, recipe, categories, limited)
+    return Signals(dataset, options, request, scores, recipe, categories, limited, vectors)
 
 
 def _scores(dataset: Dataset, options: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:

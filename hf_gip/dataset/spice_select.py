@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from datasets import Dataset, DatasetDict
 
 from hf_gip.dataset.run_cache import cache_folder
-from hf_gip.dataset.subset import attach, check_dataset, environment, fingerprint_of, select_once, splits
+from hf_gip.dataset.subset import attach, check_dataset, environment, select_once, splits
+from hf_gip.hashing import hash_json, hash_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,29 +99,30 @@ def spice_select(
     if isinstance(dataset, DatasetDict):
         chosen = {name: spice_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
-    check_dataset(dataset, k, id_column)
     from hf_gip.core.checks import check_device
+    from hf_gip.dataset.requests import plain_options, plain_value
     from hf_gip.features.proxy import name_model
-    from hf_gip.features.tokenise import text_columns
+    from hf_gip.features.tokenise import columns_read
 
+    k, options = plain_value(k), plain_options(options)
+    check_dataset(dataset, k, id_column)
     _check_options(options)
-    text_columns(dataset, columns)  # refuses wrong ones before a model is opened
+    read = columns_read(dataset, options["columns"])  # refuses wrong ones before a model is opened
     options["device"] = check_device(device)
     named = name_model(model, tokenizer, device=options["device"])
     plain = {
         name: value for name, value in options.items() if name not in ("model", "tokenizer", "device", "batch_size")
     }
     request = {"method": "spice", "version": VERSION, "k": k, "proxy": named.identity, **plain}
-    folder = cache_folder("runs", fingerprint_of(dataset, request))
-    selection = select_once(
-        dataset, request, lambda: _select(dataset, cast("int", k), named, options, folder), shared=True
-    )
+    request["rows"] = hash_rows(dataset, read)
+    folder = cache_folder("runs", hash_json(request))
+    selection = select_once(request, lambda: _select(dataset, cast("int", k), named, options, folder), shared=True)
     from hf_gip.dataset.spice_evidence import SpiceEvidence
     from hf_gip.features.spice_run import forget
 
     forget(folder)
     selection = replace(selection, evidence=SpiceEvidence(dataset, named, options))
-    return attach(dataset, selection, request)
+    return attach(dataset, selection)
 
 
 def _select(

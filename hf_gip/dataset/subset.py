@@ -1,7 +1,5 @@
 """Steps every selecting function of this door shares: check the pool, select once, attach the record."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, DatasetDict, is_caching_enabled
 
 from hf_gip.dataset.columns import check_column
+from hf_gip.hashing import content_fingerprint, hash_json
 
 if TYPE_CHECKING:
     from hf_gip.core.selection import Selection
@@ -20,15 +19,18 @@ def check_dataset(dataset: Any, k: Any, id_column: str | None = None, *, name: s
 
     Raises:
         TypeError: If it is an iterable dataset or something else.
-        ValueError: If it is empty, `k` does not fit, or `id_column` is unknown or not unique.
+        ValueError: If it is empty or shown through a transform, `k` does not fit, or `id_column` is unknown or not
+            unique.
     """
     from hf_gip.core.checks import check_k, shown
+    from hf_gip.features.text import check_no_transform
 
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"`{name}` must be a `datasets.Dataset`, got {type(dataset).__name__}: selection needs the whole pool; "
             "use `load_dataset(…)` without `streaming=True`, or `Dataset.from_generator` over `.take(n)`."
         )
+    check_no_transform(name, dataset)
     if not len(dataset):
         raise ValueError(f"`{name}` must have at least one row, got 0: check the split or the filter before it.")
     if isinstance(k, Mapping):
@@ -38,18 +40,18 @@ def check_dataset(dataset: Any, k: Any, id_column: str | None = None, *, name: s
         _check_id_column(dataset, id_column)
 
 
-def select_once(
-    dataset: Dataset, request: Mapping[str, Any], select: "Callable[[], Selection]", *, shared: bool = False
-) -> "Selection":
-    """The cached selection for this dataset and request, or a fresh one, kept for the next call.
+def select_once(request: Mapping[str, Any], select: "Callable[[], Selection]", *, shared: bool = False) -> "Selection":
+    """The cached selection for this request, or a fresh one, kept for the next call.
+
+    The request is plain JSON and holds every option and a digest of the content of everything that is read.
 
     Where ranks work together on it (`shared`), a selection that one of them has cached serves all: one that began
     anew would wait for the others for ever.
     """
     from hf_gip.dataset.selection_cache import load_selection, store_selection
 
-    fingerprint = fingerprint_of(dataset, request)
-    selection = cached = load_selection(fingerprint) if is_caching_enabled() else None
+    key = hash_json(request)
+    selection = cached = load_selection(key) if is_caching_enabled() else None
     if shared:
         from hf_gip.features.ranks import first_found
 
@@ -57,12 +59,12 @@ def select_once(
     if selection is None:
         selection = select()
     if cached is None and is_caching_enabled():
-        store_selection(fingerprint, selection)
+        store_selection(key, selection)
     return selection
 
 
-def attach(dataset: Dataset, selection: "Selection", request: Mapping[str, Any]) -> Dataset:
-    """The chosen rows in pick order, with `selection` on the result and a fingerprint that depends on the request.
+def attach(dataset: Dataset, selection: "Selection") -> Dataset:
+    """The chosen rows in pick order, with `selection` on the result and a fingerprint of their content.
 
     The source is described anew: a cached record may stem from the same rows opened in another way.
     """
@@ -70,8 +72,8 @@ def attach(dataset: Dataset, selection: "Selection", request: Mapping[str, Any])
 
     source = describe_source(dataset, id_column=selection.record["source"]["id_column"])
     selection = replace(selection, record={**selection.record, "source": source})
-    fingerprint = fingerprint_of(dataset, request)
-    subset = dataset.select(selection.indices.numpy(), new_fingerprint=fingerprint)
+    subset = dataset.select(selection.indices.numpy())
+    subset._fingerprint = content_fingerprint(subset)
     setattr(subset, "selection", selection)  # noqa: B010 — attributes of this instance, read by the manifest's writer
     setattr(subset, "selected_from", dataset)  # noqa: B010 — hashed whole when it was made in memory
     return subset
@@ -104,11 +106,6 @@ def splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, 
             f"{{{next(iter(dataset), 'train')!r}: 1000}}."
         )
     return list(wanted.items())
-
-
-def fingerprint_of(dataset: Dataset, request: Mapping[str, Any]) -> str:
-    """16 hex digits that depend on the rows and on everything asked for."""
-    return hashlib.sha256(json.dumps([dataset._fingerprint, request], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_id_column(dataset: Dataset, name: str) -> None:

@@ -116,7 +116,9 @@ def gradient_trajectories(
     """
     options: dict[str, Any] = {name: value for name, value in locals().items() if name != "dataset"}
     check_dataset(dataset, 1)
-    return plan_trajectories(dataset, options).gather(1)
+    from hf_gip.dataset.requests import plain_options
+
+    return plan_trajectories(dataset, plain_options(options)).gather(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +145,13 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
     from hf_gip.dataset.trajectory_run import gather
     from hf_gip.features.folder_checks import check_folders
     from hf_gip.features.proxy import name_model
-    from hf_gip.features.tokenise import target_columns, text_columns
-    from hf_gip.hashing import hash_folder
+    from hf_gip.features.tokenise import columns_read, target_columns
+    from hf_gip.hashing import hash_folder, hash_rows
 
     _check_options(options)
-    text_columns(dataset, options["columns"])  # refuses wrong ones before a model is opened
+    read = columns_read(dataset, options["columns"])  # refuses wrong ones before a model is opened
     tasks = tasks_of(options["target"])
-    for _, rows in tasks:
-        target_columns(rows, options["columns"])
+    goals = [columns_read(rows, target_columns(rows, options["columns"])) for _, rows in tasks]
     folders = options["checkpoints"]
     if folders is not None:
         wanted = {name: options[name] for name in ("model", "parameters", "adam")}
@@ -163,7 +164,10 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
         "proxy": named.identity,
         "checkpoints": None if folders is None else [hash_folder(Path(folder)) for folder in folders],
     }
-    whole = request | {"target": [[name, rows._fingerprint] for name, rows in tasks]}
+    whole = request | {
+        "rows": hash_rows(dataset, read),
+        "target": [[name, hash_rows(rows, goal)] for (name, rows), goal in zip(tasks, goals, strict=True)],
+    }
     return Plan(whole, lambda least: gather(dataset, named, tasks, options, request, least))
 
 
@@ -174,12 +178,16 @@ def tasks_of(target: Any) -> list[tuple[str, Dataset]]:
         TypeError: If the target is of another kind.
         ValueError: If it is empty.
     """
+    from hf_gip.dataset.requests import plain_value
+    from hf_gip.features.text import check_no_transform
+
+    target = plain_value(target)
     if target is None:
         return []
     if isinstance(target, Dataset):
         tasks = {"target": target}
     elif isinstance(target, Mapping) and all(isinstance(rows, Dataset) for rows in target.values()):
-        tasks = target
+        tasks = dict(target)
     elif isinstance(target, Sequence) and not isinstance(target, str) and all(isinstance(t, str) for t in target):
         tasks = {"target": Dataset.from_dict({"text": list(target)})}
     else:
@@ -189,6 +197,8 @@ def tasks_of(target: Any) -> list[tuple[str, Dataset]]:
         )
     if not tasks or not all(len(rows) for rows in tasks.values()):
         raise ValueError("`target` must hold at least one row in every subtask, got none: leave empty ones out.")
+    for rows in tasks.values():
+        check_no_transform("target", rows)
     return list(tasks.items())
 
 

@@ -14,9 +14,7 @@ from datasets import Dataset, is_caching_enabled
 from torch import Tensor, nn
 
 from hf_gip.core.rows import MemoryRows, Rows
-from hf_gip.dataset.requests import rows_digest
 from hf_gip.dataset.run_cache import cache_folder, cached_gradients, check_shared_cache
-from hf_gip.dataset.subset import fingerprint_of
 from hf_gip.dataset.trajectories import Trajectories
 from hf_gip.features.checkpoints import Checkpoint, adapter_folder, at, trainer_checkpoints, warm_checkpoints
 from hf_gip.features.files import FileRows
@@ -29,6 +27,7 @@ from hf_gip.features.reader import NOT_FINITE, GradientReader, GradientRecipe
 from hf_gip.features.subspace import snapshot_basis
 from hf_gip.features.tokenise import TokenRows, check_vocabulary, target_columns, tokenised
 from hf_gip.features.warmup import WarmUpPlan, warm_up
+from hf_gip.hashing import hash_json, hash_token_rows, rows_digest
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ def gather(
         run = _prepare(dataset, tasks, tokenizer, options, least, Path(scratch))
         for tokens in (run.pool, *run.goals.values()):
             check_vocabulary(tokens.rows, ready)
-        points = _checkpoints(ready, run, fingerprint_of(dataset, _warm_up_request(request, run)))
+        points = _checkpoints(ready, run, hash_json(_warm_up_request(request, run)))
         begun = time.perf_counter()
         stored, targets = _finite_gradients(ready, points, run)
         features = stored if is_caching_enabled() else [MemoryRows(each.load()) for each in stored]
@@ -138,7 +137,7 @@ def _warm_up_request(request: dict[str, Any], run: Run) -> dict[str, Any]:
     """What the warm-up run depends on: not on how gradients are projected afterwards."""
     after = ("dims", "adam", "rates", "checkpoints")
     kept = {name: value for name, value in request.items() if name not in after}
-    return kept | {"max_length": run.options["max_length"], "tokens": run.pool.recipe}
+    return kept | {"max_length": run.options["max_length"], "tokens": hash_token_rows(run.pool.rows)}
 
 
 def _checkpoints(model: nn.Module, run: Run, key: str) -> list[Checkpoint]:

@@ -21,7 +21,7 @@ from hf_gip.core.checks import check_device
 from hf_gip.disk import CACHE, written
 from hf_gip.features.embedding_cache import EmbeddingCache, check_room, empty_matrix, write_shard
 from hf_gip.features.encoders import Encoder, NamedEncoder, name_encoder, read_answer
-from hf_gip.features.text import TextRecipe, iter_texts, text_recipe
+from hf_gip.features.text import TextRecipe, check_no_transform, iter_texts, text_recipe
 from hf_gip.hashing import hash_json, hash_tensors, hash_texts
 
 VERSION = 2  # of the vectors' recipe: raise it when the same inputs would give other vectors
@@ -86,6 +86,7 @@ def embed(
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(f"`dataset` must be a `datasets.Dataset`, got {type(dataset).__name__}.")
+    check_no_transform("dataset", dataset)
     if not len(dataset):
         raise ValueError("`dataset` must have at least one row, got 0: check the split or the filter before it.")
     texts = text_recipe(dataset, columns, template)

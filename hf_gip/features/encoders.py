@@ -64,8 +64,7 @@ def name_encoder(encoder: str | Encoder, *, device: str | None = None, encoder_i
         TypeError: If `encoder` is neither a name nor an object with `encode`, or `encoder_id` is no text.
         ValueError: If `encoder_id` is given beside a name.
     """
-    if encoder_id is not None:
-        _check_encoder_id(encoder_id, encoder)
+    check_encoder_id(encoder_id, encoder)
     if isinstance(encoder, str) and encoder == "lexical":
         from hf_gip.features.lexical import LexicalEncoder
 
@@ -120,10 +119,18 @@ def read_answer(answer: Any, count: int) -> np.ndarray:
     return vectors
 
 
-def _check_encoder_id(encoder_id: Any, encoder: Any) -> None:
+def check_encoder_id(encoder_id: Any, encoder: Any) -> None:
+    """Raise unless `encoder_id`, where there is one, can name `encoder`.
+
+    Raises:
+        TypeError: If it is no text.
+        ValueError: If the encoder is named already.
+    """
+    if encoder_id is None:
+        return
     if not isinstance(encoder_id, str) or not encoder_id:
         raise TypeError(f"`encoder_id` must be a text that names the encoder, got {shown(encoder_id)}.")
-    if isinstance(encoder, str):
+    if encoder is None or isinstance(encoder, str):
         raise ValueError(f"`encoder_id` names an encoder object, got it beside encoder={encoder!r}: leave it out.")
 
 

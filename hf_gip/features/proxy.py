@@ -199,7 +199,10 @@ def tokenizer_id(tokenizer: Any) -> str:
     """16 hex digits that depend on how texts become tokens, not on padding or cutting set by an earlier call."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return hash_json({"kind": type(tokenizer).__name__, "words": len(tokenizer), "name": tokenizer.name_or_path})
+        words = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else len(tokenizer)
+        options = {name: repr(value) for name, value in getattr(tokenizer, "init_kwargs", {}).items()}
+        special = repr(getattr(tokenizer, "special_tokens_map", None))
+        return hash_json({"kind": type(tokenizer).__name__, "words": words, "options": options, "special": special})
     plain = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

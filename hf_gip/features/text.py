@@ -43,6 +43,19 @@ class TextRecipe:
         return "\n".join(part for part in parts.values() if part.strip())
 
 
+def check_no_transform(name: str, dataset: Dataset) -> None:
+    """Raise if `dataset` shows its rows through a function: only what is stored is read, saved and published.
+
+    Raises:
+        ValueError: If `with_transform` or `set_transform` was called on it.
+    """
+    if dataset.format["type"] == "custom":
+        raise ValueError(
+            f"`{name}` must hold the rows that it shows, got a dataset with a transform (`with_transform` or "
+            "`set_transform`): apply the function with `map`, or drop it with `with_format(None)`."
+        )
+
+
 def text_recipe(dataset: Dataset, columns: Sequence[str] | None = None, template: str | None = None) -> TextRecipe:
     """Find the text columns of `dataset`, or check the ones asked for.
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from hf_gip.features.proxy import tokenizer_id
 from hf_gip.features.text import TextRecipe, has_layout, text_recipe
 from hf_gip.features.tokens import IGNORED
-from hf_gip.hashing import hash_json
+from hf_gip.hashing import hash_json, hash_rows
 
 BATCH_ROWS = 1_000
+TOKENS = ("input_ids", "labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def tokenised(dataset: Dataset, tokenizer: Any, columns: Sequence[str] | None, m
     """
     text = text_columns(dataset, columns)
     if text is None:
-        kept = [name for name in ("input_ids", "labels") if name in dataset.column_names]
+        kept = [name for name in TOKENS if name in dataset.column_names]
         rows, recipe = dataset.select_columns(kept).with_format(None), {"columns": kept}
     else:
         if tokenizer is None:
@@ -72,7 +73,7 @@ def tokenised(dataset: Dataset, tokenizer: Any, columns: Sequence[str] | None, m
                 batched=True,
                 batch_size=BATCH_ROWS,
                 remove_columns=list(text.columns),
-                new_fingerprint=hash_json({"of": dataset._fingerprint, "length": max_length, **recipe}),
+                new_fingerprint=hash_json({"rows": hash_rows(dataset, text.columns), "length": max_length, **recipe}),
                 desc="Tokenising",
             )
         )
@@ -91,8 +92,19 @@ def text_columns(dataset: Dataset, columns: Sequence[str] | None) -> TextRecipe 
         return text_recipe(dataset, columns)
     if columns is not None:
         raise ValueError("`columns` names texts and has no use beside `input_ids`: leave one out.")
-    _check_lists(dataset, [name for name in ("input_ids", "labels") if name in dataset.column_names])
+    _check_lists(dataset, [name for name in TOKENS if name in dataset.column_names])
     return None
+
+
+def columns_read(dataset: Dataset, columns: Sequence[str] | None) -> list[str]:
+    """The columns whose content makes the tokens: those of the text, or `input_ids` and `labels`; quick.
+
+    Raises:
+        TypeError: If `columns` is no list of names.
+        ValueError: If there are both tokens and `columns`, tokens that are no lists, or a column is unknown.
+    """
+    text = text_columns(dataset, columns)
+    return [name for name in TOKENS if name in dataset.column_names] if text is None else list(text.columns)
 
 
 def target_columns(rows: Dataset, columns: Sequence[str] | None) -> list[str] | None:

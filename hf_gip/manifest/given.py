@@ -72,7 +72,8 @@ def check_vectors(name: str, recipe: Mapping[str, Any], given: Any, column: str 
         recorded = recipe.get("sha256")  # the numbers themselves, also in older manifests
     if recorded is None:
         return
-    from hf_gip.dataset.requests import as_matrix, digest
+    from hf_gip.dataset.requests import as_matrix
+    from hf_gip.hashing import hash_array
 
     found = None
     if isinstance(given, Dataset) and recipe["kind"] == "dataset":
@@ -82,8 +83,8 @@ def check_vectors(name: str, recipe: Mapping[str, Any], given: Any, column: str 
     elif recipe["kind"] == "matrix" and not isinstance(given, Dataset):
         matrix = as_matrix(name, given, "a matrix, as it was")
         typed = (matrix, matrix.float(), matrix.double())  # datasets and lists change the type
-        alike = (digest(each) for each in typed)
-        found = next((each for each in alike if each == recorded), digest(matrix))
+        alike = (hash_array(each) for each in typed)
+        found = next((each for each in alike if each == recorded), hash_array(matrix))
     _same(name, recorded, found)
 
 
@@ -140,13 +141,13 @@ def check_encoder(recipe: Mapping[str, Any], encoder: Any) -> None:
 
 def _vectors_digest(rows: Dataset, column: str | None) -> str | None:
     from hf_gip.dataset.columns import read_vectors
-    from hf_gip.dataset.requests import digest
+    from hf_gip.hashing import hash_array
 
-    return digest(read_vectors(rows, column)) if column in rows.column_names else None
+    return hash_array(read_vectors(rows, column)) if column in rows.column_names else None
 
 
 def _rows_digest(rows: Dataset, columns: Sequence[str]) -> str | None:
-    from hf_gip.dataset.requests import rows_digest
+    from hf_gip.hashing import rows_digest
 
     return rows_digest(rows, columns) if set(columns) <= set(rows.column_names) else None
 

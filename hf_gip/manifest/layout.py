@@ -84,8 +84,10 @@ def check_subset(subset: Any) -> None:
 
     Raises:
         TypeError: If it is something else.
-        ValueError: If the record is missing, or was made for other rows.
+        ValueError: If the record is missing, or was made for other rows, or the rows are shown through a transform.
     """
+    from hf_gip.features.text import check_no_transform
+
     if isinstance(subset, DatasetDict):
         raise TypeError(
             f"`subset` must be one `datasets.Dataset`, got a DatasetDict with splits {list(subset)}: save each split "
@@ -95,6 +97,7 @@ def check_subset(subset: Any) -> None:
         raise TypeError(
             f"`subset` must be a `datasets.Dataset`, got {type(subset).__name__}: save each split by itself."
         )
+    check_no_transform("subset", subset)
     selection = getattr(subset, "selection", None)
     if selection is None or "source" not in selection.record:
         raise ValueError(
