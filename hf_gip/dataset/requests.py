@@ -194,6 +194,7 @@ def beside_request(value: Any, options: dict[str, Any]) -> dict[str, Any] | None
         return None
     if isinstance(value, Tensor):
         return {"sha256": hash_array(value)}
+    request: dict[str, Any]
     if isinstance(value, Dataset):
         columns = columns_beside(value, options)
         request, embedded = {"rows": hash_rows(value, columns)}, not isinstance(options["features"], str)
