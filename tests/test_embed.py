@@ -102,7 +102,7 @@ class Slow:
         time.sleep(float(sys.argv[2]))
         return np.array([[len(s), s.count("1") + 1.0] for s in sentences])
 
-rows = datasets.Dataset.from_dict({"text": [str(i) * (i % 9 + 1) for i in range(1_000)]})
+rows = datasets.Dataset.from_dict({"text": [f"{i} " * (i % 9 + 1) for i in range(1_000)]})
 matrix = module.embed(rows, Slow()).matrix
 print("sum", float(matrix.double().sum()), flush=True)
 """
