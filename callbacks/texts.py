@@ -8,6 +8,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer
 
+from hf_gip.hashing import hash_rows
+
 from .features import random_states
 
 
@@ -23,7 +25,7 @@ class TextVectors:
 
     def of(self, trainer: Trainer, rows: Dataset) -> Tensor:
         """One vector a row, (n, d); no random state is consumed."""
-        key = rows._fingerprint
+        key = hash_rows(rows, ["input_ids"])
         if key not in self._known:
             restore = random_states()
             try:

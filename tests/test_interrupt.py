@@ -58,8 +58,9 @@ def test_two_processes_on_one_cache_do_the_work_once_and_agree(tmp_path: Path) -
     both = [start(tmp_path / "cache", 0.01) for _ in range(2)]
     first, second = map(result, both)
     assert first == second
-    [folder] = (tmp_path / "cache" / "hf_gip" / "features").iterdir()
-    assert {path.name for path in folder.iterdir()} == {"features.npy", "survey.json", "lock"}
+    files = [path for path in (tmp_path / "cache" / "hf_gip").rglob("*") if path.is_file()]
+    assert sum(path.suffix == ".safetensors" for path in files) == 20  # no shard twice
+    assert sum(path.name.startswith("lock-") for path in files) == len(files) - 20 == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process there")
@@ -102,7 +103,7 @@ def test_ctrl_c_is_one_sentence_and_the_same_command_goes_on(tmp_path: Path) -> 
 
     victim = run("9")
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "cache").glob("hf_gip/features/*/survey.json")) and time.monotonic() < deadline:
+    while not list((tmp_path / "cache").glob("hf_gip/embeddings/*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.2)
     victim.send_signal(signal.SIGINT)
@@ -148,7 +149,7 @@ def test_a_disk_without_room_says_so_and_leaves_nothing_that_looks_whole(tmp_pat
     command = [sys.executable, "-c", FULL, str(tmp_path)]
     full = subprocess.run(command, capture_output=True, text=True, preexec_fn=bounded)
     assert "the cache folder has no room for 1 MB of features (File too large)" in full.stdout, full.stderr
-    assert not list(tmp_path.rglob("features.npy"))
+    assert not list(tmp_path.rglob("*.safetensors"))
     assert not (tmp_path / "out").exists()
     roomy = subprocess.run(command, capture_output=True, text=True)
     assert roomy.stdout.splitlines()[-1] == "fine", roomy.stderr

@@ -76,6 +76,7 @@ def compare(
     columns: Sequence[str] | None = None,
     template: str | None = None,
     encoder: "str | Encoder | None" = None,
+    encoder_id: str | None = None,
     noise: float = 0.1,
     groups: str | None = None,
     seeds: int = 5,
@@ -98,6 +99,7 @@ def compare(
         columns: As in `gip_select`.
         template: As in `gip_select`.
         encoder: As in `gip_select`.
+        encoder_id: As in `gip_select`.
         noise: Ridge of `captured`, in units of the mean ‖xᵢ‖².
         groups: A column whose values' shares are compared, such as `source`.
         seeds: How many random subsets, at least 2.
@@ -133,6 +135,7 @@ def compare(
         "columns": columns,
         "template": template,
         "encoder": encoder,
+        "encoder_id": encoder_id,
         "noise": noise,
         "device": check_device(device),
     }

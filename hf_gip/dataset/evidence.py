@@ -62,7 +62,7 @@ class GipEvidence:
         features = self.signals.features().matrix
         if features.shape[0] * features.shape[1] * len(selection) > AT_HAND:
             return None
-        names = ("scores", "target", "features", "columns", "template", "encoder", "device")
+        names = ("scores", "target", "features", "columns", "template", "encoder", "encoder_id", "device")
         options = {name: self.signals.options[name] for name in names}
         return str(compare({"chosen": selection}, self.signals.dataset, **options))
 

@@ -38,6 +38,7 @@ def gip_select(
     columns: Sequence[str] | None = None,
     template: str | None = None,
     encoder: "str | Encoder | None" = None,
+    encoder_id: str | None = None,
     objective: Literal["projection", "information"] = "projection",
     noise: float | None = None,
     diversity: float | None = None,
@@ -83,6 +84,8 @@ def gip_select(
         template: A format string naming text columns in braces, instead of joining `columns`.
         encoder: `"lexical"` (no weights), a sentence-transformers id or folder, or an object with `encode`;
             all-MiniLM-L6-v2 unless told.
+        encoder_id: What to know an `encoder` object by, instead of its answers to some 32 texts; see `hf_gip.embed`.
+            *optional*.
         objective: `"projection"`, or `"information"` for the exact log-det mutual information.
         noise: The ridge, in units of the mean ‖xᵢ‖²; by default max(0.1, 10 k/d) towards a target and
             max(0.1, k/d) for covering the pool, times the mean w² where there are scores.
@@ -121,6 +124,7 @@ def gip_select(
         "columns": columns,
         "template": template,
         "encoder": encoder,
+        "encoder_id": encoder_id,
         "objective": objective,
         "noise": noise,
         "diversity": diversity,

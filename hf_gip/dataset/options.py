@@ -8,6 +8,7 @@ import torch
 from hf_gip.core.checks import check_flag, is_number, shown
 from hf_gip.core.gip_checks import check_names
 from hf_gip.core.queries import default_noise, precision_from_scores
+from hf_gip.features.encoders import check_encoder_id
 
 DEFAULTS: Mapping[str, Any] = {  # of every argument that says what to choose by
     "scores": None,
@@ -19,6 +20,7 @@ DEFAULTS: Mapping[str, Any] = {  # of every argument that says what to choose by
     "columns": None,
     "template": None,
     "encoder": None,
+    "encoder_id": None,
     "objective": "projection",
     "noise": None,
     "diversity": None,
@@ -49,6 +51,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 def _check_combinations(options: Mapping[str, Any]) -> None:
     _check_numbers(options)
     check_flag("whiten", options["whiten"])
+    check_encoder_id(options["encoder_id"], options["encoder"])
     check_names(options["objective"], "orthogonal", 1.0 if options["noise"] is None else options["noise"], None)
     if options["quality"] is not None and options["scores"] is None:
         raise ValueError("`quality` weighs scores, got no `scores`: name the score columns too.")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hf_gip.core.checks import check_matrix, shown
 from hf_gip.dataset.columns import read_vectors
-from hf_gip.features.embed import Features
-from hf_gip.features.encoders import DEFAULT_ENCODER, name_encoder
+from hf_gip.features.embed import Features, identify_encoder
+from hf_gip.features.encoders import DEFAULT_ENCODER
 from hf_gip.features.text import check_no_transform, text_recipe
 from hf_gip.hashing import hash_array, hash_json, hash_rows
 
@@ -152,8 +152,11 @@ def text_request(dataset: Dataset, options: dict[str, Any]) -> dict[str, Any]:
         ValueError: If a column is unknown.
     """
     recipe = text_recipe(dataset, options["columns"], options["template"])
-    identity = name_encoder(encoder_of(options), device=options["device"]).identity
-    return {**identity, "columns": list(recipe.columns), "template": recipe.template}
+    return {
+        **_encoder_identity(dataset, options, options["columns"], options["template"]),
+        "columns": list(recipe.columns),
+        "template": recipe.template,
+    }
 
 
 # --- target and exclude ----------------------------------------------------------------------------------------------
@@ -191,9 +194,24 @@ def beside_request(value: Any, options: dict[str, Any]) -> dict[str, Any] | None
         return None
     if isinstance(value, Tensor):
         return {"sha256": hash_array(value)}
+    request: dict[str, Any]
     if isinstance(value, Dataset):
-        return {"rows": hash_rows(value, columns_beside(value, options))}
-    return {"texts": hash_json({"texts": value})}
+        columns = columns_beside(value, options)
+        request, embedded = {"rows": hash_rows(value, columns)}, not isinstance(options["features"], str)
+    else:
+        request, embedded, columns = {"texts": hash_json({"texts": value})}, True, ["text"]
+        value = Dataset.from_dict({"text": value})
+    if embedded and not (options["features"] is None and isinstance(encoder_of(options), str)):
+        request["encoder"] = _encoder_identity(value, options, columns)  # a name that made the features stands there
+    return request
+
+
+def _encoder_identity(
+    rows: Dataset, options: dict[str, Any], columns: Sequence[str] | None, template: str | None = None
+) -> dict[str, Any]:
+    """What the encoder is, for the texts of `rows`."""
+    how = {"device": options["device"], "encoder_id": options["encoder_id"]}
+    return identify_encoder(rows, encoder_of(options), columns=columns, template=template, **how)
 
 
 def columns_beside(rows: Dataset, options: dict[str, Any]) -> list[str]:

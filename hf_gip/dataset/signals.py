@@ -87,7 +87,7 @@ class Signals:
             return self.vectors
         if self.options["features"] is not None:
             return read_features(self.dataset, self.options["features"])
-        options = {name: self.options[name] for name in ("columns", "template", "device")}
+        options = {name: self.options[name] for name in ("columns", "template", "device", "encoder_id")}
         return embed(self.dataset, encoder_of(self.options), **options)
 
     def without_column(self) -> "Signals":
@@ -167,7 +167,8 @@ class Signals:
                 matrix = read_vectors(target, column)
                 return matrix, recipe | {"given_sha256": hash_array(matrix)}
             columns = columns_beside(target, self.options)
-            embedded = embed(target, encoder_of(self.options), columns=columns, device=self.options["device"])
+            options = {name: self.options[name] for name in ("device", "encoder_id")}
+            embedded = embed(target, encoder_of(self.options), columns=columns, **options)
             return embedded.matrix, recipe | {"columns": columns, "given_sha256": rows_digest(target, columns)}
         if isinstance(target, Tensor):
             return target, {"kind": "matrix", "given_sha256": hash_array(target)}

@@ -1,14 +1,13 @@
-"""Texts → one unit vector per row, computed shard by shard into the datasets cache, resumable after a kill."""
+"""Texts → one unit vector per row, each text encoded once and kept on disk by its content, resumable after a kill."""
 
-import hashlib
-import json
-import os
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,14 +19,19 @@ from torch import Tensor
 
 from hf_gip.core.checks import check_device
 from hf_gip.disk import CACHE, written
-from hf_gip.features.encoders import Encoder, NamedEncoder, as_numpy, name_encoder
+from hf_gip.features.embedding_cache import EmbeddingCache, check_room, empty_matrix, write_shard
+from hf_gip.features.encoders import Encoder, NamedEncoder, name_encoder, read_answer
 from hf_gip.features.text import TextRecipe, check_no_transform, iter_texts, text_recipe
+from hf_gip.hashing import hash_json, hash_tensors, hash_texts
 
-VERSION = 1  # of the vectors' recipe: raise it when the same inputs would give other vectors
+VERSION = 2  # of the vectors' recipe: raise it when the same inputs would give other vectors
 SHARD_ROWS = 2_048  # what a kill can cost at most
 BATCH_ROWS = 512  # per call of `encode`, of like length
-SAMPLE_ROWS = 16  # encoded first, to find the width and to estimate the time
+SAMPLE_ROWS = 32  # texts by whose vectors an encoder is known and the time is estimated
+SAME = 1e-5  # largest distance of two unit vectors that single precision explains
+ALIKE = 0.05  # largest distance that half precision explains, where the encoder's own answers differ as much
 ANNOUNCE_SECONDS = 10.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,18 @@ def embed(
     columns: Sequence[str] | None = None,
     template: str | None = None,
     device: str | None = None,
+    encoder_id: str | None = None,
 ) -> Features:
     """Embed the rows' texts as unit vectors, (n, d) float32, through the datasets cache.
 
-    The cache key is (dataset fingerprint, encoder identity, columns or template). Rows are written in shards of 2,048,
-    so a killed run goes on at the last finished shard; two processes on one key wait for each other. An empty text
-    becomes a zero vector. Memory does not grow with n; disk 4 n d bytes.
+    A vector is kept by its text and by what the encoder is, so a text that any pool had before is not encoded again,
+    and equal texts are encoded once. Texts are encoded in shards of 2,048: a killed run goes on at the last finished
+    shard, and processes that embed the same pool wait for each other. An empty text becomes a zero vector. Memory does
+    not grow with n beyond 256 MB of vectors; disk 4 d bytes a distinct text.
+
+    An `encoder` that is neither a name nor a plain `SentenceTransformer` is asked for some 32 texts of the pool on
+    every call, long, short, rare and spread over it. Where its answers are not the cached vectors, all its texts are
+    encoded anew.
 
     Args:
         dataset: The rows; an indices mapping and any format are respected.
@@ -63,13 +73,15 @@ def embed(
         columns: Text columns, instead of the detected layout.
         template: A format string naming columns in braces, instead of joining columns.
         device: Torch device for sentence-transformers models.
+        encoder_id: What to know an encoder object by, instead of its answers. It is yours to change when the vectors
+            change. *optional*.
 
     Returns:
         The vectors and their recipe.
 
     Raises:
         OSError: If the disk is full, or does not give back what was written.
-        TypeError: If `dataset` or `encoder` is of another kind.
+        TypeError: If `dataset` or `encoder` is of another kind, or the encoder returns no matrix.
         ValueError: If the dataset or all texts are empty, or the encoder answers with wrong counts or NaN.
     """
     if not isinstance(dataset, Dataset):
@@ -79,28 +91,48 @@ def embed(
         raise ValueError("`dataset` must have at least one row, got 0: check the split or the filter before it.")
     texts = text_recipe(dataset, columns, template)
     check_device(device)
-    named = name_encoder(encoder, device=device)
+    named = name_encoder(encoder, device=device, encoder_id=encoder_id)
+    pool = _Pool(dataset, texts)
+    matrix, identity = _through_cache(pool, named)
     recipe = {
         "kind": "text",
         "version": VERSION,
-        **named.identity,
+        **identity,
         "columns": list(texts.columns),
         "template": texts.template,
         "normalized": True,
+        "dims": matrix.shape[1],
+        "empty_rows": int((~pool.present).sum()),
     }
-    folder = _cache_folder(dataset, recipe)
-    found = _finished(folder, len(dataset))
-    if found is None:
-        with written(folder, CACHE):
-            folder.mkdir(parents=True, exist_ok=True)
-        with written(folder, CACHE), FileLock(folder / "lock"):
-            if (found := _finished(folder, len(dataset))) is None:
-                _fill(folder, dataset, texts, named)
-                found = _finished(folder, len(dataset))
-    if found is None:
-        raise OSError(f"the features in {str(folder)!r} cannot be read back: check the disk.")
-    matrix, empty = found
-    return Features(torch.from_numpy(matrix), recipe | {"dims": matrix.shape[1], "empty_rows": empty})
+    return Features(torch.from_numpy(matrix), recipe)
+
+
+def identify_encoder(
+    dataset: Dataset,
+    encoder: str | Encoder,
+    *,
+    columns: Sequence[str] | None = None,
+    template: str | None = None,
+    device: str | None = None,
+    encoder_id: str | None = None,
+) -> dict[str, Any]:
+    """What `embed` would record of the encoder, without computing the rows: equal where the vectors are.
+
+    Args:
+        dataset: As for `embed`, and the others too.
+        encoder: An object without a state of its own is asked for some 32 texts of the dataset.
+        columns: Text columns, *optional*.
+        template: A format string, *optional*.
+        device: Torch device, *optional*.
+        encoder_id: What to know an encoder object by, *optional*.
+
+    Returns:
+        Plain JSON.
+    """
+    named = name_encoder(encoder, device=device, encoder_id=encoder_id)
+    if not named.opaque:
+        return named.identity
+    return _compare_answers(_Pool(dataset, text_recipe(dataset, columns, template)), named).identity
 
 
 def embed_texts(texts: Sequence[str], encoder: str | Encoder, *, device: str | None = None) -> Float[Tensor, "m d"]:
@@ -116,148 +148,271 @@ def embed_texts(texts: Sequence[str], encoder: str | Encoder, *, device: str | N
     return torch.from_numpy(_encode(list(texts), name_encoder(encoder, device=device).load()))
 
 
-def _cache_folder(dataset: Dataset, recipe: dict[str, Any]) -> Path:
-    key = json.dumps([dataset._fingerprint, len(dataset), recipe], sort_keys=True)
-    name = hashlib.sha256(key.encode()).hexdigest()[:32]
-    return Path(config.HF_DATASETS_CACHE) / "hf_gip" / "features" / name
-
-
-def _finished(folder: Path, n: int) -> tuple[np.ndarray, int] | None:
-    """The finished matrix and its number of empty rows; None where there is none, or the disk has damaged it."""
-    try:
-        matrix = np.load(folder / "features.npy", mmap_mode="c", allow_pickle=False)  # "c": torch wants writable pages
-        empty = json.loads((folder / "survey.json").read_text())["empty_rows"]
-    except Exception:  # absent, or damaged: numpy's header parser raises many kinds
-        return None
-    good = isinstance(matrix, np.memmap) and matrix.ndim == 2 and len(matrix) == n and matrix.dtype == np.float32
-    return (matrix, empty) if good else None
-
-
-def _fill(folder: Path, dataset: Dataset, texts: TextRecipe, named: NamedEncoder) -> None:
-    """Compute the missing shards of `folder`, then put the whole matrix in place."""
-    lengths = _survey(folder, dataset, texts)
-    encoder = named.load()
-    width, seconds = _sample(dataset, texts, encoder, lengths)
-    n = len(dataset)
-    starts = [start for start in range(0, n, SHARD_ROWS) if not _marker(folder, start).exists()]
-    if seconds > ANNOUNCE_SECONDS:
-        left = seconds * sum(min(SHARD_ROWS, n - start) for start in starts) / n
-        tqdm.write(
-            f"hf-gip: embedding {n:,} rows with {named.identity['encoder']}: {width} dims, "
-            f"{4 * n * width / 1e6:,.0f} MB on disk, one pass, about {_clock(left)}; if stopped, it goes on there."
-        )
-    part = folder / "features.part"
-    with _open_part(part, (n, width)) as file, tqdm(total=n, unit="row", desc="Embedding") as bar:
-        header = file.seek(0, os.SEEK_END) - 4 * n * width
-        bar.update(n - sum(min(SHARD_ROWS, n - start) for start in starts))
-        for start in starts:
-            rows = _encode(_shard(dataset, texts, start), encoder, bar)
-            file.seek(header + 4 * start * width)
-            file.write(rows.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-            _marker(folder, start).touch()
-    os.replace(part, folder / "features.npy")  # last: its presence means the rest is complete
-    for path in folder.glob("done-*"):
-        path.unlink()
-
-
-def _survey(folder: Path, dataset: Dataset, texts: TextRecipe) -> int:
-    """Total characters of the texts; how many rows are empty is noted in the folder.
+class _Pool:
+    """What must be known of all texts: their keys, lengths and which are not empty, 21 bytes a row.
 
     Raises:
-        ValueError: If all of them are.
+        ValueError: If all of them are empty.
     """
-    empty = characters = 0
-    for text in iter_texts(dataset, texts):
-        empty += not text.strip()
-        characters += len(text)
-    if empty == len(dataset):
-        raise ValueError(
-            f"`columns` must hold text, got {len(dataset)} empty texts from {list(texts.columns)}: name other columns."
+
+    def __init__(self, dataset: Dataset, recipe: TextRecipe) -> None:
+        self.dataset, self.recipe = dataset, recipe
+        keys, lengths, present = [], [], []
+        for texts in _batches(iter_texts(dataset, recipe)):
+            keys.append(hash_texts(texts))
+            lengths += [len(text) for text in texts]
+            present += [bool(text.strip()) for text in texts]
+        self.keys, self.lengths, self.present = np.concatenate(keys), np.array(lengths), np.array(present)
+        if not self.present.any():
+            raise ValueError(
+                f"`columns` must hold text, got {len(dataset)} empty texts from {list(recipe.columns)}: name other "
+                "columns."
+            )
+
+    def digest(self) -> str:
+        return hash_tensors({"keys": torch.from_numpy(self.keys.view(np.uint8))})
+
+    def texts(self, rows: np.ndarray) -> list[str]:
+        return list(iter_texts(self.dataset.select(rows), self.recipe))
+
+    def find(self, cache: EmbeddingCache) -> np.ndarray:
+        """Where the cache has each row's vector, −1 where it has none or needs none."""
+        return np.where(self.present, cache.find(self.keys), -1)
+
+    def missing(self, places: np.ndarray) -> np.ndarray:
+        """The first row of every distinct text without a vector, in order."""
+        rows = np.flatnonzero(self.present & (places < 0))
+        return np.sort(rows[np.unique(self.keys[rows], return_index=True)[1]])
+
+    def sample(self, rows: np.ndarray, count: int = SAMPLE_ROWS) -> np.ndarray:
+        """`count` of `rows`: the longest, the shortest, some of rare words, and others spread over them."""
+        by_length = rows[np.argsort(-self.lengths[rows], kind="stable")]
+        spread = rows[np.linspace(0, len(rows) - 1, min(8 * count, len(rows))).astype(int)]
+        words = [set(text.split()) for text in self.texts(spread)]
+        counts = Counter(word for each in words for word in each)
+        rarity = np.array([sum(1 / counts[word] for word in each) / max(1, len(each)) for each in words])
+        rare = spread[np.argsort(-rarity, kind="stable")]
+        quarter = count // 4
+        evenly = spread[np.linspace(0, len(spread) - 1, quarter).astype(int)]
+        first = np.concatenate([by_length[:quarter], by_length[-quarter:], rare[:quarter], evenly, spread])
+        return first[np.sort(np.unique(first, return_index=True)[1])][:count]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A few texts encoded first.
+
+    Attributes:
+        rows: Which.
+        vectors: Theirs, (SAMPLE_ROWS, d).
+        seconds: How long a character took.
+    """
+
+    rows: np.ndarray
+    vectors: np.ndarray
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What an encoder is, and where its vectors are.
+
+    Attributes:
+        identity: What the cache and the manifest call it.
+        folders: Where its vectors are.
+        target: The folder for further ones.
+        sample: Texts that were encoded to tell what the encoder is, or None.
+        replaced: Whether texts of the pool have cached vectors that are not the encoder's answers.
+    """
+
+    identity: dict[str, Any]
+    folders: list[Path]
+    target: Path
+    sample: _Sample | None = None
+    replaced: bool = False
+
+
+def _through_cache(pool: _Pool, named: NamedEncoder) -> tuple[np.ndarray, dict[str, Any]]:
+    """The vectors of the pool, and what the encoder is.
+
+    Raises:
+        OSError: If the disk is full, or does not give back what was written.
+    """
+    root = _root(named)
+    with written(root, CACHE):
+        root.mkdir(parents=True, exist_ok=True)
+    shards, state = set(root.rglob("*.safetensors")), _look_up(pool, named)
+    cache = EmbeddingCache(state.folders)
+    places = pool.find(cache)
+    if len(missing := pool.missing(places)):
+        with written(root, CACHE), FileLock(root / f"lock-{pool.digest()[:2]}"):  # this pool's, and one in 256 others'
+            if set(root.rglob("*.safetensors")) != shards:  # another process has been at work
+                state = _look_up(pool, named)
+                missing = pool.missing(pool.find(cache := EmbeddingCache(state.folders)))
+            if len(missing):
+                _fill(pool, missing, state, cache.width, named.load())
+        cache = EmbeddingCache([*state.folders, state.target])
+        places = pool.find(cache)
+    if cache.width is None or len(pool.missing(places)):
+        raise OSError(f"the features in {str(root)!r} cannot be read back: check the disk.")
+    matrix = empty_matrix((len(places), cache.width), root)
+    cache.gather(places, matrix)
+    return matrix, state.identity
+
+
+def _root(named: NamedEncoder) -> Path:
+    name = hash_json({"version": VERSION, **named.identity})
+    return Path(config.HF_DATASETS_CACHE) / "hf_gip" / "embeddings" / name
+
+
+def _look_up(pool: _Pool, named: NamedEncoder) -> _State:
+    return _compare_answers(pool, named) if named.opaque else _State(named.identity, [_root(named)], _root(named))
+
+
+def _compare_answers(pool: _Pool, named: NamedEncoder) -> _State:
+    """Find the folders whose vectors of this pool's texts are the encoder's own answers.
+
+    Each folder was filled by one encoder in one run, so each is compared by texts of its own.
+    """
+    encoder, root = named.load(), _root(named)
+    held = {}
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+        places = pool.find(cache := EmbeddingCache([folder]))
+        if len(rows := np.flatnonzero(places >= 0)):
+            share = len(rows) / int(pool.present.sum())
+            held[folder] = (cache, places, pool.sample(rows, max(SAMPLE_ROWS // 4, round(share * SAMPLE_ROWS))))
+    asked = np.unique(np.concatenate([np.empty(0, np.int64), *(rows for _, _, rows in held.values())]))
+    answers = _Answers(pool.texts(asked), encoder) if len(asked) else None
+    same, has = [], np.zeros(len(pool.keys), bool)
+    for folder, (cache, places, rows) in held.items():
+        cached = np.zeros((len(rows), cache.width or 0), np.float32)
+        cache.gather(places[rows], cached)
+        if answers is not None and answers.are(cached, np.searchsorted(asked, rows)):
+            same.append(folder)
+            has |= places >= 0
+    missing = pool.missing(np.where(has, 0, -1))
+    others = [folder for folder in held if folder not in same]
+    replaced = any((held[folder][1][missing] >= 0).any() for folder in others)
+    sample, target = None, same[0] if same else root
+    if len(missing):
+        sample = _encode_sample(pool, missing, encoder)
+        first = {"keys": pool.keys[sample.rows].view(np.uint8), "answers": sample.vectors}
+        digest = hash_tensors({name: torch.from_numpy(values) for name, values in first.items()})
+        target = root / hash_json({"answers": digest, "unlike": [folder.name for folder in others]})
+    longest = int(np.argmax(np.where(pool.present, pool.lengths, -1)))  # in the sample of who encodes it
+    main = next((folder for folder in same if held[folder][1][longest] >= 0), target)
+    return _State({**named.identity, "answers": main.name}, same, target, sample, replaced)
+
+
+class _Answers:
+    """An encoder's vectors of some texts, to be compared with cached ones."""
+
+    def __init__(self, texts: list[str], encoder: Encoder) -> None:
+        self._texts, self._encoder = texts, encoder
+        self._vectors, self._noise = _encode(texts, encoder), -1.0
+
+    def are(self, cached: np.ndarray, which: np.ndarray) -> bool:
+        """Whether `cached` are the answers to the texts at `which`, but for the noise of batches."""
+        answers = self._vectors[which]
+        if cached.shape != answers.shape:
+            return False
+        apart = float(np.linalg.norm(cached - answers, axis=1).max())
+        return apart <= SAME or (apart <= ALIKE and apart <= 3 * self._batch_noise())
+
+    def _batch_noise(self) -> float:
+        """How far apart a text's vectors are when it is encoded among others and alone."""
+        if self._noise < 0:
+            alone = _join([_encode([text], self._encoder) for text in self._texts])
+            self._noise = float(np.linalg.norm(alone - self._vectors, axis=1).max())
+        return self._noise
+
+
+def _fill(pool: _Pool, missing: np.ndarray, state: _State, cached_width: int | None, encoder: Encoder) -> None:
+    """Encode the texts of the `missing` rows, shard by shard.
+
+    Raises:
+        ValueError: If cached vectors of this encoder have another width.
+    """
+    if state.replaced:
+        warnings.warn(
+            f"`encoder` ({state.identity['encoder']}) does not answer with the cached vectors of these texts: they "
+            "are embedded again.",
+            stacklevel=4,
         )
-    aside = folder / "survey.part"
-    aside.write_text(json.dumps({"empty_rows": empty}))
-    os.replace(aside, folder / "survey.json")
-    return characters
+    sample = _encode_sample(pool, missing, encoder) if state.sample is None else state.sample
+    width, total = sample.vectors.shape[1], len(missing)
+    if cached_width not in (None, width):
+        raise ValueError(
+            f"`encoder_id` must name one encoder, got vectors of width {width} where the cached ones have "
+            f"{cached_width}: choose another id."
+        )
+    with written(state.target, CACHE):
+        state.target.mkdir(exist_ok=True)
+        check_room(state.target, 4 * total * width)
+    seconds = sample.seconds * int(pool.lengths[missing].sum())
+    if seconds > ANNOUNCE_SECONDS:
+        tqdm.write(
+            f"hf-gip: embedding {total:,} texts with {state.identity['encoder']}: {width} dims, "
+            f"{4 * total * width / 1e6:,.0f} MB on disk, one pass, about {_clock(seconds)}; if stopped, it goes on "
+            "there."
+        )
+    others = np.setdiff1d(missing, sample.rows, assume_unique=True)
+    first = max(0, SHARD_ROWS - len(sample.rows))  # the sample's vectors are the first of the first shard
+    with tqdm(total=total, unit="text", desc="Embedding") as bar:
+        bar.update(len(sample.rows))
+        texts, vectors = pool.texts(sample.rows), [sample.vectors]
+        for start, stop in pairwise([0, *range(first, len(others), SHARD_ROWS), len(others)]):
+            if start < stop:
+                texts += (further := pool.texts(others[start:stop]))
+                vectors.append(_encode(further, encoder, bar))
+            write_shard(state.target, hash_texts(texts), _join(vectors))
+            texts, vectors = [], []
 
 
-def _sample(dataset: Dataset, texts: TextRecipe, encoder: Encoder, characters: int) -> tuple[int, float]:
-    """The vectors' width, and the seconds all rows should take, from a few rows spread over the pool."""
-    spread = np.linspace(0, len(dataset) - 1, min(SAMPLE_ROWS, len(dataset))).astype(int)
-    sample = list(iter_texts(dataset.select(spread), texts))
-    _encode(sample[:1] or [""], encoder)  # warm up
+def _encode_sample(pool: _Pool, rows: np.ndarray, encoder: Encoder) -> _Sample:
+    """Encode a few of `rows`; the first text, which may wake a device, is not timed."""
+    rows = pool.sample(rows)
+    texts = pool.texts(rows)
+    vectors = [_encode(texts[:1], encoder)]
     start = time.perf_counter()
-    width = _encode(sample, encoder).shape[1]
+    if texts[1:]:
+        vectors.append(_encode(texts[1:], encoder))
     seconds = time.perf_counter() - start
-    return width, seconds * characters / max(1, sum(map(len, sample)))
-
-
-def _shard(dataset: Dataset, texts: TextRecipe, start: int) -> list[str]:
-    stop = min(start + SHARD_ROWS, len(dataset))
-    return list(iter_texts(dataset.select(range(start, stop)), texts))
+    return _Sample(rows, _join(vectors), seconds / max(1, sum(map(len, texts[1:]))))
 
 
 def _encode(texts: list[str], encoder: Encoder, bar: Any = None) -> np.ndarray:
-    """Unit float32 vectors in the order of `texts`, encoded in batches of like length; zero for empty texts.
-
-    Raises:
-        ValueError: If the encoder answers with a wrong count, NaN or infinity.
-    """
-    order = sorted((i for i, text in enumerate(texts) if text.strip()), key=lambda i: -len(texts[i]))
-    rows: np.ndarray | None = None
+    """Unit float32 vectors in the order of `texts`, none of them empty, encoded in batches of like length."""
+    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+    parts: list[np.ndarray] = []
     for batch in _batches(order):
-        vectors = as_numpy(encoder.encode([texts[i] for i in batch])).astype(np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(batch) or not np.isfinite(vectors).all():
-            raise ValueError(
-                f"`encoder` must give one finite vector per text, got shape {vectors.shape} for {len(batch)} texts"
-                f"{'' if np.isfinite(vectors).all() else ' with NaN or infinity'}: check its `encode`."
-            )
-        rows = np.zeros((len(texts), vectors.shape[1]), np.float32) if rows is None else rows
-        rows[batch] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        vectors = read_answer(encoder.encode([texts[row] for row in batch]), len(batch))
+        vectors /= np.maximum(
+            np.abs(vectors).max(axis=1, keepdims=True), np.finfo(np.float64).tiny
+        )  # squares are finite
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        parts.append((vectors / np.where(norms == 0, 1, norms)).astype(np.float32))
         if bar is not None:
             bar.update(len(batch))
-    if rows is None:  # nothing but empty texts: only the width is needed from the encoder
-        rows = np.zeros((len(texts), as_numpy(encoder.encode(["."])).shape[1]), np.float32)
-    if bar is not None:
-        bar.update(len(texts) - len(order))
-    return rows
+    return _join(parts)[np.argsort(order)]
 
 
-def _batches(order: list[int]) -> Iterator[list[int]]:
-    remaining = iter(order)
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+    """Several answers as one matrix.
+
+    Raises:
+        ValueError: If they are not equally wide.
+    """
+    widths = list(dict.fromkeys(part.shape[1] for part in parts))
+    if len(widths) > 1:
+        raise ValueError(f"`encoder` must return vectors of one width, got {widths[0]} and then {widths[1]}.")
+    return np.concatenate(parts)
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    remaining = iter(items)
     while batch := list(islice(remaining, BATCH_ROWS)):
         yield batch
-
-
-def _open_part(path: Path, shape: tuple[int, int]) -> Any:
-    """The unfinished matrix, opened for writing in place; its size is claimed first, so a full disk shows at once."""
-    size = 4 * shape[0] * shape[1]
-    if not path.exists():
-        aside = path.with_suffix(".new")
-        with aside.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            _claim(file, size)
-        os.replace(aside, path)
-    return path.open("r+b")
-
-
-def _claim(file: Any, size: int) -> None:
-    start = file.tell()
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), start, size)
-        else:
-            file.truncate(start + size)
-    except OSError as error:
-        raise OSError(
-            f"the cache folder has no room for {size / 1e6:,.0f} MB of features ({error.strerror}): free space "
-            "there or point HF_DATASETS_CACHE to another disk."
-        ) from error
-
-
-def _marker(folder: Path, start: int) -> Path:
-    return folder / f"done-{start:012d}"
 
 
 def _clock(seconds: float) -> str:

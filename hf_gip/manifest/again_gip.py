@@ -100,7 +100,7 @@ def _features(features: dict[str, Any], given: Mapping[str, Any]) -> dict[str, A
         encoder = _again("encoder", given.get("encoder"), repr(features["encoder"]))
         check_encoder(features, encoder)
     texts = {"template": features["template"]} if features["template"] else {"columns": features["columns"]}
-    return {**texts, "encoder": encoder}
+    return {**texts, "encoder": encoder, "encoder_id": features.get("encoder_id")}
 
 
 def _again(name: str, value: Any, what: str) -> Any:
