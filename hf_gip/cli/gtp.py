@@ -31,7 +31,7 @@ def gtp_command(
     target: Annotated[
         str | None, typer.Option(help="What the rows should serve: a dataset or a file; the pool itself unless told.")
     ] = None,
-    target_split: Annotated[str, typer.Option(help="Split of the target.")] = "train",
+    target_split: Annotated[str | None, typer.Option(help="Split of the target; train, where it has splits.")] = None,
     target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
     columns: TextColumns = None,
     parameters: Annotated[
@@ -73,7 +73,7 @@ def gtp_command(
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {
-        "target": None if target is None else open_target_rows(target, split=target_split, config=target_config),
+        "target": open_target_rows(target, split=target_split, config=target_config),
         "columns": names(columns),
         "parameters": parameters,
         "subspace": subspace,

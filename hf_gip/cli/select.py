@@ -24,7 +24,7 @@ def select_command(
         Literal["precision", "queries"], typer.Option(help="How far rows are trusted, or what is wanted.")
     ] = "precision",
     target: Annotated[str | None, typer.Option(help="What the rows should serve: a dataset, a file, or .npy.")] = None,
-    target_split: Annotated[str, typer.Option(help="Split of the target.")] = "train",
+    target_split: Annotated[str | None, typer.Option(help="Split of the target; train, where it has splits.")] = None,
     target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
     columns: Annotated[
         str | None, typer.Option(help="Text columns to embed, instead of the detected ones: a,b.")
@@ -70,7 +70,7 @@ def select_command(
     options: dict[str, Any] = {
         "scores": weighed(scores),
         "scores_as": scores_as,
-        "target": None if target is None else open_target(target, split=target_split, config=target_config),
+        "target": open_target(target, split=target_split, config=target_config),
         "features": vectors(features) if features is not None and features.endswith(".npy") else features,
         "columns": names(columns),
         "template": template,
@@ -86,7 +86,7 @@ def select_command(
         "min_per_group": quotas(min_per_group),
         "budget_tokens": budget_tokens,
         "token_column": token_column,
-        "exclude": None if exclude is None else open_excluded(exclude, split=exclude_split, config=exclude_config),
+        "exclude": open_excluded(exclude, split=exclude_split, config=exclude_config),
         "exclude_above": exclude_above,
         "id_column": id_column,
         "device": device,
