@@ -51,8 +51,11 @@ def _turn_words(turn: Mapping[str, Any], name: str) -> str | None:
     Raises:
         ValueError: If its content is no text.
     """
-    contents = [turn[key] for key in CONTENT if turn.get(key) is not None]
+    text = turn.get("content")
+    if text and isinstance(text, str) and not (turn.get(CALLS[0]) or turn.get(CALLS[1])):  # most turns
+        return text
     calls = [turn[key] for key in CALLS if turn.get(key)]
+    contents = [turn[key] for key in CONTENT if turn.get(key) is not None]
     if not contents and not calls:
         return None
     words = [_content_words(next((each for each in contents if each != ""), ""), name)]
