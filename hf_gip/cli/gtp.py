@@ -64,12 +64,13 @@ def gtp_command(
     rows: Rows = True,
 ) -> None:
     """Choose k rows, with weights, whose gradients together follow a target's along a training run."""
-    from hf_gip.cli.inputs import names, numbers, open_target_rows
+    from hf_gip.cli.inputs import check_counts, names, numbers, open_target_rows
     from hf_gip.cli.output import console
     from hf_gip.dataset.gtp_select import gtp_select
     from hf_gip.manifest.layout import check_empty
 
     check_empty(out)
+    check_counts(dims=dims, epochs=epochs, max_length=max_length, batch_size=batch_size)
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {

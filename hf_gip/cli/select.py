@@ -59,12 +59,13 @@ def select_command(
     ] = True,
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
-    from hf_gip.cli.inputs import names, open_excluded, open_target, quotas, vectors, weighed
+    from hf_gip.cli.inputs import check_counts, names, open_excluded, open_target, quotas, vectors, weighed
     from hf_gip.cli.output import console
     from hf_gip.cli.pools import read_pool, save_and_tell, show_picks
     from hf_gip.dataset.gip_select import gip_select
 
     _check_where(out, push_to)
+    check_counts(budget_tokens=budget_tokens)
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {
