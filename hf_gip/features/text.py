@@ -218,7 +218,7 @@ def _check_text_column(dataset: Dataset, name: str) -> None:
     if not isinstance(name, str) or name not in dataset.column_names:
         raise ValueError(f"`columns` must name columns of the dataset {dataset.column_names}, got {shown(name)}.")
     if len(dataset) and not _holds_text(dataset.features[name]):
-        rows = dataset.select_columns([name]).with_format(None)
+        rows: Any = dataset.select_columns([name]).with_format(None)
         raise ValueError(not_text(name, next((row[name] for row in rows if row[name] is not None), None)))
 
 
