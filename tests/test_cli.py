@@ -1,5 +1,6 @@
 """The command line: real files through real processes, and every mistake in one sentence before any work."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -158,6 +159,27 @@ def test_no_text_of_a_row_is_taken_for_markup_or_control(tmp_path: Path, capsys:
         ),
         (["--device", "warp"], "`--device` must be a torch device such as 'cpu' or 'cuda', got 'warp'."),
         (["--target", "missing.jsonl"], "no file 'missing.jsonl': check the path."),
+        (["--budget-tokens", "0"], "`--budget-tokens` must be a whole number of at least 1, got 0."),
+        (
+            ["--target-split", "test"],
+            "`--target-split` must be left out, got 'test': it goes with `--target`, got none.",
+        ),
+        (["--target-config", "a"], "`--target-config` must be left out, got 'a': it goes with `--target`, got none."),
+        (["--exclude-split", "a"], "`--exclude-split` must be left out, got 'a': it goes with `--exclude`, got none."),
+        (
+            ["--exclude-config", "a"],
+            "`--exclude-config` must be left out, got 'a': it goes with `--exclude`, got none.",
+        ),
+        (
+            ["--target", "missing.npy", "--target-split", "test"],
+            "`--target-split` must be left out, got 'test': a matrix such as 'missing.npy' has none.",
+        ),
+        (
+            ["--target", "missing.jsonl", "--target-config", "main"],
+            "`--target-config` must be left out for 'missing.jsonl', which is not on the Hub, got 'main'.",
+        ),
+        (["--config", "main"], "`--config` must be left out for 'pool.parquet', which is not on the Hub, got 'main'."),
+        (["--revision", "v1"], "`--revision` must be left out for 'pool.parquet', which is not on the Hub, got 'v1'."),
         (["--features", "missing.npy"], "no file 'missing.npy': check the path."),
     ],
 )
@@ -178,6 +200,102 @@ def test_bad_options_are_refused_before_any_work(
     options += [] if "--features" in words else ["--encoder", "lexical"]
     assert refusal(capsys, "select", source, *options, *words, "--out", tmp_path / "out") == message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["spice", "--window", "-1"], "`--window` must be a whole number of rows, or 0 for all at once, got -1."),
+        (
+            ["spice", "--stop-ratio", "2"],
+            "`--stop-ratio` must be between 0 and 1, got 2.0: leave it out never to stop.",
+        ),
+        (["spice", "--max-length", "0"], "`--max-length` must be a whole number of at least 1, got 0."),
+        (
+            ["spice", "--update-every", "0"],
+            "`--update-every` must be at least 1, got 0: for a proxy left as it is, add `--frozen`.",
+        ),
+        (["gtp", "--dims", "0"], "`--dims` must be a whole number of at least 1, got 0."),
+        (["gtp", "--epochs", "0"], "`--epochs` must be a whole number of at least 1, got 0."),
+        (["gtp", "--max-length", "-4"], "`--max-length` must be a whole number of at least 1, got -4."),
+        (
+            ["gtp", "--target-split", "a"],
+            "`--target-split` must be left out, got 'a': it goes with `--target`, got none.",
+        ),
+    ],
+)
+def test_options_of_spice_and_gtp_are_refused_in_the_words_of_the_command_line(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    command = [words[0], source, "--k", 2, "--model", "none", "--out", tmp_path / "out", *words[1:]]
+    assert refusal(capsys, *command) == message
+
+
+def test_splits_of_what_is_not_named_are_refused_by_every_command_that_reads_again(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, tail = tmp_path / "out", ["--target-split", "test"]
+    assert hf_gip("select", source, "--k", 3, "--features", "vector", "--out", out) == 0
+    capsys.readouterr()
+    message = "`--target-split` must be left out, got 'test': it goes with `--target`, got none."
+    compared = ["compare", out, "--features", "vector"]
+    for words in (["explain", out, 1], ["reproduce", out], compared, ["report", out, "--out", tmp_path / "p.html"]):
+        assert refusal(capsys, *words, "--source", source, *tail) == message
+    assert refusal(capsys, "report", out, "--out", tmp_path / "p.html", *tail) == (
+        "`--target-split` must be left out, got 'test': only a page with the pool, `--source`, takes it."
+    )
+
+
+def test_a_model_with_code_of_its_own_is_refused_without_running_it_or_asking(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    kind = {"AutoConfig": "code.Config", "AutoModel": "code.Model", "AutoModelForCausalLM": "code.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": kind}))
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    (folder / "modules.json").write_text(json.dumps([module]))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what a user may answer if asked
+    end = (
+        f"must open without code of its own, which is never run here, got {str(folder)!r}: name a model of an "
+        "architecture that is built in, or load it yourself in Python and pass the live model."
+    )
+    for option, words in (("--encoder", ["select"]), ("--model", ["spice"]), ("--model", ["gtp"])):
+        said = refusal(capsys, *words, source, "--k", 2, option, folder, "--out", tmp_path / "out")
+        assert said == f"`{option}` {end}"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_split_beside_an_empty_one_is_selected_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    DatasetDict(train=pool(), test=pool().select([])).save_to_disk("folder")
+    words = ["select", "folder", "--k", 2, "--features", "vector"]
+    assert hf_gip(*words, "--split", "train", "--out", "out") == 0
+    capsys.readouterr()
+    assert refusal(capsys, *words, "--split", "test", "--out", "more") == (
+        "split 'test' of 'folder' must hold at least one row, got 0: check the folder."
+    )
+
+
+def test_a_mistyped_folder_is_read_as_a_path_and_as_a_repository(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    for name in ("mistyped", "runs/mistyped"):
+        said = refusal(capsys, "select", name, "--k", 2, "--out", "out")
+        assert said.startswith(f"{name!r} is no file or folder here, and no dataset was found on the Hub (")
+        assert "401" not in said
+    for name in ("./mistyped", "runs/mistyped/", "/gone/mistyped"):
+        said = refusal(capsys, "select", name, "--k", 2, "--out", "out")
+        assert said == f"no file or folder {name!r}: check the path, or give a Hub id such as 'user/name'."
+    assert refusal(capsys, "verify", "runs/mistyped") == (
+        "'runs/mistyped' is no folder here, and no repository of that name can be seen on the Hub: check the path, or "
+        "the repository's name and `hf auth login`."
+    )
 
 
 def test_arguments_of_python_are_called_by_the_options_of_the_command() -> None:

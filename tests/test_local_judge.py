@@ -101,6 +101,27 @@ def test_ratings_come_from_a_model_in_a_folder_and_are_kept_by_it(
     assert hf_gip.rate(rows("r1", "r2"), other, attributes=["clarity"])["clarity"][:] == [2.0, 1.0]
 
 
+def test_a_judge_that_learned_or_is_shown_rows_otherwise_is_another_judge() -> None:
+    model, tokenizer = rater()
+    judge = hf_gip.LocalModel(model, tokenizer=tokenizer)
+
+    def rated() -> float:
+        return hf_gip.rate(rows("r2"), judge, attributes=["clarity"])["clarity"][0]
+
+    assert rated() == 2.0
+    with torch.no_grad():  # the same live model after some training
+        model.lm_head.weight[:, 3:5] = model.lm_head.weight[:, [4, 3]]
+    assert rated() == 1.0
+    named = repr(judge)
+    tokenizer.chat_template = f"{LAST} r7"
+    assert repr(judge) != named
+    assert rated() == 7.0
+    named = repr(judge)
+    model.generation_config.repetition_penalty = 1.3
+    assert repr(judge) != named
+    assert repr(judge) == repr(hf_gip.LocalModel(model, tokenizer=tokenizer))
+
+
 def test_a_live_model_is_left_as_it_was() -> None:
     model = tiny_llama(140).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -4,12 +4,12 @@ import json
 import math
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, config
+from datasets import Dataset, concatenate_datasets, config
 from huggingface_hub import constants
 
 from hf_gip.dataset import rate as module
@@ -116,7 +116,10 @@ def test_bad_answers_are_missing_and_counted(judge: tuple[Judge, Endpoint], caps
     assert math.isnan(rated["helpfulness"][2])
     assert math.isnan(rated["accuracy"][2])  # true is no number
     assert rated["reasoning"][2] == 7.0
-    assert "2 of 3 answers could not be read in full" in capsys.readouterr().out
+    assert (
+        "2 of 3 answers could not be read in full; their scores are missing, and the same call asks"
+        in capsys.readouterr().out
+    )
     with pytest.raises(
         ValueError, match=r"^`judge` must answer with a JSON object of numbers, got none in 1 answers: "
     ):
@@ -200,3 +203,87 @@ def test_offline_mode_is_named_where_it_stops_a_judge(
     ):
         rate(Dataset.from_dict({"text": ["row 3"]}), judge[1])
     assert judge[0].asked == []
+
+
+class Worth:
+    """A judge that rates a text by the number in it, where `able` says that it can, and counts what it is asked."""
+
+    def __init__(self, able: Callable[[int], bool] = lambda _: True) -> None:
+        self.able = able
+        self.asked: list[int] = []
+
+    def __call__(self, prompts: list[str]) -> list[str]:
+        numbers = [int(re.search(r"worth (\d+)", prompt)[1]) for prompt in prompts]  # type: ignore[index]
+        self.asked += numbers
+        return [json.dumps({"h": number, "c": 5}) if self.able(number) else "no idea" for number in numbers]
+
+
+def test_what_failed_is_asked_for_again_and_nothing_else() -> None:
+    pool = rows(*range(1, 9))
+    half, whole = Worth(lambda number: number % 2 == 0), Worth()
+    first = rate(pool, half, name="j", attributes=["h"])["h"][:]
+    assert [math.isnan(value) for value in first] == [True, False] * 4
+    assert rate(pool, whole, name="j", attributes=["h"])["h"][:] == [float(number) for number in range(1, 9)]
+    assert (sorted(half.asked), sorted(whole.asked)) == ([*range(1, 9)], [1, 3, 5, 7])
+    assert rate(pool, whole, name="j", attributes=["h"])["h"][:] == [float(number) for number in range(1, 9)]
+    assert len(whole.asked) == 4  # nothing is missing any more
+    fails = Worth(lambda _: False)
+    rate(pool, fails, name="j", attributes=["h"])
+    assert fails.asked == []
+
+
+def test_where_all_failed_all_are_asked_for_again() -> None:
+    with pytest.raises(ValueError, match=r"^`judge` must answer with a JSON object of numbers, got none in 3 answers"):
+        rate(rows(1, 2, 3), Worth(lambda _: False), name="j", attributes=["h"])
+    assert rate(rows(1, 2, 3), Worth(), name="j", attributes=["h"])["h"][:] == [1.0, 2.0, 3.0]
+
+
+def test_half_an_answer_is_completed_and_its_numbers_stay() -> None:
+    def answers(text: str) -> Callable[[list[str]], list[str]]:
+        return lambda prompts: [text] * len(prompts)
+
+    rate(rows(1), answers('{"h": 3}'), name="j", attributes=["h", "c"])
+    rated = rate(rows(1), answers('{"h": 9, "c": 4}'), name="j", attributes=["h", "c"])
+    assert (rated["h"][:], rated["c"][:]) == ([3.0], [4.0])
+
+
+def test_ratings_follow_the_text_and_not_the_dataset() -> None:
+    judge, pool = Worth(), rows(1, 2, 3)
+    rate(pool, judge, name="j", attributes=["h"])
+    grown = concatenate_datasets([rows(9), pool, rows(8)]).add_column("other", [*range(5)]).shuffle(seed=1)
+    rated = rate(grown, judge, name="j", attributes=["h"])
+    assert rated["h"][:] == [float(text.split()[1]) for text in rated["text"]]
+    assert judge.asked[:3] == [1, 2, 3]
+    assert sorted(judge.asked[3:]) == [8, 9]
+    rate(pool.rename_column("text", "said"), judge, name="j", attributes=["h"], columns=["said"])
+    assert len(judge.asked) == 5
+
+
+def test_rows_under_an_unchanged_fingerprint_are_rated_by_their_texts() -> None:
+    judge = Worth()
+    for number in (4, 5):
+        pool = rows(number, 6)
+        pool._fingerprint = "a" * 16
+        assert rate(pool, judge, name="j", attributes=["h"])["h"][:] == [float(number), 6.0]
+    assert judge.asked == [4, 6, 5]
+
+
+def test_another_judge_or_attribute_is_another_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, pool = Worth(), rows(1, 2)
+    for name, attributes in (("j", ["h"]), ("other", ["h"]), ("j", ["c"]), ("j", ["h", "c"])):
+        rate(pool, judge, name=name, attributes=attributes)
+    assert judge.asked == [1, 2] * 4
+    monkeypatch.setattr(module, "PROMPT", module.PROMPT.replace("You rate", "You judge"))
+    rate(pool, judge, name="j", attributes=["h"])
+    assert judge.asked == [1, 2] * 5
+
+
+def test_a_damaged_line_is_asked_for_again(tmp_path: Path) -> None:
+    judge, pool = Worth(), rows(1, 2, 3, 4, 5)
+    rate(pool, judge, name="j", attributes=["h"])
+    kept = next((tmp_path / "cache" / "hf_gip" / "ratings").glob("*.jsonl"))
+    lines = kept.read_text().splitlines()
+    lines[1:] = [lines[1][:9] + "\0", "[1, 2, 3]", json.dumps([json.loads(lines[3])[0], [3.0, 4.0]]), lines[4]]
+    kept.write_text("\n".join(lines) + "\n")
+    assert rate(pool, judge, name="j", attributes=["h"])["h"][:] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert judge.asked[5:] == [2, 3, 4]

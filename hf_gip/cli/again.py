@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hf_gip.manifest.schema import Manifest
 
 Target = Annotated[str | None, typer.Option(help="The target again, where it was a dataset or file.")]
-TargetSplit = Annotated[str, typer.Option(help="Split of the target.")]
+TargetSplit = Annotated[str | None, typer.Option(help="Split of the target; train, where it has splits.")]
 TargetConfig = Annotated[str | None, typer.Option(help="Configuration of the target.")]
 Exclude = Annotated[str | None, typer.Option(help="What was stayed away from again, a dataset or file.")]
 ExcludeSplit = Annotated[str | None, typer.Option(help="Its split; test, where it has splits.")]
@@ -63,11 +63,9 @@ def given_again(manifest: "Manifest", selection: "Selection", options: dict[str,
     names = ("target", "exclude", "features", "encoder", "model", "checkpoints")
     given: dict[str, Any] = {name: options.get(name) or None for name in names}
     check_taken(manifest.method, given)
-    if given["target"] is not None:
-        given["target"] = open_target(given["target"], split=options["target_split"], config=options["target_config"])
-    if (exclude := given["exclude"]) is not None:
-        place = {"split": options["exclude_split"], "config": options["exclude_config"]}
-        given["exclude"] = open_excluded(exclude, **place)
+    for name, read in (("target", open_target), ("exclude", open_excluded)):
+        place = {option: options[f"{name}_{option}"] for option in ("split", "config")}
+        given[name] = read(given[name], **place)
     if given["features"] is not None:
         given["features"] = vectors(given["features"])
     return {**given, "include": selection.indices.tolist()}

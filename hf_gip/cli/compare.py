@@ -19,7 +19,7 @@ def compare_command(
     source: Annotated[str, typer.Option(help="The pool all were chosen from: a file, folder or Hub id.")],
     scores: Annotated[str | None, typer.Option(help="Numeric columns to average: a,b.")] = None,
     target: Annotated[str | None, typer.Option(help="What the rows should serve: a dataset, a file, or .npy.")] = None,
-    target_split: Annotated[str, typer.Option(help="Split of the target.")] = "train",
+    target_split: Annotated[str | None, typer.Option(help="Split of the target; train, where it has splits.")] = None,
     target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
     features: Annotated[str | None, typer.Option(help="Ready vectors: a column, or a .npy file.")] = None,
     columns: Annotated[
@@ -52,7 +52,7 @@ def compare_command(
         {name: subset.picks for name, subset in subsets.items()},
         pool,
         scores=names(scores),
-        target=None if target is None else open_target(target, split=target_split, config=target_config),
+        target=open_target(target, split=target_split, config=target_config),
         features=vectors(features) if features is not None and features.endswith(".npy") else features,
         encoder=encoder,
         **texts,

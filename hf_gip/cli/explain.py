@@ -33,7 +33,7 @@ def explain_command(
     row: Annotated[int, typer.Argument(help="Position of the row in the pool.")],
     source: Annotated[str, typer.Option(help="The pool: a file, folder or Hub id.")],
     target: Target = None,
-    target_split: TargetSplit = "train",
+    target_split: TargetSplit = None,
     target_config: TargetConfig = None,
     exclude: Exclude = None,
     exclude_split: ExcludeSplit = None,

@@ -31,7 +31,7 @@ def gtp_command(
     target: Annotated[
         str | None, typer.Option(help="What the rows should serve: a dataset or a file; the pool itself unless told.")
     ] = None,
-    target_split: Annotated[str, typer.Option(help="Split of the target.")] = "train",
+    target_split: Annotated[str | None, typer.Option(help="Split of the target; train, where it has splits.")] = None,
     target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
     columns: TextColumns = None,
     parameters: Annotated[
@@ -64,16 +64,17 @@ def gtp_command(
     rows: Rows = True,
 ) -> None:
     """Choose k rows, with weights, whose gradients together follow a target's along a training run."""
-    from hf_gip.cli.inputs import names, numbers, open_target_rows
+    from hf_gip.cli.inputs import check_counts, names, numbers, open_target_rows
     from hf_gip.cli.output import console
     from hf_gip.dataset.gtp_select import gtp_select
     from hf_gip.manifest.layout import check_empty
 
     check_empty(out)
+    check_counts(dims=dims, epochs=epochs, max_length=max_length, batch_size=batch_size)
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {
-        "target": None if target is None else open_target_rows(target, split=target_split, config=target_config),
+        "target": open_target_rows(target, split=target_split, config=target_config),
         "columns": names(columns),
         "parameters": parameters,
         "subspace": subspace,

@@ -77,32 +77,58 @@ def vectors(path: str) -> "np.ndarray":
         raise ValueError(f"cannot read {Path(path).name!r} as a matrix: {error}") from None
 
 
-def open_target(name: str, *, split: str, config: str | None, option: str = "target_split") -> "Dataset | np.ndarray":
-    """A target by name: a `.npy` matrix, or anything `open_dataset` reads; `option` names its split's in messages."""
-    from hf_gip.dataset.open import open_dataset
-
-    return vectors(name) if name.endswith(".npy") else open_dataset(name, split=split, config=config, option=option)
+def open_target(name: str | None, *, split: str | None, config: str | None) -> "Dataset | np.ndarray | None":
+    """A target by name: a `.npy` matrix, or a split, by default train, of anything `open_dataset` reads."""
+    return _open("target", name, split=split, config=config)
 
 
-def open_target_rows(name: str, *, split: str, config: str | None) -> "Dataset":
+def open_target_rows(name: str | None, *, split: str | None, config: str | None) -> "Dataset | None":
     """A target of rows by name, where vectors do not do.
 
     Raises:
         ValueError: If it is a `.npy` matrix.
     """
-    from hf_gip.dataset.open import open_dataset
-
-    if name.endswith(".npy"):
+    if name is not None and name.endswith(".npy"):
         raise ValueError(
             f"`target` must be a dataset or a file of rows, whose gradients are taken, got the matrix {name!r}: give "
             "the rows."
         )
-    return open_dataset(name, split=split, config=config, option="target_split")
+    rows = _open("target", name, split=split, config=config)
+    return rows if isinstance(rows, Dataset) else None
 
 
-def open_excluded(name: str, *, split: str | None, config: str | None) -> "Dataset | np.ndarray":
-    """What to stay away from, likewise: the test split where there are splits and none is named."""
-    from hf_gip.dataset.open import has_splits
+def open_excluded(name: str | None, *, split: str | None, config: str | None) -> "Dataset | np.ndarray | None":
+    """What to stay away from, likewise: by default the test split, where there are splits."""
+    return _open("exclude", name, split=split, config=config)
 
-    split = split or ("test" if has_splits(name) else "train")
-    return open_target(name, split=split, config=config, option="exclude_split")
+
+def _open(argument: str, name: str | None, *, split: str | None, config: str | None) -> "Dataset | np.ndarray | None":
+    """What `argument` names; None where it is left out.
+
+    Raises:
+        ValueError: If a split or configuration is named of nothing, or of a matrix.
+    """
+    from hf_gip.dataset.open import has_splits, open_dataset
+
+    matrix = name is not None and name.endswith(".npy")
+    if name is None or matrix:
+        why = f"a matrix such as {Path(name).name!r} has none" if name else f"it goes with `{argument}`, got none"
+        for option, value in (("split", split), ("config", config)):
+            if value is not None:
+                raise ValueError(f"`{argument}_{option}` must be left out, got {value!r}: {why}.")
+        return None if name is None else vectors(name)
+    split = split or ("test" if argument == "exclude" and has_splits(name) else "train")
+    return open_dataset(name, split=split, config=config, prefix=f"{argument}_")
+
+
+def check_counts(**options: int | None) -> None:
+    """Raise unless every option that was given is a whole number of at least 1.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    from hf_gip.core.checks import check_count
+
+    for name, value in options.items():
+        if value is not None:
+            check_count(name, value)

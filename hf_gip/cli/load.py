@@ -39,4 +39,4 @@ def _one(subset: Dataset | DatasetDict) -> Dataset:
     """
     if isinstance(subset, Dataset):
         return subset
-    raise ValueError(f"`--split` must name one of {list(subset)}, got None.")
+    raise ValueError(f"`--split` must name one of {list(subset)}, got none.")

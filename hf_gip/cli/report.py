@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from hf_gip.core.selection import Selection
     from hf_gip.manifest.schema import Manifest
 
-AGAIN = ("target", "exclude", "features", "encoder")  # what the page of a subset chosen by `select` may need
-
 
 def report_command(
     folder: Annotated[str, typer.Argument(help="A folder written by `hf-gip select`, or a run's output_dir.")],
@@ -39,7 +37,7 @@ def report_command(
         ),
     ] = None,
     target: Target = None,
-    target_split: TargetSplit = "train",
+    target_split: TargetSplit = None,
     target_config: TargetConfig = None,
     exclude: Exclude = None,
     exclude_split: ExcludeSplit = None,
@@ -63,8 +61,8 @@ def report_command(
     from hf_gip.page.run import write_run_page
 
     if source is None:
-        for name in AGAIN:
-            check_needless(name, options[name], "only a page with the pool, `source`, takes it")
+        for name, value in options.items():
+            check_needless(name, value, "only a page with the pool, `source`, takes it")
     if source is not None:
         manifest, selection = read_saved(Path(folder))
         page = _with_pool(manifest, selection, pool_again(manifest, Path(folder), source), options, out)
@@ -87,8 +85,8 @@ def _with_pool(
     if manifest.method == "gip":
         given = given_again(manifest, selection, options)
         return recorded_evidence(pool, recorded_options(manifest, given)).report(selection, out)
-    for name in AGAIN:
-        check_needless(name, options[name], f"a page about rows chosen by {manifest.method} does not use it")
+    for name, value in options.items():
+        check_needless(name, value, f"a page about rows chosen by {manifest.method} does not use it")
     rows = pool.select(selection.indices.numpy())
     setattr(rows, "selection", selection)  # noqa: B010 — an attribute of this instance
     return write_report(rows, out)

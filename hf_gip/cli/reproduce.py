@@ -25,7 +25,7 @@ def reproduce_command(
         str | None, typer.Option(help="The pool: a file, folder or Hub id; the recorded repository unless told.")
     ] = None,
     target: Target = None,
-    target_split: TargetSplit = "train",
+    target_split: TargetSplit = None,
     target_config: TargetConfig = None,
     exclude: Exclude = None,
     exclude_split: ExcludeSplit = None,
@@ -49,8 +49,8 @@ def reproduce_command(
     again = reproduce(
         place,
         source=source,
-        target=None if target is None else open_target(target, split=target_split, config=target_config),
-        exclude=None if exclude is None else open_excluded(exclude, split=exclude_split, config=exclude_config),
+        target=open_target(target, split=target_split, config=target_config),
+        exclude=open_excluded(exclude, split=exclude_split, config=exclude_config),
         features=None if features is None else vectors(features),
         encoder=encoder,
         model=model,

@@ -24,7 +24,7 @@ def select_command(
         Literal["precision", "queries"], typer.Option(help="How far rows are trusted, or what is wanted.")
     ] = "precision",
     target: Annotated[str | None, typer.Option(help="What the rows should serve: a dataset, a file, or .npy.")] = None,
-    target_split: Annotated[str, typer.Option(help="Split of the target.")] = "train",
+    target_split: Annotated[str | None, typer.Option(help="Split of the target; train, where it has splits.")] = None,
     target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
     columns: Annotated[
         str | None, typer.Option(help="Text columns to embed, instead of the detected ones: a,b.")
@@ -59,18 +59,19 @@ def select_command(
     ] = True,
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
-    from hf_gip.cli.inputs import names, open_excluded, open_target, quotas, vectors, weighed
+    from hf_gip.cli.inputs import check_counts, names, open_excluded, open_target, quotas, vectors, weighed
     from hf_gip.cli.output import console
     from hf_gip.cli.pools import read_pool, save_and_tell, show_picks
     from hf_gip.dataset.gip_select import gip_select
 
     _check_where(out, push_to)
+    check_counts(budget_tokens=budget_tokens)
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {
         "scores": weighed(scores),
         "scores_as": scores_as,
-        "target": None if target is None else open_target(target, split=target_split, config=target_config),
+        "target": open_target(target, split=target_split, config=target_config),
         "features": vectors(features) if features is not None and features.endswith(".npy") else features,
         "columns": names(columns),
         "template": template,
@@ -86,7 +87,7 @@ def select_command(
         "min_per_group": quotas(min_per_group),
         "budget_tokens": budget_tokens,
         "token_column": token_column,
-        "exclude": None if exclude is None else open_excluded(exclude, split=exclude_split, config=exclude_config),
+        "exclude": open_excluded(exclude, split=exclude_split, config=exclude_config),
         "exclude_above": exclude_above,
         "id_column": id_column,
         "device": device,

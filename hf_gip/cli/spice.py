@@ -55,13 +55,14 @@ def spice_command(
     rows: Rows = True,
 ) -> None:
     """Choose the k rows with the most Fisher information and the least gradient conflict, by a proxy's gradients."""
-    from hf_gip.cli.inputs import names
+    from hf_gip.cli.inputs import check_counts, names
     from hf_gip.cli.output import console
     from hf_gip.dataset.spice_select import spice_select
     from hf_gip.manifest.layout import check_empty
 
     check_empty(out)
-    _check_training(window, update_every, frozen)
+    check_counts(max_length=max_length, batch_size=batch_size)
+    _check_windows(window, update_every, frozen, stop_ratio)
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {
@@ -84,12 +85,16 @@ def spice_command(
     save_and_tell(subset, out, terminal, rows=rows)
 
 
-def _check_training(window: int, update_every: int, frozen: bool) -> None:
-    """Raise unless the three go together; said here in the words of the command line.
+def _check_windows(window: int, update_every: int, frozen: bool, stop_ratio: float | None) -> None:
+    """Raise unless the options of the windows are in range and go together; said in the words of the command line.
 
     Raises:
-        ValueError: If all rows at once are asked for with a proxy in training, or it is trained after no rows.
+        ValueError: If one is out of range, or all rows at once are asked for with a proxy in training.
     """
+    if stop_ratio is not None and not 0 < stop_ratio < 1:
+        raise ValueError(f"`--stop-ratio` must be between 0 and 1, got {stop_ratio}: leave it out never to stop.")
+    if window < 0:
+        raise ValueError(f"`--window` must be a whole number of rows, or 0 for all at once, got {window}.")
     if update_every < 1 and not frozen:
         raise ValueError(
             f"`--update-every` must be at least 1, got {update_every}: for a proxy left as it is, add `--frozen`."

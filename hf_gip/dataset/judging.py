@@ -76,11 +76,11 @@ def _lengths(pool: Dataset, options: dict[str, Any]) -> Tensor | None:
     """
     try:
         recipe = text_recipe(pool, options["columns"], options["template"])
+        return torch.tensor([float(len(text)) for text in iter_texts(pool, recipe)])
     except ValueError:
         if options["features"] is None:
             raise
         return None
-    return torch.tensor([float(len(text)) for text in iter_texts(pool, recipe)])
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from hf_gip.hashing import hash_lines
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -42,11 +44,22 @@ class LocalModel:
         if tokenizer is None and isinstance(model, nn.Module):
             raise ValueError("`tokenizer` must be given with a live model, got None.")
         self.batch_size = batch_size
+        self._live = model if isinstance(model, nn.Module) else None
+        self._tokenizer = tokenizer
         self._named = name_model(model, tokenizer, device=check_device(device))
 
     def __repr__(self) -> str:
-        """The model's identity: ratings are kept by it."""
-        return f"LocalModel({self._named.identity})"
+        """What answers depend on, by content, for ratings are kept by it: a live model may have learned meanwhile."""
+        from hf_gip.features.proxy import name_model
+
+        identity = dict(self._named.identity)
+        if self._live is not None:
+            configs = (getattr(self._live, name, None) for name in ("config", "generation_config"))
+            identity |= name_model(self._live, self._tokenizer).identity
+            identity["configs"] = hash_lines(each.to_json_string() for each in configs if each is not None)
+        if self._tokenizer is not None:
+            identity["chat_template"] = hash_lines([getattr(self._tokenizer, "chat_template", None)])
+        return f"LocalModel({identity})"
 
     def __call__(self, prompts: list[str]) -> list[str]:
         """One answer per prompt; prompts of like length are answered together."""

@@ -1,15 +1,21 @@
 """A dataset by name: a Hub id, a local data file, or a `save_to_disk` folder."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
 from datasets import Dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets.data_files import DataFilesList
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from pyarrow import parquet
 
 from hf_gip.dataset.source import remember_files
+from hf_gip.hashing import hash_file, hash_json
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
 
@@ -21,74 +27,144 @@ def open_dataset(
     config: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
-    option: str = "split",
+    prefix: str = "",
 ) -> Dataset:
     """Load one split of a dataset as data: no code of the source is run.
 
+    What a local file holds decides what is read, never its time: a file whose content was read before comes from the
+    datasets cache, any other content is read anew. Cost: one pass over the file's bytes, about 2 GB/s.
+
     Args:
-        source: A local `.parquet`, `.jsonl`, `.json`, `.csv`, `.tsv` or `.txt` file, a folder written by
-            `save_to_disk`, or a Hub id such as `"tatsu-lab/alpaca"`.
+        source: A local `.parquet`, `.jsonl`, `.json`, `.csv`, `.tsv` or `.txt` file, the text ones also as `.gz`, a
+            folder written by `save_to_disk`, or a Hub id such as `"tatsu-lab/alpaca"`.
         split: The split of a Hub dataset or of a saved `DatasetDict`; a file and a saved `Dataset` have none.
         config: The configuration of a Hub dataset.
         revision: The revision of a Hub dataset.
         token: The token for the Hub, instead of the stored one.
-        option: What the caller's users know `split` by, for messages.
+        prefix: What stands before `split`, `config` and `revision` in the caller's own options, for messages:
+            `"target_"`.
 
     Returns:
         The rows.
 
     Raises:
         FileNotFoundError: If nothing is there, on this disk or on the Hub.
-        ValueError: If the file cannot be read, or a split or configuration does not exist.
+        ValueError: If the file cannot be read, a split or configuration does not exist, or one is named for a source
+            that has none.
     """
     path = Path(source).expanduser()
     if split != "train" and not has_splits(source):
-        raise ValueError(f"`{option}` must be left out for {path.name!r}, which has no splits, got {split!r}.")
-    if path.is_dir():
-        return _saved(path, split, option)
-    if path.suffix.lower() in READERS or path.is_file():
-        return _file(path)
-    if not _looks_like_hub_id(source):
-        raise FileNotFoundError(f"no file or folder {source!r}: check the path, or give a Hub id such as 'user/name'.")
+        raise ValueError(f"`{prefix}split` must be left out for {path.name!r}, which has no splits, got {split!r}.")
+    if is_local(source):
+        for name, value in (("config", config), ("revision", revision)):
+            if value is not None:
+                raise ValueError(
+                    f"`{prefix}{name}` must be left out for {path.name!r}, which is not on the Hub, got {value!r}."
+                )
+        return _saved(path, split, prefix) if path.is_dir() else _file(path)
     try:
-        return datasets.load_dataset(source, config, split=split, revision=revision, token=token)
-    except DatasetNotFoundError as error:
+        validate_repo_id(source)
+    except HFValidationError:
         raise FileNotFoundError(
-            f"no dataset {source!r} on the Hub, or it cannot be seen from here: check the name, or `hf auth login`."
-        ) from error
+            f"no file or folder {source!r}: check the path, or give a Hub id such as 'user/name'."
+        ) from None
+    return _hub(source, config, split=split, revision=revision, token=token)
+
+
+def is_local(source: str) -> bool:
+    """Whether `source` is on this disk, or has the name of a data file."""
+    path = Path(source).expanduser()
+    return path.exists() or _reader(path) is not None
 
 
 def has_splits(source: str) -> bool:
     """Whether what `source` names has splits: the Hub's datasets and a saved `DatasetDict`."""
-    path = Path(source).expanduser()
-    return (path / "dataset_dict.json").is_file() if path.exists() else path.suffix.lower() not in READERS
+    return not is_local(source) or (Path(source).expanduser() / "dataset_dict.json").is_file()
 
 
-def open_recorded(source: str, *, split: str | None, **options: Any) -> Dataset:
-    """`open_dataset` at the split that a manifest records; a copy of that split in a file has none."""
-    return open_dataset(source, split=(split if has_splits(source) else None) or "train", **options)
+def open_recorded(
+    source: str, *, split: str | None, config: str | None = None, revision: str | None = None, **options: Any
+) -> Dataset:
+    """`open_dataset` as a manifest records it; a copy of that split on this disk has no configuration or revision."""
+    split = (split if has_splits(source) else None) or "train"
+    place = {} if is_local(source) else {"config": config, "revision": revision}
+    return open_dataset(source, split=split, **place, **options)
+
+
+def _hub(source: str, config: str | None, **options: Any) -> Dataset:
+    """A dataset of the Hub.
+
+    Raises:
+        FileNotFoundError: If the Hub shows none of that name; it may have been meant as a path.
+        RuntimeError: As `datasets` raises it.
+        ValueError: If only a script of the repository could read it.
+    """
+    try:
+        return datasets.load_dataset(source, config, **options)
+    except (FileNotFoundError, ConnectionError) as error:
+        words = str(error) if isinstance(error, DatasetsError | ConnectionError) else "it could not be asked"
+        reason = words.splitlines()[0].rstrip(".")
+        raise FileNotFoundError(
+            f"{source!r} is no file or folder here, and no dataset was found on the Hub ({reason}): check the path, "
+            "or the dataset's name, the connection and `hf auth login`."
+        ) from error
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise ValueError(
+            f"{source!r} is read by a script of its own, and no code of a dataset is run here: give "
+            '`revision="refs/convert/parquet"`, the copy as data that the Hub makes, or a file of the rows.'
+        ) from error
 
 
 def _file(path: Path) -> Dataset:
+    """The rows of a data file.
+
+    Raises:
+        ValueError: If it cannot be read, holds no row, or becomes another while it is read.
+    """
+    kind = _check_file(path)
+    options: dict[str, Any] = {"delimiter": "\t"} if ".tsv" in path.name.lower() else {}
+    content = hash_file(path)
+    # What `datasets` keys cache and fingerprint by, the content in place of the file's time
+    files = DataFilesList([path.absolute().as_posix()], [(content,)])
+    try:
+        loaded = datasets.load_dataset(kind, data_files={"train": files}, split="train", **options)
+    except Exception as error:  # each reader raises its own kinds; the cause goes along
+        if "corresponds to no data" in str(error):  # what `datasets` says of a file without rows
+            raise ValueError(f"{path.name!r} must hold at least one row, got 0: check the file.") from None
+        raise ValueError(f"cannot read {path.name!r} as {kind}: {_first_line(error)}") from error
+    if hash_file(path) != content:
+        for entry in loaded.cache_files:  # they may hold other rows than their key says
+            shutil.rmtree(Path(entry["filename"]).parent, ignore_errors=True)
+        raise ValueError(
+            f"{path.name!r} must stay as it is while it is read, got other content in the end: try again."
+        )
+    return remember_files(loaded, [path])
+
+
+def _check_file(path: Path) -> str:
+    """The reader of a data file that has something to read.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If its format is unknown, or it is empty.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}: check the path.")
-    kind = READERS.get(path.suffix.lower())
+    kind = _reader(path)
     if kind is None:
         raise ValueError(f"cannot tell the format of {path.name!r}: use one of {', '.join(READERS)}.")
     if not path.stat().st_size:
         raise ValueError(f"{path.name!r} must hold at least one row, got an empty file: check it.")
     if kind == "parquet":
         _check_parquet(path)
-    options: dict[str, Any] = {"delimiter": "\t"} if path.suffix.lower() == ".tsv" else {}
-    try:
-        loaded = datasets.load_dataset(kind, data_files=str(path), split="train", **options)
-    except ValueError as error:
-        if "corresponds to no data" in str(error):  # what `datasets` says of a file without rows
-            raise ValueError(f"{path.name!r} must hold at least one row, got 0: check the file.") from None
-        raise ValueError(f"cannot read {path.name!r} as {kind}: {_first_line(error)}") from error
-    except Exception as error:  # each reader raises its own kinds; the cause goes along
-        raise ValueError(f"cannot read {path.name!r} as {kind}: {_first_line(error)}") from error
-    return remember_files(loaded, [path])
+    return kind
+
+
+def _reader(path: Path) -> str | None:
+    """The packaged reader for a file of this name; a `.gz` is read by that of its inner name."""
+    return READERS.get(Path(path.name.lower().removesuffix(".gz")).suffix)
 
 
 def _check_parquet(path: Path) -> None:
@@ -105,22 +181,32 @@ def _check_parquet(path: Path) -> None:
         raise ValueError(f"{path.name!r} must hold at least one row, got 0: check the file.")
 
 
-def _saved(path: Path, split: str, option: str) -> Dataset:
+def _saved(path: Path, split: str, prefix: str) -> Dataset:
+    """One split of a `save_to_disk` folder; its siblings are not opened.
+
+    Raises:
+        ValueError: If it is no such folder, is damaged, holds no row, or has no such split.
+    """
+    folder, what = path, repr(path.name)
+    if (listing := path / "dataset_dict.json").is_file():
+        names = json.loads(listing.read_text(encoding="utf-8")).get("splits", [])
+        if split not in names:
+            raise ValueError(f"`{prefix}split` must be one of {names}, got {split!r}.")
+        folder, what = path / split, f"split {split!r} of {path.name!r}"
+    state = folder / "state.json"
+    if not state.is_file():
+        raise ValueError(f"folder {path.name!r} was not written by `save_to_disk`: give a data file or such a folder.")
     try:
-        loaded = datasets.load_from_disk(str(path))
-    except FileNotFoundError:
-        raise ValueError(
-            f"folder {path.name!r} was not written by `save_to_disk`: give a data file or such a folder."
-        ) from None
-    if isinstance(loaded, Dataset):
-        return remember_files(loaded, list(path.glob("*.arrow")))
-    if split not in loaded:
-        raise ValueError(f"`{option}` must be one of {list(loaded)}, got {split!r}.")
-    return remember_files(loaded[split], list((path / split).glob("*.arrow")), split=split)
-
-
-def _looks_like_hub_id(source: str) -> bool:
-    return source.count("/") <= 1 and not source.startswith((".", "/", "~")) and "\\" not in source
+        entries = json.loads(state.read_text(encoding="utf-8"))["_data_files"]  # not those that `map` left beside them
+        loaded = Dataset.load_from_disk(str(folder)) if entries else None  # `datasets` cannot open a table of none
+    except Exception as error:  # a damaged folder has many kinds of errors
+        raise ValueError(f"cannot read {what} as saved by `save_to_disk`: {_first_line(error)}") from error
+    if not loaded:
+        raise ValueError(f"{what} must hold at least one row, got 0: check the folder.")
+    paths = [folder / entry["filename"] for entry in entries]
+    # The fingerprint saved with them says which functions made the rows, not what these read
+    loaded._fingerprint = hash_json({"files": [hash_file(file) for file in paths], "features": repr(loaded.features)})
+    return remember_files(loaded, paths, split=split)
 
 
 def _first_line(error: BaseException) -> str:

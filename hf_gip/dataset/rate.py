@@ -1,6 +1,5 @@
 """Score columns from a language model that rates rows: any OpenAI-compatible endpoint, a local model, a function."""
 
-import hashlib
 import json
 import re
 import time
@@ -19,8 +18,8 @@ from hf_gip.dataset.local_judge import LocalModel
 from hf_gip.dataset.subset import check_dataset
 from hf_gip.disk import CACHE, written
 from hf_gip.features.text import iter_texts, text_recipe
+from hf_gip.hashing import hash_lines, hash_texts
 
-VERSION = 1  # of the prompt: raise it when the same row would be asked otherwise
 ATTRIBUTES = ("helpfulness", "accuracy", "reasoning")  # those the GIP paper names
 LOWEST, HIGHEST = 1, 10
 BATCH = 64  # rows whose answers are kept together
@@ -122,13 +121,15 @@ def rate(
     """Let a language model rate every row, as numeric columns that `gip_select(scores=…)` takes.
 
     Each row is shown with a fixed prompt and answered by one JSON object with a number from 1 to 10 per attribute.
-    An answer that is not that becomes NaN, and is counted. Answers are kept by the row's text in the datasets cache
-    as they come: a stopped run goes on there, and a row rated once is not asked again.
+    An answer that is not that becomes NaN, and is counted. Ratings are kept in the datasets cache as they come, by the
+    prompt and the judge: a stopped run goes on there, a pool that grew asks for its new rows, and the same call again
+    asks only for what could not be read.
 
     Args:
         dataset: The rows.
         judge: An `Endpoint`, a `LocalModel`, or a function from a list of prompts to a list of answers.
-        name: What the judge is called in the cache; needed for a function.
+        name: What the judge is called in the cache; needed for a function, whose content cannot be seen: a judge that
+            answers otherwise needs another name.
         attributes: What is rated; each becomes a column.
         columns: Text columns to show, instead of the detected layout.
         template: A format string naming text columns in braces.
@@ -148,20 +149,24 @@ def rate(
     if not isinstance(judge, Endpoint | LocalModel) and name is None:
         raise ValueError("`name` must say what the judge is when it is a function, got None: ratings are kept by it.")
     recipe = text_recipe(dataset, columns, template)
-    texts = [text[:CHARACTERS] for text in iter_texts(dataset, recipe)]
-    kept = _Answers.open(name or f"{judge}", attributes)
+    prompts = [_prompt(text[:CHARACTERS], attributes) for text in iter_texts(dataset, recipe)]
+    keys = [key.hex() for key in hash_texts(prompts).tolist()]
+    kept = _Ratings.open(name or f"{judge}")
     with FileLock(kept.path.with_suffix(".lock")):
         kept.read()
-        _ask_missing(texts, judge, attributes, kept)
-    ratings = [kept.found[_key(text)] for text in texts]
+        _ask_missing(dict(zip(keys, prompts, strict=True)), judge, attributes, kept)
+    ratings = [kept.found[key] for key in keys]
     bad = sum(None in row for row in ratings)
-    if bad == len(ratings):
+    if all(value is None for row in ratings for value in row):
         raise ValueError(
             f"`judge` must answer with a JSON object of numbers, got none in {len(ratings)} answers: try it by hand, "
             "a larger model may be needed."
         )
     if bad:
-        tqdm.write(f"hf-gip: {bad:,} of {len(ratings):,} answers could not be read in full; their scores are missing.")
+        tqdm.write(
+            f"hf-gip: {bad:,} of {len(ratings):,} answers could not be read in full; their scores are missing, and "
+            "the same call asks for them again."
+        )
     for i, attribute in enumerate(attributes):
         values = [float("nan") if row[i] is None else row[i] for row in ratings]
         dataset = dataset.add_column(attribute, values)
@@ -183,16 +188,23 @@ def _check(dataset: Dataset, judge: Any, attributes: Any) -> None:
         raise ValueError(f"`attributes` must be a list of different names, got {shown(attributes)}.")
 
 
-def _ask_missing(texts: list[str], judge: Answer, attributes: Sequence[str], kept: "_Answers") -> None:
-    missing = [text for text in dict.fromkeys(texts) if _key(text) not in kept.found]
-    unique = len(set(texts))
-    with tqdm(total=unique, initial=unique - len(missing), unit="row", desc="Rating") as bar:
+def _ask_missing(prompts: dict[str, str], judge: Answer, attributes: Sequence[str], kept: "_Ratings") -> None:
+    """Ask for what has no rating, or not all of them; ratings that are there stay.
+
+    Raises:
+        ValueError: If the judge gives more or fewer answers than it was asked for.
+    """
+    for key in prompts:
+        if len(kept.found.get(key, ())) != len(attributes):
+            kept.found[key] = [None] * len(attributes)
+    missing = [key for key in prompts if None in kept.found[key]]
+    with tqdm(total=len(prompts), initial=len(prompts) - len(missing), unit="row", desc="Rating") as bar:
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
-            answers = judge([_prompt(text, attributes) for text in batch])
+            answers = judge([prompts[key] for key in batch])
             if len(answers) != len(batch):
                 raise ValueError(f"`judge` must give one answer per prompt ({len(batch)}), got {len(answers)}.")
-            kept.add({_key(text): _read(answer, attributes) for text, answer in zip(batch, answers, strict=True)})
+            kept.add({key: _read(answer, attributes) for key, answer in zip(batch, answers, strict=True)})
             bar.update(len(batch))
 
 
@@ -220,40 +232,43 @@ def _number(value: Any) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answers:
-    """Ratings by text, one line each: a line that a kill cut short is ignored and asked again."""
+class _Ratings:
+    """What a judge said, by the hash of the prompt, one line each: a line that cannot be read is asked for again."""
 
     path: Path
     found: dict[str, list[float | None]]
 
     @classmethod
-    def open(cls, judge: str, attributes: Sequence[str]) -> "_Answers":
-        key = hashlib.sha256(json.dumps([VERSION, judge, list(attributes)]).encode()).hexdigest()[:32]
+    def open(cls, judge: str) -> "_Ratings":
         folder = Path(config.HF_DATASETS_CACHE) / "hf_gip" / "ratings"
         with written(folder, CACHE):
             folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder / f"{key}.jsonl", {})
+        return cls(folder / f"{hash_lines([judge])[:32]}.jsonl", {})
 
     def read(self) -> None:
         if not self.path.exists():
             return
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        if whole < len(content):  # a kill cut it short
             with self.path.open("r+b") as file:
                 file.truncate(whole)
         for line in content[:whole].splitlines():
-            key, ratings = json.loads(line)
-            self.found[key] = ratings
+            try:
+                key, ratings = json.loads(line)
+                ratings = [_number(each) for each in ratings]
+            except (ValueError, TypeError):  # the disk has damaged it
+                continue
+            if isinstance(key, str):
+                self.found[key] = ratings
 
     def add(self, ratings: dict[str, list[float | None]]) -> None:
+        """Keep new ratings, each number beside those that its row has already."""
+        for key, new in ratings.items():
+            both = zip(self.found[key], new, strict=True)
+            self.found[key] = [second if first is None else first for first, second in both]
         with written(self.path, CACHE), self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(pair) + "\n" for pair in ratings.items())
-        self.found.update(ratings)
-
-
-def _key(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+            file.writelines(json.dumps([key, self.found[key]]) + "\n" for key in ratings)
 
 
 def _first_line(error: BaseException) -> str:

@@ -48,7 +48,7 @@ def write_report(subset: Dataset, path: str | PathLike[str]) -> Path:
     if selection.evidence is not None:
         return selection.evidence.report(selection, path)
     pictures = [("What each pick added", plot_gains(selection))]
-    texts, columns = _texts(subset, selection.record), _own_columns(selection)
+    texts, columns = _texts(subset, selection.record) or [""] * len(subset), _own_columns(selection)
     return write_page(Path(path), selection, texts=texts, pictures=pictures, columns=columns)
 
 
@@ -69,7 +69,6 @@ def report_with_evidence(selection: Selection, signals: Signals, path: str | Pat
 
     pool, features = signals.dataset, signals.features()
     problem, asked = GipEvidence(signals).problem(selection), signals.queries(features)
-    chosen = pool.select(selection.indices.numpy())
     columns, remarks = _reasons(selection, signals, problem)
     random = None
     if selection.record["parameters"]["objective"] == "projection" and signals.scores is None:
@@ -86,9 +85,11 @@ def report_with_evidence(selection: Selection, signals: Signals, path: str | Pat
         for name, scores in zip(list(signals.options["scores"]), signals.scores.T, strict=True):
             pictures.append((f"{name} of pool and picks", plot_histogram(scores, scores[selection.indices], name)))
             columns[name] = [f"{value:g}" for value in scores[selection.indices].tolist()]
-    if (lengths := _lengths(pool, selection.record)) is not None:
+    texts = _texts(pool, selection.record)
+    if texts is not None:
+        lengths = torch.tensor([float(len(text)) for text in texts])
         pictures.append(("Text lengths", plot_histogram(lengths, lengths[selection.indices], "characters")))
-    texts = _texts(chosen, selection.record)
+    texts = [""] * len(selection) if texts is None else [texts[row] for row in selection.indices.tolist()]
     return write_page(Path(path), selection, texts=texts, pictures=pictures, columns=columns, remarks=remarks)
 
 
@@ -118,23 +119,14 @@ def _random_band(matrix: torch.Tensor, queries: torch.Tensor | None, k: int, noi
     return {size: [captured_share(matrix, queries, order[:size], noise) for order in orders] for size in sizes}
 
 
-def _recipe(dataset: Dataset, record: Mapping[str, Any]) -> Any:
+def _texts(dataset: Dataset, record: Mapping[str, Any]) -> list[str] | None:
+    """The texts that the rows were chosen by, else those of a known layout; None for rows of vectors alone."""
     features = record.get("features", {})
     if features.get("kind") == "text":
-        if features.get("template") is not None:
-            return text_recipe(dataset, None, features["template"])
-        return text_recipe(dataset, features["columns"])
+        template = features.get("template")
+        recipe = text_recipe(dataset, features["columns"] if template is None else None, template)
+        return list(iter_texts(dataset, recipe))
     try:
-        return text_recipe(dataset)
-    except ValueError:  # rows of vectors alone have no text to show
+        return list(iter_texts(dataset, text_recipe(dataset)))
+    except ValueError:
         return None
-
-
-def _texts(dataset: Dataset, record: Mapping[str, Any]) -> list[str]:
-    recipe = _recipe(dataset, record)
-    return [""] * len(dataset) if recipe is None else list(iter_texts(dataset, recipe))
-
-
-def _lengths(dataset: Dataset, record: Mapping[str, Any]) -> torch.Tensor | None:
-    recipe = _recipe(dataset, record)
-    return None if recipe is None else torch.tensor([float(len(text)) for text in iter_texts(dataset, recipe)])

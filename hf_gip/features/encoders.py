@@ -282,7 +282,13 @@ class _LoadedModel:
     def __init__(self, name: str, revision: str | None, device: str | None) -> None:
         from sentence_transformers import SentenceTransformer
 
-        self._model = SentenceTransformer(name, revision=revision, device=device, trust_remote_code=False)
+        try:
+            self._model = SentenceTransformer(name, revision=revision, device=device, trust_remote_code=False)
+        except ValueError as error:
+            from hf_gip.features.proxy import refuse_own_code
+
+            refuse_own_code("encoder", name, error)
+            raise
 
     def encode(self, sentences: Sequence[str], /) -> np.ndarray:
         return self._model.encode(list(sentences), batch_size=MODEL_BATCH, show_progress_bar=False)

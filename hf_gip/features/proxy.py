@@ -75,8 +75,9 @@ def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: 
     from transformers import AutoConfig
 
     try:
-        commit = AutoConfig.from_pretrained(name, revision=revision or "main")._commit_hash
+        commit = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)._commit_hash
     except (OSError, ValueError) as error:
+        refuse_own_code("model", str(model), error)
         raise ValueError(
             f"`model` must be a Hub id, a local folder or a torch module, got {str(model)!r}, which could not be "
             f"opened ({type(error).__name__}): check the name and the connection."
@@ -92,6 +93,19 @@ def _misplaced(model: str, path: Path) -> str | None:
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
         return f"{model!r}, where there is no folder: check the path"
     return None
+
+
+def refuse_own_code(argument: str, name: str, error: Exception) -> None:
+    """Say of a model that only its own code can open what can be done; other errors pass.
+
+    Raises:
+        ValueError: If `error` asks for leave to run that code.
+    """
+    if "trust_remote_code" in str(error):
+        raise ValueError(
+            f"`{argument}` must open without code of its own, which is never run here, got {name!r}: name a model of "
+            "an architecture that is built in, or load it yourself in Python and pass the live model."
+        ) from error
 
 
 @contextmanager
@@ -222,12 +236,14 @@ def _load(name: str, revision: str | None, tokenizer: Any, device: str) -> tuple
     where = {} if revision is None else {"revision": revision}
     if tokenizer is None:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **where)
-        except (OSError, ValueError):  # rows that are tokenised already need none
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+        except (OSError, ValueError) as error:  # rows that are tokenised already need none
+            refuse_own_code("model", name, error)
             logger.info("no tokenizer beside the model %s", name)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **where)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False, **where)
     except (OSError, ValueError) as error:
+        refuse_own_code("model", name, error)
         reason = str(error).strip().partition("\n")[0].rstrip(".:")
         raise ValueError(
             f"`model` must hold a causal language model, got {name!r}, which transformers cannot open ({reason}): "

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from hf_gip.disk import check_path
@@ -67,7 +67,8 @@ def locate(name: str | os.PathLike[str], *, revision: str | None, token: Token) 
         The place.
 
     Raises:
-        FileNotFoundError: If there is no such folder and the name is no repository's.
+        FileNotFoundError: If there is no such folder and the name is no repository's, or a path's as well.
+        RepositoryNotFoundError: If the Hub shows no such repository.
         TypeError: If `name` is no name.
         ValueError: If a revision is asked of a folder.
     """
@@ -81,7 +82,15 @@ def locate(name: str | os.PathLike[str], *, revision: str | None, token: Token) 
         raise FileNotFoundError(
             f"no folder {text!r}: give one written by `hf_gip.save_subset`, or a repository such as 'me/rows'."
         )
-    return fetch(text, revision=revision, token=token)
+    try:
+        return fetch(text, revision=revision, token=token)
+    except RepositoryNotFoundError as error:
+        if not folder.parent.is_dir():
+            raise
+        raise FileNotFoundError(
+            f"{text!r} is no folder here, and no repository of that name can be seen on the Hub: check the path, or "
+            "the repository's name and `hf auth login`."
+        ) from error
 
 
 def fetch(repo_id: str, *, revision: str | None, token: Token) -> Place:
