@@ -16,13 +16,13 @@ from typing import Any
 
 import datasets
 import torch
-from evidence import findings, probe, said, selections, sensitivity, sft
+from evidence import findings, probe, selections, sensitivity, sft, update_docs
+from evidence.jobs import Kept, Unit, run
 from evidence.methods import NARROWER
 from evidence.model import LARGE, SMALL, Size
+from evidence.model_features import load_signals
 from evidence.sft import Runs
-from evidence.signals import load_signals
 from evidence.tables import picture, sections, summarise
-from evidence.units import Kept, Unit, run
 from machine import RESULTS, write_results
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -161,8 +161,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.only == "page":
-        for page in said.SENTENCES:
-            said.refresh(page)
+        for page in update_docs.SENTENCES:
+            update_docs.refresh(page)
         return
     asked = [part for part in PARTS if part in given.only.split(",")]
     experiment, started = Experiment(given), time.monotonic()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evidence.bank import BANK, GSM8K_BANK
+from evidence.data import BANK, GSM8K_BANK
 from evidence.model import SMALL, load_setup
-from evidence.signals import LAYERS
+from evidence.model_features import LAYERS
 from evidence.training import Tokens
 from machine import write_results
 from torch import Tensor, nn

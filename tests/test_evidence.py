@@ -8,15 +8,15 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
+from benchmarks.evidence.ablations import dual
 from benchmarks.evidence.baselines import facility_location, k_centre
-from benchmarks.evidence.changes import nats_of
 from benchmarks.evidence.findings import Comparison, compared, verdict
+from benchmarks.evidence.jobs import run
 from benchmarks.evidence.measures import measure
+from benchmarks.evidence.perturbations import nats_of
 from benchmarks.evidence.pools import Pool
 from benchmarks.evidence.probe import RIDGES, ridge
 from benchmarks.evidence.tables import pivot, summarise
-from benchmarks.evidence.units import run
-from benchmarks.evidence.ways import dual
 from hf_gip import gip
 
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from benchmarks.evidence.blocks import BLOCKS
-from benchmarks.evidence.said import ROOT, block, pattern, results, said
+from benchmarks.evidence.doc_tables import BLOCKS
+from benchmarks.evidence.update_docs import ROOT, block, pattern, results, said
 
 FIGURE = re.compile(r"\d+ %|\d\.\d+")
 AGAIN = "python benchmarks/quality.py --only page"

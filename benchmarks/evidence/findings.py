@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from hf_gip.dataset.judging import interval
 
+from .jobs import Unit
 from .tables import number
-from .units import Unit
 
 READING = (
     "A comparison is the first method's figure minus the other's on the same draws of a pool, with its 95 % interval. "

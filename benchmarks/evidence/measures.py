@@ -5,7 +5,7 @@ from torch import Tensor
 
 from hf_gip.core.judge import coverage, vendi
 
-from .bank import Bank
+from .data import Bank
 from .pools import Pool
 
 

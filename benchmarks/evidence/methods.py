@@ -11,8 +11,8 @@ from hf_gip import gip, gtp, less, rds, spice
 from hf_gip.core.queries import default_noise, precision_from_scores
 
 from .baselines import facility_location, k_centre
+from .model_features import Signals
 from .pools import Pool
-from .signals import Signals
 
 SEEDED = ("random",)  # drawn several times per pool
 WINDOW = 120  # SPICE's own

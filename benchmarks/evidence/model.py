@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .bank import Bank, Rows, cache_folder, load_bank
+from .data import Bank, Rows, cache_folder, load_bank
 from .training import IGNORED, PAD, Size, Tokens, train
 
 SMALL = Size()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bank import Bank, Rows
+from .data import Bank, Rows
 
 Kind = Literal["alpaca", "mixed", "noisy"]
 KINDS: tuple[Kind, ...] = ("alpaca", "mixed", "noisy")

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bank import embedded, load_bank, parquet
 from .baselines import facility_location, k_centre
+from .data import embedded, load_bank, parquet
+from .jobs import Unit
 from .methods import gip, largest, spice
-from .units import Unit
 
 SEEDS, DRAWS = 20, 3
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # the best by leave-one-out error on the chosen rows

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from .bank import load_bank
+from .data import load_bank
+from .jobs import Kept, Unit
 from .measures import measure
 from .methods import METHODS, SEEDED, choose
+from .model_features import load_signals
 from .pools import KINDS, ROWS, Kind, Pool, make_pool
-from .signals import load_signals
 from .training import Size
-from .units import Kept, Unit
 
 BUDGETS = (0.01, 0.02, 0.05, 0.10)
 POOL_SEEDS = 10

@@ -12,14 +12,14 @@ from hf_gip.core.judge import coverage, vendi
 from hf_gip.core.queries import default_noise
 from hf_gip.features.lexical import LexicalEncoder
 
-from .bank import Bank, load_bank
-from .changes import objectives, stability
+from .ablations import WAYS, random_rows
+from .data import Bank, load_bank
+from .jobs import Unit
 from .measures import junk
+from .model_features import Signals, embedded_texts
+from .perturbations import objectives, stability
 from .pools import Kind, Pool, make_pool
-from .signals import Signals, embedded_texts
 from .static import StaticEncoder
-from .units import Unit
-from .ways import WAYS, random_rows
 
 SEEDS = 10
 SETTINGS: dict[str, dict[str, list[Any]]] = {  # topic: the values of its options, all combinations

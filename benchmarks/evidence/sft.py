@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import nn
 
+from .jobs import Unit, name
 from .methods import METHODS, NARROWER, SEEDED
 from .model import Setup, load_setup
 from .pools import KINDS, ROWS, Kind
 from .selections import Selections
 from .training import Size, Tokens, held_out_loss, train
-from .units import Unit, name
 
 STEPS, EPOCHS = 40, 2  # every run is judged after as many steps as all others, and after as many epochs
 SEEDS, DRAWS = 5, 2

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_gip.features.encoders import DEFAULT_ENCODER
 
-from .bank import cache_folder
+from .data import cache_folder
 
 WIDTH = 256
 RARE = 1e-4  # tokens more frequent than this count less

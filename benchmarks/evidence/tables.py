@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_gip.dataset.judging import interval
 
-from .units import Unit
+from .jobs import Unit
 
 LOWER_IS_BETTER = ("junk", "shuffled", "repeated", "alpaca", "gsm8k", "bbh")
 NEITHER = ("length",)

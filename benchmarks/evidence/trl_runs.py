@@ -10,10 +10,10 @@ from hf_gip.callbacks import GIPSelectionCallback
 from torch.utils.data import SequentialSampler
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
+from .jobs import Unit
 from .pools import ROWS
 from .sft import EPOCHS, JUDGED, STEPS, Runs, judged
 from .training import Size, Tokens, order_of
-from .units import Unit
 
 SEEDS = 5
 CHECKED = 3  # runs that are made both ways

@@ -5,7 +5,7 @@ from typing import Any
 
 from .findings import sentence
 from .methods import NARROWER
-from .signals import DIMS
+from .model_features import DIMS
 
 Rows = dict[str, list[dict[str, Any]]]
 

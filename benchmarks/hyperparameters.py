@@ -1,9 +1,9 @@
-"""What the knobs `quality` and `diversity` do on 52,002 Alpaca rows with three judges.
+"""What the hyperparameters `quality` and `diversity` do on 52,002 Alpaca rows with three judges.
 
 Each cell is one selection of k = 1,000 rows: the judges' mean score of the picks, Vendi (effective number of distinct
 rows) and coverage (the pool's mean best cosine to a pick), beside five random subsets with 95 % intervals.
 
-    python benchmarks/knobs.py
+    python benchmarks/hyperparameters.py
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ QUALITY, DIVERSITY = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0), (0.05, 0.2, 0.5, 0.8, 0.95)
 
 
 def main() -> None:
-    """Measure and write `results/knobs.{json,md}`."""
+    """Measure and write `results/hyperparameters.{json,md}`."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(DATA / "alpaca.parquet", columns=JUDGES)
@@ -56,7 +56,7 @@ def main() -> None:
         print(line, flush=True)
         lines.append(line)
     notes = ["k = 1,000 of 52,002 Alpaca rows, three judges; figures, not times: the machine's load does not matter."]
-    write_results("knobs", lines, command="python benchmarks/knobs.py", notes=notes)
+    write_results("hyperparameters", lines, command="python benchmarks/hyperparameters.py", notes=notes)
 
 
 def shown(figures: dict[str, float]) -> dict[str, str]:

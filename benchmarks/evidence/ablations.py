@@ -9,9 +9,9 @@ from torch import Tensor
 from hf_gip import gip
 from hf_gip.core.queries import default_noise, precision_from_scores, whiten
 
+from .jobs import Unit
 from .methods import gip_with, largest
 from .pools import Pool
-from .units import Unit
 
 
 def random_rows(pool: Pool, k: int, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A soak: select, save, publish, verify and load again, for as long as told, with random faults in between.
+"""Stress test: select, save, publish, verify and load again for a given time, with faults injected at random.
 
 Every loop draws a pool, options and a fault: a writer killed (kill -9) in the middle of saving, a byte of the saved
 folder changed, a cache file cut off, or a Hub on this machine that answers 429, 500 or 503, drops connections and
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from hub_server import ALICE, Hub  # noqa: E402  # pyright: ignore[reportMissingImports] — before datasets and huggingface_hub, which read the address at import
 
 HUB = Hub().start()
-HOME = Path(tempfile.mkdtemp(prefix="hf-gip-soak-"))
+HOME = Path(tempfile.mkdtemp(prefix="hf-gip-stress-"))
 os.environ |= {
     "HF_ENDPOINT": HUB.url,
     "HF_HOME": str(HOME),
@@ -136,7 +136,7 @@ def cut_off(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> 
 
 def published(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
     """Publish through faults, load back: the same rows, one commit, or a clear refusal and no commit."""
-    repo = f"alice/soak-{draw.randrange(3)}"
+    repo = f"alice/stress-{draw.randrange(3)}"
     for _ in range(draw.randrange(4)):
         kind = draw.choice(["status", "cut", "slow", "after"])
         match = draw.choice(["", "commit", "preupload", "lfs"])
@@ -166,7 +166,7 @@ def usage() -> tuple[float, int]:
 
 
 def main() -> None:
-    """Loop, then write `results/soak.*`; ends with an error at the first thing lost."""
+    """Loop, then write `results/stress.*`; ends with an error at the first thing lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -199,8 +199,8 @@ def report(given: argparse.Namespace, outcomes: Counter[str], watched: list[tupl
         f"Resident memory {memory[0]:.0f} MiB in the second tenth of the loops, {memory[1]:.0f} MiB in the last; open "
         f"files {files[0]:g} and {files[1]:g}.",
     ]
-    command = f"python benchmarks/soak.py --minutes {given.minutes:g} --seed {given.seed}"
-    write_results("soak", rows, command=command, packages=["datasets", "huggingface-hub", "torch"], notes=notes)
+    command = f"python benchmarks/stress.py --minutes {given.minutes:g} --seed {given.seed}"
+    write_results("stress", rows, command=command, packages=["datasets", "huggingface-hub", "torch"], notes=notes)
     print("\n".join([*notes, *(f"{row['times']:6} {row['outcome']}" for row in rows)]))
 
 

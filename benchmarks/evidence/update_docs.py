@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .blocks import BLOCKS, Rows
+from .doc_tables import BLOCKS, Rows
 from .sentences import SENTENCES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,10 +7,10 @@ from hf_gip import gip
 from hf_gip.core.judge import captured_share
 from hf_gip.core.queries import default_noise, precision_from_scores
 
+from .ablations import random_rows
+from .jobs import Unit
 from .methods import gip_with, largest
 from .pools import Pool
-from .units import Unit
-from .ways import random_rows
 
 
 def objectives(pool: Pool, unit: Unit) -> Unit:

@@ -1,6 +1,6 @@
 """Do two runs of `quality.py` agree? The results here beside those of another revision of the repository.
 
-Run `python benchmarks/agree.py REVISION`. Compared are differences to random; two agree where they are no
+Run `python benchmarks/compare_runs.py REVISION`. Compared are differences to random; two agree where they are no
 farther apart than their two intervals together.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
         ]
         methods = ", ".join(sorted({key[-1] for key in apart})) or "none"
         lines.append({"table": table, "differences in both": len(both), "apart": len(apart), "methods": methods})
-    write_results("quality_again", lines, command=f"python benchmarks/agree.py {revision}")
+    write_results("quality_agreement", lines, command=f"python benchmarks/compare_runs.py {revision}")
 
 
 if __name__ == "__main__":

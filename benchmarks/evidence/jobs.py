@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .bank import cache_folder
+from .data import cache_folder
 
 VERSION = 1  # raise it when the same unit would give other figures
 

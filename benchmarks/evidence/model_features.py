@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_gip import gradient_features
 
-from .bank import Rows, cache_folder, load_bank
+from .data import Rows, cache_folder, load_bank
 from .model import Setup, load_setup
 from .training import IGNORED, Size, Tokens, row_losses, train
 
