@@ -28,14 +28,14 @@ def pool(n: int, d: int, seed: int, *, own: bool) -> tuple[Tensor, Tensor]:
     """
     generator = torch.Generator().manual_seed(seed)
     spectrum = torch.arange(1, d + 1).float() ** (-0.5 if own else -0.25)
-    centres = torch.randn(40, d, generator=generator) * spectrum
+    centers = torch.randn(40, d, generator=generator) * spectrum
     shares = torch.arange(1, 41).float() ** -1
     group = torch.multinomial(shares, n, replacement=True, generator=generator)
-    rows = torch.nn.functional.normalize(centres[group] + torch.randn(n, d, generator=generator) * spectrum)
+    rows = torch.nn.functional.normalize(centers[group] + torch.randn(n, d, generator=generator) * spectrum)
     if own:
         return rows, rows.mean(0)
     wanted = torch.tensor([2, 11, 23])[torch.randint(3, (200,), generator=generator)]
-    target = centres[wanted] + torch.randn(200, d, generator=generator) * spectrum
+    target = centers[wanted] + torch.randn(200, d, generator=generator) * spectrum
     return rows, torch.nn.functional.normalize(target).mean(0)
 
 

@@ -18,12 +18,12 @@ from hf_gip.features.files import npy_rows
 def made(path: Path, n: int, d: int) -> None:
     """Clustered unit rows with a decaying spectrum, written piece by piece."""
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(256, d, generator=generator)
+    centers = torch.randn(256, d, generator=generator)
     spread = torch.arange(1, d + 1).float().rsqrt()
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(n, d))
     for start in range(0, n, 10_000):
         count = min(10_000, n - start)
-        rows = centres[torch.randint(256, (count,), generator=generator)]
+        rows = centers[torch.randint(256, (count,), generator=generator)]
         rows = (rows + torch.randn(count, d, generator=generator)) * spread
         out[start : start + count] = torch.nn.functional.normalize(rows, dim=1).half().numpy()
     out.flush()

@@ -46,7 +46,7 @@ def main() -> None:
     setup = load_setup(DATA, SMALL, "cpu")
     model, rows = (
         setup.fresh(),
-        setup.rows.at([i for first, count in SHOWN.values() for i in range(first, first + count)]),
+        setup.rows.select([i for first, count in SHOWN.values() for i in range(first, first + count)]),
     )
     targets = {"GSM8K": setup.queries["gsm8k"], "BBH": setup.queries["bbh"], "Alpaca": setup.reference}
 

@@ -45,10 +45,10 @@ def vectors(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     if path.exists() and d == 384 and n <= 52_002:
         rows = torch.from_numpy(np.load(path, mmap_mode="r")[:n].astype(np.float32))
     else:
-        centres = torch.randn(256, d, generator=generator)
+        centers = torch.randn(256, d, generator=generator)
         spread = torch.arange(1, d + 1).float().rsqrt()
         rows = (
-            centres[torch.randint(256, (n,), generator=generator)] + torch.randn(n, d, generator=generator)
+            centers[torch.randint(256, (n,), generator=generator)] + torch.randn(n, d, generator=generator)
         ) * spread
     rows = torch.nn.functional.normalize(rows, dim=1)
     near = rows[torch.randperm(n, generator=generator)[:m]]

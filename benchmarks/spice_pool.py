@@ -39,7 +39,7 @@ def learned(pool: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def tokenised(pool: list[str]) -> list[dict[str, list[int]]]:
+def tokenized(pool: list[str]) -> list[dict[str, list[int]]]:
     """The rows as tokens of a tokenizer trained on them."""
     return [{"input_ids": [0, *encoded.ids[: LENGTH - 1]]} for encoded in learned(pool).encode_batch(pool)]
 

@@ -20,7 +20,7 @@ import torch
 from datasets import disable_progress_bars
 from machine import table, write_results
 from spice_figures import figures
-from spice_pool import lora_gradients, own_gradients, texts, tokenised, trained
+from spice_pool import lora_gradients, own_gradients, texts, tokenized, trained
 from torch import Tensor
 
 from hf_gip import spice
@@ -52,7 +52,7 @@ SETTINGS = [
     Setting("windows of 120, 12 of each", pool=WINDOW),
     Setting("one pool of all rows, a tenth", pool=None),
     Setting("unit length", change=lambda G: torch.nn.functional.normalize(G, dim=1)),
-    Setting("centred on the pool", change=lambda G: G - G.mean(dim=0)),
+    Setting("centered on the pool", change=lambda G: G - G.mean(dim=0)),
     Setting("gradients of every down_proj", gradients="own"),
     Setting("proxy trained twice as long", gradients="later"),
 ]
@@ -142,7 +142,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     disable_progress_bars()
-    rows = tokenised(texts(arguments.data, arguments.rows * 3 // 4, arguments.rows - arguments.rows * 3 // 4))
+    rows = tokenized(texts(arguments.data, arguments.rows * 3 // 4, arguments.rows - arguments.rows * 3 // 4))
     third, steps = len(rows) // 3, arguments.steps
     gradients: dict[str, Tensor] = {}
     said = []

@@ -3,31 +3,33 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .findings import sentence
-from .methods import NARROWER
+from .findings import describe
+from .methods import SKETCH_WIDTHS
 from .model_features import DIMS
 
 Rows = dict[str, list[dict[str, Any]]]
 
 
-def losses(
+def loss_table(
     rows: Rows, pool: str, budget: float, measures: Sequence[str], only: Sequence[str] | None = None
 ) -> list[str]:
-    """Random's losses, and under them the differences of all methods that have at least three draws."""
-    some = [row for row in rows["sft"] if row["pool"] == pool and row["budget"] == budget]
-    some = [row for row in some if row["method"] not in NARROWER and (only is None or row["method"] in only)]
-    cells = {(row["method"], row["measure"]): row for row in some if row["pools"] > 2}
+    """Random's losses, then the differences of all methods that have at least three draws."""
+    selected = [row for row in rows["sft"] if row["pool"] == pool and row["budget"] == budget]
+    selected = [
+        row for row in selected if row["method"] not in SKETCH_WIDTHS and (only is None or row["method"] in only)
+    ]
+    cells = {(row["method"], row["measure"]): row for row in selected if row["pools"] > 2}
     names = [name for name, measure in cells if measure == measures[0] and name != "random"]
     names.sort(key=lambda name: cells[name, measures[0]]["difference"])
     return [
         f"| {name} | {cells[name, measures[0]]['pools']} | "
-        + " | ".join(gap(cells[name, measure]) for measure in measures)
+        + " | ".join(format_difference(cells[name, measure]) for measure in measures)
         + " |"
         for name in ["random", *names]
     ]
 
 
-def by_budget(rows: Rows) -> list[str]:
+def budget_table(rows: Rows) -> list[str]:
     """GSM8K losses at every budget, of all methods that have at least three draws at each."""
     cells = {
         (row["method"], row["budget"]): row
@@ -37,61 +39,64 @@ def by_budget(rows: Rows) -> list[str]:
     names = [name for name, _ in cells if all((name, budget) in cells for budget in BUDGETS)]
     names.sort(key=lambda name: cells[name, BUDGETS[0]].get("difference", -1.0))
     return [
-        f"| {name} | " + " | ".join(gap(cells[name, budget]) for budget in BUDGETS) + " |"
+        f"| {name} | " + " | ".join(format_difference(cells[name, budget]) for budget in BUDGETS) + " |"
         for name in dict.fromkeys(names)
     ]
 
 
-def by_width(rows: Rows) -> list[str]:
-    """GTP's losses by the numbers of a sketched gradient: GSM8K on the mixed pool, BBH on Alpaca alone."""
+def sketch_table(rows: Rows) -> list[str]:
+    """GTP's losses by sketch width: GSM8K on the mixed pool, BBH on Alpaca alone."""
     cells = {(row["pool"], row["budget"], row["method"], row["measure"]): row for row in rows["sft"]}
-    places = [
+    cases = [
         (pool, budget, measure) for pool, measure in (("mixed", STEPS), ("alpaca", BBH[0])) for budget in (0.01, 0.05)
     ]
     return [
         f"| {width} | "
-        + " | ".join(gap(cells[pool, budget, name, measure]) for pool, budget, measure in places)
+        + " | ".join(format_difference(cells[pool, budget, name, measure]) for pool, budget, measure in cases)
         + " |"
-        for name, width in [*((name, f"{dims:,}") for name, dims in NARROWER.items()), ("GTP target", f"{DIMS:,}")]
+        for name, width in [
+            *((name, f"{dims:,}") for name, dims in SKETCH_WIDTHS.items()),
+            ("GTP target", f"{DIMS:,}"),
+        ]
     ]
 
 
-def gap(row: dict[str, Any]) -> str:
-    """The difference to random with its interval; of random itself the mean."""
+def format_difference(row: dict[str, Any]) -> str:
+    """The difference to random with its interval, or the mean for random itself."""
     if "difference" not in row:
         return f"{row['mean']:.3f}"
     mark = {"beats": " ▲", "loses": " ▼", "ties": ""}[row["verdict"]]
     return f"{row['difference']:+.3f} ± {row['difference_half_width']:.3f}{mark}".replace("-", "−")
 
 
-def believed(rows: Rows) -> list[str]:
-    """Each line, what becomes of it, how many of its comparisons held, and the first of them that decides."""
+def findings_table(rows: Rows) -> list[str]:
+    """Each hypothesis with its verdict, the number of comparisons that hold, and a deciding one as an example."""
     lines = []
-    for line in dict.fromkeys(row["line"] for row in rows["findings"]):
-        some = [row for row in rows["findings"] if row["line"] == line]
-        held = sum(row["holds"] for row in some)
-        telling = next((row for row in some if not row["holds"]), some[0])
-        draws = f"{min(row['pools'] for row in some)} to {max(row['pools'] for row in some)}"
-        lines.append(f"| {line} | {some[0]['verdict']} | {held} of {len(some)} | {draws} | {sentence(telling)} |")
+    for hypothesis in dict.fromkeys(row["hypothesis"] for row in rows["findings"]):
+        selected = [row for row in rows["findings"] if row["hypothesis"] == hypothesis]
+        example = next((row for row in selected if not row["holds"]), selected[0])
+        draws = f"{min(row['pools'] for row in selected)} to {max(row['pools'] for row in selected)}"
+        count = f"{sum(row['holds'] for row in selected)} of {len(selected)}"
+        lines.append(f"| {hypothesis} | {selected[0]['verdict']} | {count} | {draws} | {describe(example)} |")
     return lines
 
 
-def stability(rows: Rows) -> list[str]:
-    """Jaccard of the picks before and after a small change, for each way to pick."""
+def stability_table(rows: Rows) -> list[str]:
+    """Jaccard index of the picks before and after a small change, by mode."""
     cells = {
         (row["method"], row["measure"]): row for row in rows["sensitivity"] if row["topic"].startswith("stability")
     }
     names = [name for name in dict.fromkeys(name for name, _ in cells) if (name, "target") in cells]
-    ways = ("cover", "scores", "target", "top-k score")
+    modes = ("cover", "scores", "target", "top-k score")
     return [
-        f"| {name.removeprefix('of ')} | {cells[name, 'cover']['pools']} | "
-        + " | ".join(spread(cells[name, way]) for way in ways)
+        f"| {name.removeprefix('change ')} | {cells[name, 'cover']['pools']} | "
+        + " | ".join(format_mean(cells[name, mode]) for mode in modes)
         + " |"
         for name in names
     ]
 
 
-def spread(row: dict[str, Any]) -> str:
+def format_mean(row: dict[str, Any]) -> str:
     """Mean and interval."""
     return f"{row['mean']:.2f}" + (f" ± {row['half_width']:.2f}" if row["half_width"] is not None else "")
 
@@ -99,23 +104,23 @@ def spread(row: dict[str, Any]) -> str:
 BUDGETS = (0.01, 0.02, 0.05, 0.10)
 STEPS = "gsm8k after steps"
 GSM8K = (STEPS, "gsm8k after epochs", "alpaca after steps")
-AGAIN = ("random", "GIP target", "GIP callback, target", "GIP cover", "GIP callback, cover")
+RESELECTION = ("random", "GIP target", "GIP callback, target", "GIP cover", "GIP callback, cover")
 BBH = ("bbh after steps", "bbh after epochs", "alpaca after steps")
-BLOCKS: dict[str, Callable[[Rows], list[str]]] = {  # a table's head, and the rest of it
-    "| picks | draws | GSM8K, equal steps | GSM8K, equal epochs | Alpaca, equal steps |": lambda rows: losses(
+TABLES: dict[str, Callable[[Rows], list[str]]] = {  # header of a table, and its body
+    "| picks | draws | GSM8K, equal steps | GSM8K, equal epochs | Alpaca, equal steps |": lambda rows: loss_table(
         rows, "mixed", 0.05, GSM8K
     ),
-    "| picks | draws | Alpaca, equal steps | Alpaca, equal epochs |": lambda rows: losses(
+    "| picks | draws | Alpaca, equal steps | Alpaca, equal epochs |": lambda rows: loss_table(
         rows, "noisy", 0.05, ("alpaca after steps", "alpaca after epochs")
     ),
-    "| picks | 1 % | 2 % | 5 % | 10 % |": by_budget,
-    "| picks | draws | BBH, equal steps | BBH, equal epochs | Alpaca, equal steps |": lambda rows: losses(
+    "| picks | 1 % | 2 % | 5 % | 10 % |": budget_table,
+    "| picks | draws | BBH, equal steps | BBH, equal epochs | Alpaca, equal steps |": lambda rows: loss_table(
         rows, "alpaca", 0.05, BBH
     ),
-    "| picks | draws | GSM8K, equal epochs | Alpaca, equal epochs |": lambda rows: losses(
-        rows, "mixed", 0.05, ("gsm8k after epochs", "alpaca after epochs"), AGAIN
+    "| picks | draws | GSM8K, equal epochs | Alpaca, equal epochs |": lambda rows: loss_table(
+        rows, "mixed", 0.05, ("gsm8k after epochs", "alpaca after epochs"), RESELECTION
     ),
-    "| numbers | GSM8K, 1 % | GSM8K, 5 % | BBH, 1 % | BBH, 5 % |": by_width,
-    "| believed | verdict | comparisons that held | draws | for instance |": believed,
-    "| change | draws | covering | by scores | towards a target | top-k by score |": stability,
+    "| numbers | GSM8K, 1 % | GSM8K, 5 % | BBH, 1 % | BBH, 5 % |": sketch_table,
+    "| hypothesis | verdict | comparisons that held | draws | for instance |": findings_table,
+    "| change | draws | covering | by scores | towards a target | top-k by score |": stability_table,
 }

@@ -1,4 +1,4 @@
-"""Every measurement is a small unit with a name; finished ones are kept, so that a killed run goes on where it was."""
+"""Every measurement is a small job. Finished jobs are stored, so a killed run resumes where it stopped."""
 
 import json
 import multiprocessing
@@ -10,88 +10,91 @@ from typing import Any
 
 from .data import cache_folder
 
-VERSION = 1  # raise it when the same unit would give other figures
+VERSION = 2  # raise it when the same job gives other figures
 
-Unit = dict[str, Any]
+Job = dict[str, Any]
 
 
-class Kept:
-    """Finished units of one part, one JSON line each."""
+class JobStore:
+    """Finished jobs of one part, one JSON line each."""
 
     def __init__(self, part: str) -> None:
-        """Read what is there; a line cut short by a kill is left out."""
+        """Read the finished jobs. A line truncated by a kill is ignored."""
         self.path = cache_folder() / f"{part}-{VERSION}.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.found: dict[str, Unit] = {}
+        self.finished: dict[str, Job] = {}
         for line in self.path.read_text().splitlines() if self.path.exists() else []:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            self.found[name(entry["unit"])] = entry
+            self.finished[job_key(entry["job"])] = entry
 
-    def get(self, unit: Unit, work: Callable[[Unit], Unit]) -> Unit:
-        """The unit's values, computed now unless they are there; one write, so that workers share the file."""
-        key = name(unit)
-        if key not in self.found:
+    def get(self, job: Job, work: Callable[[Job], Job]) -> Job:
+        """The values of a job, computed if missing. Each result is a single write, so workers can share the file."""
+        key = job_key(job)
+        if key not in self.finished:
             started, used = time.perf_counter(), time.process_time()
-            entry: Unit = {"unit": unit, "values": work(unit)}
+            entry: Job = {"job": job, "values": work(job)}
             entry["seconds"] = round(time.perf_counter() - started, 3)
             entry["cpu"] = round(time.process_time() - used, 3)
             with Path(self.path).open("ab", buffering=0) as file:
                 file.write(("\n" + json.dumps(entry)).encode())
-            self.found[key] = entry
-        return self.found[key]["values"]
+            self.finished[key] = entry
+        return self.finished[key]["values"]
 
     def cost(self) -> float:
-        """Mean processor seconds of a finished unit; 0 where none was timed."""
-        timed = [entry["cpu"] for entry in self.found.values() if "cpu" in entry]
+        """Mean processor seconds of a finished job, 0 if none was timed."""
+        timed = [entry["cpu"] for entry in self.finished.values() if "cpu" in entry]
         return sum(timed) / len(timed) if timed else 0.0
 
 
-def name(unit: Unit) -> str:
-    """One string per unit."""
-    return json.dumps(unit, sort_keys=True)
+def job_key(job: Job) -> str:
+    """A string that identifies a job."""
+    return json.dumps(job, sort_keys=True)
 
 
-def run(
-    part: str, units: Iterable[Unit], work: Callable[[Unit], Unit], deadline: float, workers: int = 1
-) -> list[Unit]:
-    """All units that are finished by the deadline, with their values; those kept before cost nothing.
+def run_jobs(
+    part: str, jobs: Iterable[Job], work: Callable[[Job], Job], deadline: float, workers: int = 1
+) -> list[Job]:
+    """Run jobs until the deadline and return all finished ones with their values. Stored jobs cost nothing.
 
     Args:
-        part: The name of the file they are kept in.
-        units: What to measure, what matters most first.
-        work: Measures one.
-        deadline: No unit begins after this time of `time.monotonic`.
-        workers: Processes that share the units.
+        part: Name of the file that stores them.
+        jobs: What to measure, most important first.
+        work: Runs one job.
+        deadline: No job starts after this time of `time.monotonic`.
+        workers: Number of processes.
     """
-    kept, every = Kept(part), list(units)
-    pending = [unit for unit in every if name(unit) not in kept.found]
+    store, all_jobs = JobStore(part), list(jobs)
+    pending = [job for job in all_jobs if job_key(job) not in store.finished]
     if pending and time.monotonic() < deadline:
-        minutes = len(pending) * kept.cost() / workers / 60
-        print(f"{part}: {len(every) - len(pending)} of {len(every)} units kept", flush=True)
-        print(
-            f"{part}: about {minutes:.0f} minutes for the others" if minutes else f"{part}: not timed yet", flush=True
-        )
+        minutes = len(pending) * store.cost() / workers / 60
+        print(f"{part}: {len(all_jobs) - len(pending)} of {len(all_jobs)} jobs stored", flush=True)
+        print(f"{part}: about {minutes:.0f} minutes for the rest" if minutes else f"{part}: not timed yet", flush=True)
         started = time.monotonic()
-        shared(kept, pending, work, deadline, workers)
-        kept, minutes = Kept(part), (time.monotonic() - started) / 60
-        late = sum(name(unit) not in kept.found for unit in pending)
+        run_in_parallel(store, pending, work, deadline, workers)
+        store, minutes = JobStore(part), (time.monotonic() - started) / 60
+        unfinished = sum(job_key(job) not in store.finished for job in pending)
         print(
-            f"{part}: {len(pending) - late} units in {minutes:.1f} minutes, {late} left for the next run", flush=True
+            f"{part}: {len(pending) - unfinished} jobs in {minutes:.1f} minutes, {unfinished} left for the next run",
+            flush=True,
         )
-    return [unit | kept.found[name(unit)]["values"] for unit in every if name(unit) in kept.found]
+    return [job | store.finished[job_key(job)]["values"] for job in all_jobs if job_key(job) in store.finished]
 
 
-def shared(kept: Kept, pending: Sequence[Unit], work: Callable[[Unit], Unit], deadline: float, workers: int) -> None:
-    """Measure in this process, or in forks of it that take turns; forks end when this process is gone."""
+def run_in_parallel(
+    store: JobStore, pending: Sequence[Job], work: Callable[[Job], Job], deadline: float, workers: int
+) -> None:
+    """Run in this process, or in forked workers that end when this process ends."""
     alone = len(pending) if workers == 1 else 1  # what all need is loaded before the fork
-    several(kept, pending[:alone], work, deadline)
+    run_in_order(store, pending[:alone], work, deadline)
     fork = multiprocessing.get_context("fork")
     forks = [
         fork.Process(
-            target=several, args=(kept, pending[alone + turn :: workers], work, deadline, os.getpid()), daemon=True
+            target=run_in_order,
+            args=(store, pending[alone + turn :: workers], work, deadline, os.getpid()),
+            daemon=True,
         )
         for turn in range(min(workers, len(pending) - alone))
     ]
@@ -100,16 +103,18 @@ def shared(kept: Kept, pending: Sequence[Unit], work: Callable[[Unit], Unit], de
     for process in forks:
         process.join()
     if any(process.exitcode for process in forks):
-        raise RuntimeError("A worker failed, see above: finished units are kept, run the command again.")
+        raise RuntimeError(
+            "A worker failed, see the error above. Finished jobs are stored: run the command again to resume."
+        )
 
 
-def several(
-    kept: Kept, units: Sequence[Unit], work: Callable[[Unit], Unit], deadline: float, parent: int | None = None
+def run_in_order(
+    store: JobStore, jobs: Sequence[Job], work: Callable[[Job], Job], deadline: float, parent: int | None = None
 ) -> None:
-    """One after the other until the deadline, or until the parent of a fork is gone."""
-    for number, unit in enumerate(units):
+    """Run jobs in order until the deadline, or until the parent process ends."""
+    for number, job in enumerate(jobs):
         if time.monotonic() > deadline or parent not in (None, os.getppid()):
             return
         if number % 20 == 0:
-            print(f"{kept.path.stem}: {unit}", flush=True)
-        kept.get(unit, work)
+            print(f"{store.path.stem}: {job}", flush=True)
+        store.get(job, work)

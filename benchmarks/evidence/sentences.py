@@ -1,4 +1,4 @@
-"""What the README and docs/evidence.md say in figures: the place of the rows, and the sentence with holes for them."""
+"""What the README and docs/evidence.md say in figures: where the rows are, and a template of the sentence."""
 
 MIXED, NOISY = "selection | mixed | 0.05", "selection | noisy | 0.05"
 LOSS, LOSS_NOISY = "sft | mixed | 0.05", "sft | noisy | 0.05"
@@ -27,7 +27,10 @@ PAGE = [
         f"GSM8K loss after as many steps is {{GIP target | {STEPS} | .2f}} on GIP's picks, {{random | {STEPS} | .2f}}",
     ),
     (LOSS, f"on random ones ({gap('GIP target', STEPS)});"),
-    (LOSS, f"`RDS+` {gap('RDS+', STEPS)}, LESS {gap('LESS', STEPS)}, GTP {gap('GTP target', STEPS)}."),
+    (
+        LOSS,
+        f"`RDS+` {gap('RDS+', STEPS)}, LESS {gap('LESS', STEPS)}, GTP {gap('GTP target', STEPS)}.",
+    ),
     (f"{NOISY} | junk", "junk is {random | %} for random, {GIP cover | %} for GIP covering the pool,"),
     (f"{NOISY} | junk", "{GIP target | %} towards clean rows, {facility location | %} for facility location."),
     (BBH, "{GIP cover | k = 27 | .2f} against {random | k = 27 | .2f} balanced accuracy at 27 labels,"),
