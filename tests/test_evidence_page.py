@@ -1,4 +1,4 @@
-"""No figure of the README's evidence section or of docs/evidence.md without its row in a results file."""
+"""No figure of the README's evidence section or of docs/benchmarks.md without its row in a results file."""
 
 import re
 
@@ -9,7 +9,7 @@ from benchmarks.evidence.update_docs import ROOT, expected_sentences, load_resul
 
 FIGURE = re.compile(r"\d+ %|\d\.\d+")
 COMMAND = "python benchmarks/quality.py --only page"
-CLAIMS = {"README.md": ("## Does it beat random?", "## Limits"), "docs/evidence.md": ("## In short", "## How it is")}
+CLAIMS = {"README.md": ("## Does it beat random?", "## Limits"), "docs/benchmarks.md": ("## In short", "## How it is")}
 
 
 @pytest.mark.parametrize("page", CLAIMS)
@@ -33,6 +33,6 @@ def test_what_is_claimed_has_no_other_figures(page: str) -> None:
 
 @pytest.mark.parametrize("head", TABLES)
 def test_every_table_of_the_page_is_that_of_the_results(head: str) -> None:
-    match = table_pattern(head).search((ROOT / "docs/evidence.md").read_text())
-    assert match, f"docs/evidence.md has no table {head}"
+    match = table_pattern(head).search((ROOT / "docs/benchmarks.md").read_text())
+    assert match, f"docs/benchmarks.md has no table {head}"
     assert match[2].splitlines() == TABLES[head](load_results()), COMMAND

@@ -1,4 +1,4 @@
-"""The tables of docs/evidence.md, made from the rows of the results."""
+"""The tables of docs/benchmarks.md, made from the rows of the results."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

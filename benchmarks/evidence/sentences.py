@@ -1,4 +1,4 @@
-"""What the README and docs/evidence.md say in figures: where the rows are, and a template of the sentence."""
+"""What the README and docs/benchmarks.md say in figures: where the rows are, and a template of the sentence."""
 
 MIXED, NOISY = "selection | mixed | 0.05", "selection | noisy | 0.05"
 LOSS, LOSS_NOISY = "sft | mixed | 0.05", "sft | noisy | 0.05"
@@ -51,4 +51,4 @@ PAGE = [
     (FULL_ALPACA, "as many steps and {full | bbh after epochs | .2f} after two"),
     (LOSS_NOISY, "Alpaca loss is {random | alpaca after steps | .3f} on random rows"),
 ]
-SENTENCES = {"README.md": README, "docs/evidence.md": PAGE}
+SENTENCES = {"README.md": README, "docs/benchmarks.md": PAGE}
