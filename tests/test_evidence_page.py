@@ -1,15 +1,20 @@
-"""No figure of the README's evidence section or of docs/benchmarks.md without its row in a results file."""
+"""Every figure of the README's quality section and of the benchmark pages has its row in a results file."""
 
 import re
 
 import pytest
 
 from benchmarks.evidence.doc_tables import TABLES
+from benchmarks.evidence.sentences import DETAILS_PAGE
 from benchmarks.evidence.update_docs import ROOT, expected_sentences, load_results, sentence_pattern, table_pattern
 
 FIGURE = re.compile(r"\d+ %|\d\.\d+")
 COMMAND = "python benchmarks/quality.py --only page"
-CLAIMS = {"README.md": ("## Does it beat random?", "## Limits"), "docs/benchmarks.md": ("## In short", "## How it is")}
+CLAIMS = {
+    "README.md": ("## Does it beat random?", "## Limits"),
+    "docs/benchmarks.md": ("## Summary", "## Method"),
+    DETAILS_PAGE: ("## Results", "## Method"),
+}
 
 
 @pytest.mark.parametrize("page", CLAIMS)
@@ -33,6 +38,6 @@ def test_what_is_claimed_has_no_other_figures(page: str) -> None:
 
 @pytest.mark.parametrize("head", TABLES)
 def test_every_table_of_the_page_is_that_of_the_results(head: str) -> None:
-    match = table_pattern(head).search((ROOT / "docs/benchmarks.md").read_text())
-    assert match, f"docs/benchmarks.md has no table {head}"
+    match = table_pattern(head).search((ROOT / DETAILS_PAGE).read_text())
+    assert match, f"{DETAILS_PAGE} has no table {head}"
     assert match[2].splitlines() == TABLES[head](load_results()), COMMAND

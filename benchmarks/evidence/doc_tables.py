@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md, made from the rows of the results."""
+"""The tables of `benchmarks/results/quality_details.md`, made from the rows of the results."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,10 +1,11 @@
-"""What the README and docs/benchmarks.md say in figures: where the rows are, and a template of the sentence."""
+"""Sentences and table lines with figures, by page: where the rows are, and a template of the text."""
 
 MIXED, NOISY = "selection | mixed | 0.05", "selection | noisy | 0.05"
 LOSS, LOSS_NOISY = "sft | mixed | 0.05", "sft | noisy | 0.05"
 ALPACA, FULL, FULL_ALPACA = "sft | alpaca | 0.05", "sft | mixed | 1.0", "sft | alpaca | 1.0"
 BBH = "probe | BBH task"
 STEPS, BBH_STEPS = "gsm8k after steps", "bbh after steps"
+DETAILS_PAGE = "benchmarks/results/quality_details.md"
 
 
 def gap(method: str, measure: str, digits: int = 2) -> str:
@@ -19,7 +20,43 @@ README = [
     (f"{NOISY} | junk", "({GIP target | %} to {GIP cover | %} of the picks against {random | %})"),
     (BBH, "({GIP cover | k = 27 | .2f} against {random | k = 27 | .2f} accuracy at 27 labels)"),
 ]
-PAGE = [
+SUMMARY = [
+    (
+        f"{MIXED} | target share",
+        "| share of the task in the picks | {random | %} | {GIP target | %} | RDS+ {RDS+ | %} |",
+    ),
+    (
+        LOSS,
+        f"| GSM8K loss | {{random | {STEPS} | .2f}} | {gap('GIP target', STEPS)} | RDS+ {gap('RDS+', STEPS)}, "
+        f"LESS {gap('LESS', STEPS)}, GTP {gap('GTP target', STEPS)} |",
+    ),
+    (
+        ALPACA,
+        f"| BBH loss | {{random | {BBH_STEPS} | .2f}} | {gap('GIP target', BBH_STEPS)} | "
+        f"GTP {gap('GTP target', BBH_STEPS)}, LESS {gap('LESS', BBH_STEPS)}, RDS+ {gap('RDS+', BBH_STEPS)} |",
+    ),
+    (
+        f"{NOISY} | junk",
+        "without a target | share of junk in the picks | {random | %} | {GIP cover | %} "
+        "| facility location {facility location | %} |",
+    ),
+    (
+        f"{NOISY} | junk",
+        "with clean rows as the target | share of junk in the picks | {random | %} | {GIP target | %} "
+        "| LESS {LESS | %} |",
+    ),
+    (
+        BBH,
+        "| balanced accuracy | {random | k = 27 | .2f} | {GIP cover | k = 27 | .2f} "
+        "| facility location {facility location | k = 27 | .2f} |",
+    ),
+    (
+        f"{MIXED} | coverage",
+        "| coverage of held-out rows | {random | .3f} | {GIP cover | .3f} "
+        "| facility location {facility location | .3f} |",
+    ),
+]
+DETAILS = [
     (f"{MIXED} | target share", "GIP's picks are {GIP target | %} GSM8K, random's {random | %}."),
     (f"{MIXED} | target share", "find more of them ({RDS+ | %} and more)"),
     (
@@ -51,4 +88,4 @@ PAGE = [
     (FULL_ALPACA, "as many steps and {full | bbh after epochs | .2f} after two"),
     (LOSS_NOISY, "Alpaca loss is {random | alpaca after steps | .3f} on random rows"),
 ]
-SENTENCES = {"README.md": README, "docs/benchmarks.md": PAGE}
+SENTENCES = {"README.md": README, "docs/benchmarks.md": SUMMARY, DETAILS_PAGE: DETAILS}

@@ -1,4 +1,4 @@
-"""Writes the figures of the results into the README and docs/benchmarks.md. A test compares them."""
+"""Writes the figures of the results into the README and the benchmark pages. A test compares them."""
 
 import json
 import re
