@@ -47,7 +47,7 @@ def build_model(kind: str) -> nn.Module:
 
 
 def random_batches(count: int) -> list[TokenBatch]:
-    """Rows of 32 to 128 tokens, every token labelled."""
+    """Rows of 32 to 128 tokens, every token labeled."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(32, LONGEST + 1, (count * BATCH,), generator=generator).tolist()
     rows = [{"input_ids": torch.randint(VOCABULARY, (length,), generator=generator).tolist()} for length in lengths]

@@ -76,7 +76,7 @@ class Experiment:
     def sensitivity(self) -> None:
         """Ablations of each default."""
         work = sensitivity.Sensitivity(self.data, lambda: load_model_features(self.data, self.size, self.device))
-        rows = [labelled(row) for row in self.run("sensitivity", sensitivity.jobs(), work.run)]
+        rows = [label_method(row) for row in self.run("sensitivity", sensitivity.jobs(), work.run)]
         lines = summarize(rows, ("topic",))
         body = sections(lines, ("topic",), str)
         write_results("quality_sensitivity", lines, body=body, notes=[LEGEND, cost("sensitivity")], **self.about)
@@ -137,7 +137,7 @@ class Experiment:
         picture(panels, RESULTS.parents[1] / "docs" / "pictures" / f"quality{self.suffix}.png")
 
 
-def labelled(row: Job) -> Job:
+def label_method(row: Job) -> Job:
     """Move the budget of a sensitivity job into its topic, and its other options into the name of the method."""
     options = {key: row.pop(key) for key in sensitivity.OPTIONS if key in row}
     topic = f"{row['topic']}, k = {options.pop('k')}"
