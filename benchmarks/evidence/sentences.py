@@ -57,35 +57,41 @@ SUMMARY = [
     ),
 ]
 DETAILS = [
-    (f"{MIXED} | target share", "GIP's picks are {GIP target | %} GSM8K, random's {random | %}."),
-    (f"{MIXED} | target share", "find more of them ({RDS+ | %} and more)"),
+    (f"{MIXED} | target share", "GSM8K is {GIP target | %} of GIP's picks, and {random | %} of random's."),
+    (f"{MIXED} | target share", '"nearest to the mean query" find {RDS+ | %} and more'),
     (
         LOSS,
-        f"GSM8K loss after as many steps is {{GIP target | {STEPS} | .2f}} on GIP's picks, {{random | {STEPS} | .2f}}",
+        f"GSM8K loss is {{GIP target | {STEPS} | .2f}} with GIP's picks and {{random | {STEPS} | .2f}} with random",
     ),
-    (LOSS, f"on random ones ({gap('GIP target', STEPS)});"),
     (
         LOSS,
-        f"`RDS+` {gap('RDS+', STEPS)}, LESS {gap('LESS', STEPS)}, GTP {gap('GTP target', STEPS)}.",
+        f"random are {gap('GIP target', STEPS)} (GIP), {gap('RDS+', STEPS)} (`RDS+`), {gap('LESS', STEPS)} (LESS) and "
+        f"{gap('GTP target', STEPS)} (GTP).",
     ),
-    (f"{NOISY} | junk", "junk is {random | %} for random, {GIP cover | %} for GIP covering the pool,"),
-    (f"{NOISY} | junk", "{GIP target | %} towards clean rows, {facility location | %} for facility location."),
-    (BBH, "{GIP cover | k = 27 | .2f} against {random | k = 27 | .2f} balanced accuracy at 27 labels,"),
-    (BBH, "{GIP cover | k = 135 | .2f} against {random | k = 135 | .2f} at 135."),
-    (f"{MIXED} | coverage", "{facility location | .3f} against {GIP cover | .3f}, random {random | .3f}."),
-    (f"{MIXED} | length", "({SPICE windows | .0f} characters against {random | .0f})"),
-    (f"{MIXED} | length", "of unit length its answers are as long as random's ({SPICE windows, unit length | .0f}),"),
-    (f"{NOISY} | junk", "junk is no more ({SPICE windows, unit length | %} against {random | %}),"),
-    (LOSS, f"and it ties with random in BBH and in GSM8K loss ({gap('SPICE windows, unit length', STEPS)})"),
-    (ALPACA, f"BBH loss falls by {gap('GTP target', BBH_STEPS)} (GTP),"),
     (
         ALPACA,
-        f"{gap('LESS', BBH_STEPS)} (LESS), {gap('GIP target', BBH_STEPS)} (GIP) and {gap('RDS+', BBH_STEPS)} (`RDS+`)",
+        f"BBH loss to random are {gap('GTP target', BBH_STEPS)} (GTP), {gap('LESS', BBH_STEPS)} (LESS), "
+        f"{gap('GIP target', BBH_STEPS)} (GIP) and {gap('RDS+', BBH_STEPS)} (`RDS+`)",
     ),
+    (
+        f"{NOISY} | junk",
+        "junk is {random | %} for random, {GIP cover | %} for GIP covering the pool, {GIP target | %} for GIP towards "
+        "clean rows, and {facility location | %} for facility location.",
+    ),
+    (BBH, "{GIP cover | k = 27 | .2f} against {random | k = 27 | .2f} for random rows at 27 labels,"),
+    (BBH, "and {GIP cover | k = 135 | .2f} against {random | k = 135 | .2f} at 135."),
+    (
+        f"{MIXED} | coverage",
+        "reaches {facility location | .3f}, GIP {GIP cover | .3f}, random {random | .3f}.",
+    ),
+    (f"{MIXED} | length", "({SPICE windows | .0f} characters against {random | .0f} for random)"),
+    (f"{MIXED} | length", "its answers have {SPICE windows, unit length | .0f} characters,"),
+    (f"{NOISY} | junk", "and junk is {SPICE windows, unit length | %} against {random | %}."),
+    (LOSS, f"ties with random in BBH loss and in GSM8K loss ({gap('SPICE windows, unit length', STEPS)})."),
     (FULL, f"the whole pool gives {{full | {STEPS} | .2f}} after as many steps,"),
-    (FULL, "as many steps, {full | gsm8k after epochs | .2f} after two"),
-    (FULL_ALPACA, f"all of it gives {{full | {BBH_STEPS} | .2f}} after as many steps and"),
+    (FULL, "as many steps, and {full | gsm8k after epochs | .2f} after two epochs"),
+    (FULL_ALPACA, f"The whole pool gives {{full | {BBH_STEPS} | .2f}} after as many steps and"),
     (FULL_ALPACA, "as many steps and {full | bbh after epochs | .2f} after two"),
-    (LOSS_NOISY, "Alpaca loss is {random | alpaca after steps | .3f} on random rows"),
+    (LOSS_NOISY, "The Alpaca loss is {random | alpaca after steps | .3f} with random rows"),
 ]
 SENTENCES = {"README.md": README, "docs/benchmarks.md": SUMMARY, DETAILS_PAGE: DETAILS}
