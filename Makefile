@@ -1,10 +1,10 @@
-# demo, test, check, bench, build, docs, soak. Each does its own set-up.
+# demo, test, check, bench, build, docs, stress. Each does its own set-up.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-heavy test-wheel test-lowest test-newest check types docs bench soak build clean
+.PHONY: demo test test-heavy test-wheel test-lowest test-newest check types docs bench stress build clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "hf-gip needs Python 3.11 or newer, got \
@@ -20,7 +20,7 @@ demo: $(READY)  ## the main job on embedded defaults: select towards a task, sav
 test: $(READY)  ## everything that runs in minutes
 	$(BIN)/python -m pytest -m "not heavy" -q -n auto --maxprocesses 4 --dist worksteal
 
-test-heavy: $(READY)  ## the rest: long soaks, kills, full-size pools
+test-heavy: $(READY)  ## the rest: long stress runs, kills, full-size pools
 	$(BIN)/python -m pytest -m heavy -q
 
 LEAN := tests/test_gip_select.py tests/test_embed.py tests/test_manifest.py tests/test_manifest_verify.py \
@@ -51,8 +51,8 @@ docs: $(READY)  ## the site in build/site; any warning is an error
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
-soak: $(READY)  ## select, save, kill, damage, publish, verify, for an hour; MINUTES=10 for less
-	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),60)
+stress: $(READY)  ## select, save, kill, damage, publish, verify, for an hour; MINUTES=10 for less
+	$(BIN)/python benchmarks/stress.py --minutes $(or $(MINUTES),60)
 
 types: $(READY)  ## type checkers do not follow editable hooks: install a copy for them to read
 	rm -rf build/typing && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/typing . 

@@ -1,8 +1,8 @@
-"""What re-selection costs a training run: its share of an epoch, the pass over the pool, the memory it adds.
+"""Cost of re-selection in a training run: share of an epoch, throughput of the pass over the pool, added memory.
 
-The model is built from a config and the rows are random tokens, all labelled, so nothing is downloaded. The pass is
-measured beside a plain loop over the same batches, ready in memory, in turns. On a CPU everything runs in one thread
-and seconds are the process's own, so neighbours on the machine change them little.
+The model is built from a config and the rows are random labeled tokens, so nothing is downloaded. The pass and a plain
+loop over the same batches, already in memory, are timed in turns. On a CPU everything runs in one thread and seconds
+are process time, so other load on the machine changes them little.
 """
 
 import argparse
@@ -38,16 +38,16 @@ PASSES: list[tuple[Any, bool, str]] = [  # family, whether losses are read, the 
 ]
 
 
-def rows_of(count: int, least: int, most: int) -> Dataset:
+def random_rows(count: int, shortest: int, longest: int) -> Dataset:
     """Rows of random tokens, their lengths even between two bounds."""
     draw = torch.Generator().manual_seed(0)
-    lengths = torch.randint(least, most + 1, (count,), generator=draw).tolist()
+    lengths = torch.randint(shortest, longest + 1, (count,), generator=draw).tolist()
     tokens = [torch.randint(3, VOCABULARY, (length,), generator=draw).tolist() for length in lengths]
     return Dataset.from_dict({"input_ids": tokens, "labels": tokens})
 
 
-def trainer_of(rows: Dataset, folder: str, *, width: int, layers: int, epochs: int = 1) -> SFTTrainer:
-    """A trainer of a Llama that size."""
+def build_trainer(rows: Dataset, folder: str, *, width: int, layers: int, epochs: int = 1) -> SFTTrainer:
+    """A trainer with a Llama of this size."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -75,8 +75,8 @@ def trainer_of(rows: Dataset, folder: str, *, width: int, layers: int, epochs: i
     return SFTTrainer(LlamaForCausalLM(config), args, train_dataset=rows, processing_class=tokenizer)
 
 
-def ready(trainer: SFTTrainer) -> SFTTrainer:
-    """The trainer as it is when an epoch begins."""
+def prepare(trainer: SFTTrainer) -> SFTTrainer:
+    """The trainer in its state at the start of an epoch."""
     trainer._prepare_for_training(1, trainer.get_train_dataloader(), None)
     return trainer
 
@@ -89,13 +89,13 @@ def plain_loop(trainer: SFTTrainer, rows: Dataset) -> Callable[[str], None]:
     batches = [{name: values.to(trainer.accelerator.device) for name, values in b.items()} for b in batches]
     model = cast(Any, trainer.model_wrapped)
 
-    def run(what: str) -> None:
+    def run(kind: str) -> None:
         model.eval()
         for batch in batches:
             inputs = {name: values for name, values in batch.items() if name != "labels"}
             with torch.no_grad():
-                if what != "forward, head backward":
-                    model(**inputs, use_cache=False, logits_to_keep=int(what == "forward, one logit a row"))
+                if kind != "forward, head backward":
+                    model(**inputs, use_cache=False, logits_to_keep=int(kind == "forward, one logit a row"))
                     continue
                 states = model.model(**inputs, use_cache=False).last_hidden_state.requires_grad_()
             logits = model.lm_head(states[:, :-1])
@@ -106,7 +106,7 @@ def plain_loop(trainer: SFTTrainer, rows: Dataset) -> Callable[[str], None]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes: of this process on a CPU, of the clock on an accelerator."""
+    """Duration of `work`: process time on a CPU, wall-clock time on an accelerator."""
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     began = clock()
     work()
@@ -115,27 +115,27 @@ def seconds(work: Callable[[], object]) -> float:
     return clock() - began
 
 
-def pace(trainer: SFTTrainer, rows: Dataset, repeats: int) -> list[dict[str, Any]]:
-    """Rows a second of the passes beside the plain loop, in turns; the best of each side."""
+def throughput(trainer: SFTTrainer, rows: Dataset, repeats: int) -> list[dict[str, Any]]:
+    """Rows per second of the passes and of the plain loop, timed in turns. Best turn of each."""
     plain, lengths = plain_loop(trainer, rows), token_counts(rows)
     table = []
-    for family, losses, beside in PASSES:
+    for family, losses, baseline in PASSES:
 
         def ours(family: Any = family, losses: bool = losses) -> None:
             read_rows(trainer, rows, lengths, family, losses=losses)
 
         ours()
-        plain(beside)
-        pairs = [(seconds(ours), seconds(lambda beside=beside: plain(beside))) for _ in range(repeats)]
-        mine, theirs = (min(times) for times in zip(*pairs, strict=True))  # a neighbour only ever slows a turn
+        plain(baseline)
+        pairs = [(seconds(ours), seconds(lambda baseline=baseline: plain(baseline))) for _ in range(repeats)]
+        our_best, plain_best = (min(times) for times in zip(*pairs, strict=True))  # other load only ever slows a turn
         table.append(
             {
                 "what": f"pass: {family}{' + loss' if losses else ''}",
-                "beside": beside,
+                "beside": baseline,
                 "rows": len(rows),
-                "rows_per_s": len(rows) / mine,
-                "plain_rows_per_s": len(rows) / theirs,
-                "ratio": theirs / mine,
+                "rows_per_s": len(rows) / our_best,
+                "plain_rows_per_s": len(rows) / plain_best,
+                "ratio": plain_best / our_best,
                 "median_ratio": statistics.median(b / a for a, b in pairs),
             }
         )
@@ -144,14 +144,14 @@ def pace(trainer: SFTTrainer, rows: Dataset, repeats: int) -> list[dict[str, Any
 
 
 def peak(work: Callable[[], object]) -> float:
-    """MiB by which the process grows at most while `work` runs, by the kernel's own high-water mark."""
+    """Peak growth of the process in MiB while `work` runs, from the kernel's high-water mark."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    kept = work()
-    most = _status("VmHWM")
-    del kept
-    return most - before
+    result = work()
+    high_water = _status("VmHWM")
+    del result
+    return high_water - before
 
 
 def _status(name: str) -> float:
@@ -160,12 +160,12 @@ def _status(name: str) -> float:
 
 
 def memory(folder: str, count: int) -> list[dict[str, Any]]:
-    """Peak of a pass and of the picks that follow, beside a plain forward's; rows are short, the features most."""
-    rows = rows_of(count, 2, 4)
-    trainer = trainer_of(rows, folder, width=512, layers=1)
+    """Peak memory of a pass and of the selection after it, compared with a plain forward pass. Rows are short."""
+    rows = random_rows(count, 2, 4)
+    trainer = build_trainer(rows, folder, width=512, layers=1)
     callback = GIPSelectionCallback(trainer, count // 10)
     recipe, pool = callback.reselector.recipe, callback.pool
-    plain = plain_loop(ready(trainer), rows)
+    plain = plain_loop(prepare(trainer), rows)
     plain("forward, one logit a row")
     recipe.read(trainer, pool, torch.arange(64))
     base = peak(lambda: plain("forward, one logit a row"))
@@ -181,8 +181,8 @@ def memory(folder: str, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def apart(count: int) -> list[dict[str, Any]]:
-    """`memory` in a process of its own, whose allocator gives memory back at once."""
+def memory_in_subprocess(count: int) -> list[dict[str, Any]]:
+    """Run `memory` in a subprocess whose allocator returns memory at once."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
     command = [sys.executable, __file__, "--memory-rows", str(count), "--memory-only"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -190,9 +190,9 @@ def apart(count: int) -> list[dict[str, Any]]:
 
 
 def epoch(folder: str, count: int, k: int, features: Any) -> dict[str, Any]:
-    """An epoch's training beside the selection before it, and the swap alone; means over two epochs."""
-    rows, epochs = rows_of(count, 16, 96), 2
-    trainer = trainer_of(rows, folder, width=256, layers=4, epochs=epochs)
+    """Training time of an epoch, of the selection before it, and of the swap alone. Means over two epochs."""
+    rows, epochs = random_rows(count, 16, 96), 2
+    trainer = build_trainer(rows, folder, width=256, layers=4, epochs=epochs)
     callback = GIPSelectionCallback(trainer, k, features=features)
     trainer.add_callback(callback)
     spent: list[float] = []
@@ -228,9 +228,9 @@ def main() -> None:
         if arguments.memory_only:
             print(json.dumps(memory(folder, arguments.memory_rows)))
             return
-        rows = rows_of(arguments.rows, 16, 96)
-        table = pace(ready(trainer_of(rows, folder, width=256, layers=4)), rows, arguments.repeats)
-        table += apart(arguments.memory_rows)
+        rows = random_rows(arguments.rows, 16, 96)
+        table = throughput(prepare(build_trainer(rows, folder, width=256, layers=4)), rows, arguments.repeats)
+        table += memory_in_subprocess(arguments.memory_rows)
         table += [epoch(folder, arguments.rows, arguments.rows // 3, name) for name in ("hidden", "hidden_gradient")]
         print(*table[len(PASSES) :], sep="\n")
     write_results(
@@ -239,8 +239,8 @@ def main() -> None:
         command="python benchmarks/callback.py",
         packages=["torch", "transformers", "trl"],
         notes=[
-            "Pass: rows a second in the best turn, their ratio to the plain loop's, and the median of the turns' "
-            "ratios; higher is better, and 0.9 was the target. Seconds are the process's own, in one thread.",
+            "Pass: rows per second in the best turn, their ratio to the plain loop's, and the median of the turns' "
+            "ratios. Higher is better, and 0.9 was the target. Seconds are process time, in one thread.",
             "Memory: what a pass adds, its features included, beyond a plain forward of the same batches, as a share "
             "of the features (the target was 1.1); and what the picks take on the main process beside the features.",
             f"Load average at the end: {os.getloadavg()[1]:.0f}.",

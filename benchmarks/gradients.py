@@ -1,4 +1,4 @@
-"""Per-example gradients beside a plain training step on the same batches: rows a second, ratio, memory.
+"""Per-example gradients and a plain training step on the same batches: rows per second, ratio, memory.
 
 Run `python benchmarks/gradients.py`. For every kind of gradient a model is built from a configuration; a plain step is
 one forward and one backward pass of the batch's mean loss into the same weights, as a trainer takes it (LoRA layers in
@@ -6,6 +6,7 @@ a frozen model, or all weights). Both sides see the same padded batches, in turn
 Peak memory is that of a process of its own for each side, above what model and batches take.
 """
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -36,8 +37,8 @@ KINDS = {  # which gradients: the recipe, and what the plain step trains
 TURNS = 3
 
 
-def proxy(kind: str) -> nn.Module:
-    """A small Llama, with the paper's LoRA layers where they are wanted."""
+def build_model(kind: str) -> nn.Module:
+    """A small Llama, with the paper's LoRA layers for the kinds that need them."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS}
     heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
@@ -45,24 +46,24 @@ def proxy(kind: str) -> nn.Module:
     return get_peft_model(model, LoraConfig(**LORA)) if kind.startswith("lora") else model
 
 
-def batches(count: int) -> list[TokenBatch]:
-    """Rows of 32 to 128 tokens, every token labelled."""
+def random_batches(count: int) -> list[TokenBatch]:
+    """Rows of 32 to 128 tokens, every token labeled."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(32, LONGEST + 1, (count * BATCH,), generator=generator).tolist()
     rows = [{"input_ids": torch.randint(VOCABULARY, (length,), generator=generator).tolist()} for length in lengths]
     return list(token_batches(rows, range(len(rows)), BATCH, LONGEST, Tally()))
 
 
-def reading(kind: str, model: nn.Module) -> Callable[[TokenBatch], object]:
-    """Our side."""
+def gradient_pass(kind: str, model: nn.Module) -> Callable[[TokenBatch], object]:
+    """Our pass."""
     return GradientReader(model, KINDS[kind][0]).read
 
 
-def training(kind: str, model: nn.Module, *, everything: bool) -> Callable[[TokenBatch], object]:
-    """A plain training step of all weights, or of those whose gradients are read."""
+def training_step(kind: str, model: nn.Module, *, all_weights: bool) -> Callable[[TokenBatch], object]:
+    """A plain training step of all weights, or of the weights whose gradients are taken."""
     from hf_gip.features.layers import find_layers
 
-    if everything:
+    if all_weights:
         weights = list(model.parameters())
     else:
         weights = [layer.module.weight for layer in find_layers(model, KINDS[kind][1])]
@@ -79,37 +80,37 @@ def training(kind: str, model: nn.Module, *, everything: bool) -> Callable[[Toke
     return step
 
 
-def timed(work: Callable[[TokenBatch], object], some: list[TokenBatch]) -> float:
+def seconds_for(work: Callable[[TokenBatch], object], batch_list: list[TokenBatch]) -> float:
     """Seconds for all batches."""
     started = time.perf_counter()
-    for batch in some:
+    for batch in batch_list:
         work(batch)
     return time.perf_counter() - started
 
 
 def measure(kind: str) -> dict[str, Any]:
     """One line of the table."""
-    model, some = proxy(kind), batches(2)
-    sides = {
-        "ours": reading(kind, model),
-        "step of the same weights": training(kind, model, everything=False),
-        "step of all weights": training(kind, model, everything=True),
+    model, batch_list = build_model(kind), random_batches(2)
+    contenders = {
+        "ours": gradient_pass(kind, model),
+        "step of the same weights": training_step(kind, model, all_weights=False),
+        "step of all weights": training_step(kind, model, all_weights=True),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(TURNS + 1):
-        for name, work in sides.items():
-            spent = timed(work, some)
+        for name, work in contenders.items():
+            spent = seconds_for(work, batch_list)
             if turn:  # the first warms up
                 seconds[name].append(spent)
-    rows = sum(len(batch.rows) for batch in some)
+    rows = sum(len(batch.rows) for batch in batch_list)
     line: dict[str, Any] = {"gradients": kind, "rows/s": rows / statistics.median(seconds["ours"])}
-    for name in list(sides)[1:]:
+    for name in list(contenders)[1:]:
         line[f"ratio to a {name}"] = statistics.median(
             a / b for a, b in zip(seconds["ours"], seconds[name], strict=True)
         )
-    for name in sides:
+    for name in contenders:
         done = subprocess.run(
-            [sys.executable, __file__, kind, name],
+            [sys.executable, __file__, "--memory-of", kind, name],
             capture_output=True,
             text=True,
             check=True,
@@ -119,17 +120,21 @@ def measure(kind: str) -> dict[str, Any]:
     return line
 
 
-def peak_memory(kind: str, side: str) -> float:
-    """MiB that one side needs above model and batches."""
-    model, some = proxy(kind), batches(1)
-    work = reading(kind, model) if side == "ours" else training(kind, model, everything=side.endswith("all weights"))
-    before = high_water()
-    timed(work, some)
-    return high_water() - before
+def peak_memory(kind: str, contender: str) -> float:
+    """Peak MiB of one contender above model and batches."""
+    model, batch_list = build_model(kind), random_batches(1)
+    work = (
+        gradient_pass(kind, model)
+        if contender == "ours"
+        else training_step(kind, model, all_weights=contender.endswith("all weights"))
+    )
+    before = peak_mib()
+    seconds_for(work, batch_list)
+    return peak_mib() - before
 
 
-def high_water() -> float:
-    """The most memory this process has held, MiB; unlike `getrusage`, its own and not that of who started it."""
+def peak_mib() -> float:
+    """Peak memory of this process in MiB. Unlike `getrusage`, it excludes the parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
@@ -137,8 +142,11 @@ def high_water() -> float:
 def main() -> None:
     """Measure every kind and write the table."""
     torch.set_num_threads(1)  # many small products: threads that wait for each other would blur the ratio
-    if len(sys.argv) == 3:
-        print(json.dumps(peak_memory(*sys.argv[1:])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        print(json.dumps(peak_memory(*arguments.memory_of)))
         return
     rows = []
     for kind in KINDS:

@@ -15,9 +15,9 @@ def fresh_omp(rows: Tensor, target: Tensor, k: int) -> Tensor:
     ridge, which only raises the residual.
     """
     chosen: list[int] = []
-    rest = target.clone()
+    remainder = target.clone()
     while len(chosen) < k:
-        scores = rows @ rest
+        scores = rows @ remainder
         scores[chosen] = -torch.inf
         if float(scores.max()) <= 0:
             break
@@ -28,7 +28,7 @@ def fresh_omp(rows: Tensor, target: Tensor, k: int) -> Tensor:
             if float(weights.min()) >= 0:
                 break
             chosen.pop(int(weights.argmin()))
-        rest = target - picked.T @ weights.to(rows.dtype)
+        remainder = target - picked.T @ weights.to(rows.dtype)
     return torch.tensor(chosen)
 
 
@@ -44,8 +44,8 @@ def fresh_omp_cost(rows: Tensor, target: Tensor, picks: Tensor, samples: int) ->
         chosen = picks[: max(1, round((number + 0.5) * stretch))].tolist()
         picked = rows[chosen]
         weights = torch.linalg.lstsq((picked @ picked.T).double(), (picked @ target).double()).solution
-        rest = target - picked.T @ weights.to(rows.dtype)
-        scores = rows @ rest
+        remainder = target - picked.T @ weights.to(rows.dtype)
+        scores = rows @ remainder
         scores[chosen] = -torch.inf
         scores.argmax()
     return {
@@ -62,9 +62,9 @@ def updated_omp(rows: Tensor, target: Tensor, k: int) -> Tensor:
     d = rows.shape[1]
     basis = torch.zeros(k, d, dtype=torch.float64)
     chosen: list[int] = []
-    rest = target.double()
+    remainder = target.double()
     while len(chosen) < k:
-        scores = rows @ rest.to(rows.dtype)
+        scores = rows @ remainder.to(rows.dtype)
         scores[chosen] = -torch.inf
         if float(scores.max()) <= 0:
             break
@@ -73,13 +73,13 @@ def updated_omp(rows: Tensor, target: Tensor, k: int) -> Tensor:
         for _ in range(2):
             row = row - (done @ row) @ done
         basis[len(chosen)] = row / row.norm()
-        rest = rest - (basis[len(chosen)] @ rest) * basis[len(chosen)]
+        remainder = remainder - (basis[len(chosen)] @ remainder) * basis[len(chosen)]
         chosen.append(int(scores.argmax()))
     return torch.tensor(chosen)
 
 
 def residual(rows: Tensor, target: Tensor, chosen: Tensor) -> float:
     """‖b − Aᵀw‖ / ‖b‖ with the best non-negative weights on the rows chosen."""
-    picked, goal = rows[chosen].double(), target.double()
-    weights = nnls(picked @ picked.T, picked @ goal)
-    return float((goal - weights @ picked).norm() / goal.norm())
+    picked, target = rows[chosen].double(), target.double()
+    weights = nnls(picked @ picked.T, picked @ target)
+    return float((target - weights @ picked).norm() / target.norm())

@@ -21,16 +21,16 @@ def dpp(rows: Rows, queries: Rows, k: int) -> list[int]:
     The textbook recursion (Chen, Zhang & Zhou 2018, https://arxiv.org/abs/1709.05135) on rows instead of a kernel.
     """
     weighted = rows * np.exp((rows @ queries.T).max(1))[:, None]
-    left = (weighted**2).sum(1) + 1e-6
-    known = np.zeros((k, len(rows)), dtype=np.float32)
+    residual = (weighted**2).sum(1) + 1e-6
+    basis = np.zeros((k, len(rows)), dtype=np.float32)
     picks: list[int] = []
     for step in range(k):
-        best = int(left.argmax())
-        column = weighted @ weighted[best] - known[:step].T @ known[:step, best]
-        known[step] = column / np.sqrt(left[best])
-        left = left - known[step] ** 2
+        best = int(residual.argmax())
+        column = weighted @ weighted[best] - basis[:step].T @ basis[:step, best]
+        basis[step] = column / np.sqrt(residual[best])
+        residual = residual - basis[step] ** 2
         picks.append(best)
-        left[picks] = -np.inf
+        residual[picks] = -np.inf
     return picks
 
 
@@ -47,8 +47,8 @@ def omp(rows: Rows, queries: Rows, k: int) -> list[int]:
     from sklearn.linear_model import orthogonal_mp
 
     each = min(-(-k // len(queries)), rows.shape[1])
-    found = np.asarray(orthogonal_mp(rows.T, queries.T, n_nonzero_coefs=each))
-    return np.flatnonzero(np.abs(np.atleast_2d(found.T)).sum(0)).tolist()[:k]
+    coefficients = np.asarray(orthogonal_mp(rows.T, queries.T, n_nonzero_coefs=each))
+    return np.flatnonzero(np.abs(np.atleast_2d(coefficients.T)).sum(0)).tolist()[:k]
 
 
 def flvmi(rows: Rows, queries: Rows, k: int) -> list[int]:
@@ -96,9 +96,9 @@ PEERS: dict[str, Peer] = {
 
 
 def captured(rows: Tensor, queries: Tensor, picks: list[int], noise: float) -> float:
-    """One judge for all: share of the queries' energy in the picks' ridge span, float64, from its definition."""
+    """Share of the queries' energy in the ridge span of the picks, in float64, from its definition."""
     X, Q = rows[picks].double(), queries.double()
     sigma2 = noise * float(rows.double().square().sum(1).mean())
     inner = X.T @ X + sigma2 * torch.eye(X.shape[1], dtype=torch.float64)
-    left = sigma2 * torch.einsum("md,dm->", Q, torch.linalg.solve(inner, Q.T))
-    return 1.0 - float(left) / float(Q.square().sum())
+    residual = sigma2 * torch.einsum("md,dm->", Q, torch.linalg.solve(inner, Q.T))
+    return 1.0 - float(residual) / float(Q.square().sum())

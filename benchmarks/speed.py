@@ -1,10 +1,10 @@
-"""The engine beside the plain loop and beside every peer: seconds, memory, and the objective under one judge.
+"""Speed of the engine, of the plain loop and of every peer: seconds, memory, and one common objective.
 
 python benchmarks/speed.py [--data ../shared/data] [--only plain peers scaling prefilter] [--n 52002] [--k 5000]
     [--m 64]
 
-Each call runs in a process of its own, so that its peak memory is its own; the judge is float64 and the same for all.
-The rows are the ready Alpaca vectors (or made ones where the folder is absent).
+Each call runs in a subprocess, so its peak memory is its own. The objective is computed in float64, the same for all.
+The rows are the stored Alpaca vectors, or synthetic ones if the folder is missing.
 """
 
 # pyright: reportMissingImports=false
@@ -38,21 +38,21 @@ RANKS = [{"n": 52_002, "ranks": 1}, {"n": 52_002, "ranks": 2}]
 
 
 def vectors(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit rows (n, d), real ones where they are at hand; queries (m, d): some of them, blurred."""
+    """Unit rows (n, d), real if available, and queries (m, d): a sample of the rows with noise."""
     n, d, m = case["n"], case["d"], case["m"]
     path = Path(case["data"]) / "alpaca_minilm_f16.npy"
     generator = torch.Generator().manual_seed(0)
     if path.exists() and d == 384 and n <= 52_002:
         rows = torch.from_numpy(np.load(path, mmap_mode="r")[:n].astype(np.float32))
     else:
-        centres = torch.randn(256, d, generator=generator)
+        centers = torch.randn(256, d, generator=generator)
         spread = torch.arange(1, d + 1).float().rsqrt()
         rows = (
-            centres[torch.randint(256, (n,), generator=generator)] + torch.randn(n, d, generator=generator)
+            centers[torch.randint(256, (n,), generator=generator)] + torch.randn(n, d, generator=generator)
         ) * spread
     rows = torch.nn.functional.normalize(rows, dim=1)
-    near = rows[torch.randperm(n, generator=generator)[:m]]
-    queries = near + 0.5 * d**-0.5 * torch.randn(near.shape, generator=generator)
+    sampled = rows[torch.randperm(n, generator=generator)[:m]]
+    queries = sampled + 0.5 * d**-0.5 * torch.randn(sampled.shape, generator=generator)
     return rows, torch.nn.functional.normalize(queries, dim=1)
 
 
@@ -62,21 +62,21 @@ def run(case: Case) -> Case:
     name, k, noise = case["method"], case["k"], case["noise"]
     warm_up(name.partition(" prefilter")[0])
     if "block" in case:
-        greedy.__kwdefaults__ = (greedy.__kwdefaults__ or {}) | {"block": case["block"]}  # users have no need of it
+        greedy.__kwdefaults__ = (greedy.__kwdefaults__ or {}) | {"block": case["block"]}  # not a public option
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
-    picks, passes = choose(name, rows, queries, k, noise, "ranks" in case)
+    picks, passes = select(name, rows, queries, k, noise, "ranks" in case)
     seconds, cpu = time.perf_counter() - wall, time.process_time() - cpu
     extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     share = captured(rows, queries, picks, noise)
     answer = {"seconds": seconds, "cpu_seconds": cpu, "extra_mib": extra, "rows": len(picks), "captured": share}
     if passes and name != "plain loop":
-        answer["times_bare_products"] = seconds / (passes * bare(rows))
+        answer["times_bare_products"] = seconds / (passes * bare_product_seconds(rows))
     return answer | {"passes": passes, "picks": picks}
 
 
-def bare(rows: torch.Tensor) -> float:
-    """Seconds of what no exact verification of 64 drafts can do without: one product of all rows with 64 columns."""
+def bare_product_seconds(rows: torch.Tensor) -> float:
+    """Seconds of one product of all rows with 64 columns, which every exact verification of 64 drafts needs."""
     columns, out = torch.randn(rows.shape[1], 64), torch.empty(2048, 64)
     times = []
     for _ in range(5):
@@ -87,10 +87,10 @@ def bare(rows: torch.Tensor) -> float:
     return min(times)
 
 
-def choose(
+def select(
     name: str, rows: torch.Tensor, queries: torch.Tensor, k: int, noise: float, ranks: bool = False
 ) -> tuple[list[int], int | None]:
-    """The picks of one method, and how often it read all rows where it tells."""
+    """The picks of one method, and its number of passes over the rows if known."""
     if name in PEERS:
         return PEERS[name](rows.numpy(), queries.numpy(), k), None
     if name == "plain loop":
@@ -99,25 +99,25 @@ def choose(
         from hf_gip.core.rows import MemoryRows
         from hf_gip.core.setting import prepare
 
-        setting = prepare(MemoryRows(rows), queries, noise, None)
-        return project(rows, setting.scale, setting.queries, k, noise).indices.tolist(), k
+        problem = prepare(MemoryRows(rows), queries, noise, None)
+        return project(rows, problem.scale, problem.queries, k, noise).indices.tolist(), k
     passes = [0]
-    kept = int(name.rpartition(" ")[2]) if "prefilter" in name else None
+    shortlist = int(name.rpartition(" ")[2]) if "prefilter" in name else None
     group = dist.group.WORLD if ranks else None
-    mine = rows.chunk(dist.get_world_size())[dist.get_rank()] if ranks else rows
-    tell = lambda done, count: passes.__setitem__(0, count)  # noqa: E731
-    found = gip(mine, queries, k, noise=noise, prefilter=kept, group=group, progress=tell)
-    return found.indices.tolist(), passes[0]
+    own_rows = rows.chunk(dist.get_world_size())[dist.get_rank()] if ranks else rows
+    count_passes = lambda done, count: passes.__setitem__(0, count)  # noqa: E731
+    result = gip(own_rows, queries, k, noise=noise, prefilter=shortlist, group=group, progress=count_passes)
+    return result.indices.tolist(), passes[0]
 
 
 def warm_up(name: str) -> None:
-    """Load and compile what the first call needs."""
+    """Run a small case, so that loading and compiling are not timed."""
     rows = torch.nn.functional.normalize(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)), dim=1)
-    choose(name, rows, rows[:8] * 0.5, 20, 0.1)
+    select(name, rows, rows[:8] * 0.5, 20, 0.1)
 
 
-def apart(case: Case) -> Case:
-    """`run` in a process of its own."""
+def run_in_subprocess(case: Case) -> Case:
+    """`run` in a subprocess."""
     ranks = case.get("ranks", 0)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
     call = [sys.executable, *torchrun, str(Path(__file__).resolve()), "--case", json.dumps(case)]
@@ -130,83 +130,86 @@ def apart(case: Case) -> Case:
     return answer
 
 
-def against_plain(base: Case) -> list[Case]:
-    """The engine and the plain one-pick loop on the same problem, at two ridges."""
+def compare_with_plain_loop(base: Case) -> list[Case]:
+    """The engine and the plain loop on the same problem, at two ridges."""
     lines = []
     for noise in (0.1, 10 * base["k"] / base["d"]):
         case = base | {"noise": noise}
-        ours, plain = apart(case | {"method": "hf_gip.gip"}), apart(case | {"method": "plain loop"})
+        ours, plain = (
+            run_in_subprocess(case | {"method": "hf_gip.gip"}),
+            run_in_subprocess(case | {"method": "plain loop"}),
+        )
         shared = len(set(ours["picks"]) & set(plain["picks"])) / base["k"]
         head = {"n": base["n"], "d": base["d"], "m": base["m"], "k": base["k"], "noise": round(noise, 3)}
         ratio = plain["seconds"] / ours["seconds"]
-        for name, found in (("hf_gip.gip", ours), ("plain loop", plain)):
-            line = {key: value for key, value in found.items() if key != "picks"}
+        for name, result in (("hf_gip.gip", ours), ("plain loop", plain)):
+            line = {key: value for key, value in result.items() if key != "picks"}
             lines.append(head | {"method": name} | line)
-        lines[-2] |= {"times_faster": ratio, "same_rows": shared, "gib_read_per_s": traffic(base, ours)}
+        lines[-2] |= {"times_faster": ratio, "same_rows": shared, "gib_read_per_s": gib_per_second(base, ours)}
     return lines
 
 
-def traffic(case: Case, found: Case) -> float:
-    """GiB a second of the rows alone: passes × n × d × 4 bytes over the time."""
-    return found["passes"] * case["n"] * case["d"] * 4 / 2**30 / found["seconds"]
+def gib_per_second(case: Case, result: Case) -> float:
+    """GiB per second read from the rows: passes × n × d × 4 bytes, divided by the time."""
+    return result["passes"] * case["n"] * case["d"] * 4 / 2**30 / result["seconds"]
 
 
-def against_peers(base: Case) -> list[Case]:
-    """All on the first 20,000 rows, k = 2,000."""
+def compare_with_peers(base: Case) -> list[Case]:
+    """All methods on the first 20,000 rows, k = 2,000."""
     case = base | {"n": min(20_000, base["n"]), "k": min(2_000, base["k"]), "noise": 0.1}
     lines = []
     for name in ("hf_gip.gip", *PEERS):
-        found = apart(case | {"method": name})
-        line = {key: value for key, value in found.items() if key not in ("picks", "passes")}
+        result = run_in_subprocess(case | {"method": name})
+        line = {key: value for key, value in result.items() if key not in ("picks", "passes")}
         lines.append({"method": name, "n": case["n"], "k": case["k"]} | line)
-        if "seconds" in found and "seconds" in lines[0]:
-            lines[-1]["seconds_to_ours"] = found["seconds"] / lines[0]["seconds"]
+        if "seconds" in result and "seconds" in lines[0]:
+            lines[-1]["seconds_to_ours"] = result["seconds"] / lines[0]["seconds"]
     return lines
 
 
-def prefiltered(base: Case) -> list[Case]:
-    """What the approximation loses on these rows, and what it saves, at two ridges."""
+def compare_prefilters(base: Case) -> list[Case]:
+    """Objective and time of the prefilter approximation, at two ridges."""
     lines = []
     for noise in (0.1, 10 * base["k"] / base["d"]):
         exact: Case = {}
-        for kept in (None, 20_000, 10_000, 5_000, 2_000):
-            method = "hf_gip.gip" if kept is None else f"hf_gip.gip prefilter {kept}"
-            if kept is not None and not base["k"] <= kept < base["n"]:
+        for shortlist in (None, 20_000, 10_000, 5_000, 2_000):
+            method = "hf_gip.gip" if shortlist is None else f"hf_gip.gip prefilter {shortlist}"
+            if shortlist is not None and not base["k"] <= shortlist < base["n"]:
                 continue
-            found = apart(base | {"noise": noise, "method": method})
-            exact = exact or found
-            line = {"n": base["n"], "k": base["k"], "noise": round(noise, 3), "kept": kept or base["n"]}
-            line |= {"seconds": found["seconds"], "captured": found["captured"]}
-            line["of_exact"] = found["captured"] / exact["captured"]
-            line["times_faster"] = exact["seconds"] / found["seconds"]
-            line["same_rows"] = len(set(found["picks"]) & set(exact["picks"])) / base["k"]
+            result = run_in_subprocess(base | {"noise": noise, "method": method})
+            exact = exact or result
+            line = {"n": base["n"], "k": base["k"], "noise": round(noise, 3), "shortlist": shortlist or base["n"]}
+            line |= {"seconds": result["seconds"], "captured": result["captured"]}
+            line["of_exact"] = result["captured"] / exact["captured"]
+            line["times_faster"] = exact["seconds"] / result["seconds"]
+            line["same_rows"] = len(set(result["picks"]) & set(exact["picks"])) / base["k"]
             lines.append(line)
     return lines
 
 
-def scaling(base: Case) -> list[Case]:
-    """One thing changed at a time; ranks are processes of one thread each, the other lines one process of two."""
+def measure_scaling(base: Case) -> list[Case]:
+    """One parameter changed at a time. Ranks are processes of one thread, other lines one process of two threads."""
     lines = []
     start = base | {"method": "hf_gip.gip", "n": min(20_000, base["n"]), "k": 1_000, "noise": 0.1}
     changes = [{}, {"n": 5_000}, {"n": 52_002}, {"n": 200_000}, {"d": 128}, {"d": 1_024}, {"k": 100}, {"k": 4_000}]
     for change in [*changes, {"m": 1}, {"m": 512}, {"noise": 0.01}, {"noise": 10.0}, *BLOCKS, *RANKS]:
         case = start | change
-        found = apart(case)
-        shown = {key: case[key] for key in ("n", "d", "k", "m", "noise")}
-        shown |= {"block": case.get("block", BLOCK), "ranks": case.get("ranks", "")}
-        kept = ("seconds", "passes", "extra_mib", "captured", "failed")
-        lines.append(shown | {key: found[key] for key in kept if key in found})
-        if found.get("passes"):
+        result = run_in_subprocess(case)
+        line = {key: case[key] for key in ("n", "d", "k", "m", "noise")}
+        line |= {"block": case.get("block", BLOCK), "ranks": case.get("ranks", "")}
+        measured = ("seconds", "passes", "extra_mib", "captured", "failed")
+        lines.append(line | {key: result[key] for key in measured if key in result})
+        if result.get("passes"):
             lines[-1] |= {
-                "picks_per_pass": case["k"] / found["passes"],
-                "ms_per_pick": 1e3 * found["seconds"] / case["k"],
-                "times_bare_products": found["times_bare_products"],
+                "picks_per_pass": case["k"] / result["passes"],
+                "ms_per_pick": 1e3 * result["seconds"] / case["k"],
+                "times_bare_products": result["times_bare_products"],
             }
     return lines
 
 
-def in_own_process(case: Case) -> None:
-    """`run` where `apart` started it; of several ranks the first tells."""
+def run_case(case: Case) -> None:
+    """`run` inside the subprocess. The first rank prints the result."""
     if "ranks" in case:
         dist.init_process_group("gloo")
     answer = run(case)
@@ -224,23 +227,23 @@ def main() -> None:
     for name, value in {"n": 52_002, "k": 5_000, "m": 64}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.case:
-        in_own_process(json.loads(given.case))
+    arguments = parser.parse_args()
+    if arguments.case:
+        run_case(json.loads(arguments.case))
         return
-    base = {"data": given.data, "n": given.n, "d": 384, "m": given.m, "k": given.k}
+    base = {"data": arguments.data, "n": arguments.n, "d": 384, "m": arguments.m, "k": arguments.k}
     note = (
         "Each line is one process; extra_mib is its peak memory above the loaded rows (0: below that of making them). "
         "captured: one float64 judge. times_bare_products: seconds over those of the passes' bare products of all "
         "rows with 64 columns, here."
     )
     parts = {
-        "plain": (against_plain, "speed"),
-        "peers": (against_peers, "speed_peers"),
-        "scaling": (scaling, "speed_scaling"),
-        "prefilter": (prefiltered, "speed_prefilter"),
+        "plain": (compare_with_plain_loop, "speed"),
+        "peers": (compare_with_peers, "speed_peers"),
+        "scaling": (measure_scaling, "speed_scaling"),
+        "prefilter": (compare_prefilters, "speed_prefilter"),
     }
-    for part in given.only or parts:
+    for part in arguments.only or parts:
         measure, name = parts[part]
         packages = ["torch", "numpy"]
         if part == "peers":
@@ -248,7 +251,7 @@ def main() -> None:
         write_results(
             name,
             measure(base),
-            command=f"python benchmarks/speed.py --only {part} --n {given.n} --k {given.k} --m {given.m}",
+            command=f"python benchmarks/speed.py --only {part} --n {arguments.n} --k {arguments.k} --m {arguments.m}",
             packages=packages,
             notes=[note],
         )

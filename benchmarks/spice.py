@@ -1,4 +1,4 @@
-"""SPICE on projected gradients against a literal transcription of the paper's loop: same picks, how much faster.
+"""SPICE on projected gradients compared with a literal transcription of the paper's loop: picks and speed.
 
 Run `python benchmarks/spice.py`. The loop is run whole on a small pool; on the large one, a sample of its inner loop
 is timed (every row costs the same at every choice) and multiplied out.
@@ -8,8 +8,8 @@ would give every row at every choice is computed in float64, so each pick is see
 choices every row's information is also had as the loop has it, from the inverse of I + αF.
 """
 
+import argparse
 import math
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ SAMPLED_CHOICES = 3
 CERTIFIED_AT_ONCE = 1_000  # rows
 
 
-def pool(n: int, d: int, kind: str) -> Tensor:
+def make_pool(n: int, d: int, kind: str) -> Tensor:
     """Decaying spectrum and uneven lengths, as gradients of language models have; or isotropic, lengths alike."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(n, d, generator=generator)
@@ -36,7 +36,7 @@ def pool(n: int, d: int, kind: str) -> Tensor:
     return rows * torch.exp(0.5 * torch.randn(n, 1, generator=generator))
 
 
-def literal(gradients: Tensor, k: int) -> tuple[list[int], float]:
+def literal_loop(gradients: Tensor, k: int) -> tuple[list[int], float]:
     """Choose `k` rows as the paper writes it: full Fisher matrix, one row after the other. Picks and information."""
     fisher = torch.eye(gradients.shape[1], dtype=torch.float64)
     total = torch.zeros(gradients.shape[1], dtype=torch.float64)
@@ -70,7 +70,7 @@ def score_of(gradient: Tensor, inverse: Tensor, total: Tensor, chosen: int) -> t
     return gain, gain - PENALTY * conflict
 
 
-def literal_seconds(gradients: Tensor, k: int) -> float:
+def estimate_literal_seconds(gradients: Tensor, k: int) -> float:
     """What `literal` would take, from one inverse and a sample of rows."""
     d = gradients.shape[1]
     fisher = torch.eye(d, dtype=torch.float64) + gradients[:64].double().T @ gradients[:64].double()
@@ -101,7 +101,7 @@ class Certificate:
     largest_error: float
 
 
-def certified(gradients: Tensor, picks: Tensor) -> Certificate:
+def certify_picks(gradients: Tensor, picks: Tensor) -> Certificate:
     """Every row's score at every choice, given the picks before: gᵀ(I + αF)⁻¹g by Woodbury's identity.
 
     With P the picks and LLᵀ = PPᵀ + I/α, the information of row g after t picks is ‖g‖² − Σ_{s<t} (L⁻¹Pg)ₛ².
@@ -132,18 +132,18 @@ def certified(gradients: Tensor, picks: Tensor) -> Certificate:
         conflict = (-alignment / (rows.norm(dim=1) * means + 1e-8)).clamp_min_(0)
         score = torch.log1p(ALPHA * energy) - PENALTY * conflict
         mine = when[start : start + len(rows)]
-        for place in torch.nonzero(mine < k).flatten().tolist():
-            ours[int(mine[place])] = float(score[mine[place], place])
+        for column in torch.nonzero(mine < k).flatten().tolist():
+            ours[int(mine[column])] = float(score[mine[column], column])
         score.masked_fill_(torch.arange(k)[:, None] > mine, -math.inf)
-        top, place = score.max(dim=1)
-        row = torch.where(top > best, place + start, row)
+        top, column = score.max(dim=1)
+        row = torch.where(top > best, column + start, row)
         best = torch.maximum(best, top)
     return Certificate(best, row, torch.tensor(ours, dtype=torch.float64), max(sampled.values()))
 
 
 def measure(n: int, d: int, k: int, kind: str, *, whole: bool) -> dict[str, Any]:
     """One line of the table."""
-    gradients = pool(n, d, kind)
+    gradients = make_pool(n, d, kind)
     started = time.perf_counter()
     chosen = spice(gradients, k, alpha=ALPHA, conflict_penalty=PENALTY)
     ours = time.perf_counter() - started
@@ -158,42 +158,45 @@ def measure(n: int, d: int, k: int, kind: str, *, whole: bool) -> dict[str, Any]
     line["rows_evaluated_share"] = chosen.record["evaluations"] / (n * k)
     if whole:
         started = time.perf_counter()
-        picks, information = literal(gradients, k)
-        theirs = time.perf_counter() - started
+        picks, information = literal_loop(gradients, k)
+        literal_time = time.perf_counter() - started
         line |= {"literal": "run whole", "same_picks": picks == chosen.indices.tolist()}
         line["information_ratio"] = float(chosen.gains.sum()) / information
     else:
-        theirs = literal_seconds(gradients, k)
+        literal_time = estimate_literal_seconds(gradients, k)
         line |= {"literal": f"extrapolated from {SAMPLED_ROWS} rows and one inverse"}
-    return line | {"literal_seconds": theirs, "speedup": theirs / ours}
+    return line | {"literal_seconds": literal_time, "speedup": literal_time / ours}
 
 
-def certify(n: int, d: int, k: int, kind: str) -> dict[str, Any]:
+def certify_pool(n: int, d: int, k: int, kind: str) -> dict[str, Any]:
     """One line about the picks."""
-    gradients = pool(n, d, kind)
+    gradients = make_pool(n, d, kind)
     picks = spice(gradients, k, alpha=ALPHA, conflict_penalty=PENALTY).indices
-    found = certified(gradients, picks)
-    same = found.row == picks
+    certificate = certify_picks(gradients, picks)
+    matches = certificate.row == picks
     return {
         "pool": kind,
         "n": n,
         "d": d,
         "k": k,
-        "picks the loop would make": int(same.sum()),
-        "same_picks": bool(same.all()),
-        "largest shortfall, nats": float((found.best - found.ours).max()),
-        "information against the inverse": found.largest_error,
+        "picks the loop would make": int(matches.sum()),
+        "same_picks": bool(matches.all()),
+        "largest shortfall, nats": float((certificate.best - certificate.ours).max()),
+        "information against the inverse": certificate.largest_error,
     }
 
 
 def main() -> None:
     """Measure both sizes, or certify the picks, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--picks", action="store_true", help="certify the picks on the large pools")
+    arguments = parser.parse_args()
     torch.set_num_threads(2)
     kinds = ("decaying", "isotropic")
-    if sys.argv[1:] == ["--picks"]:
+    if arguments.picks:
         write_results(
             "spice_picks",
-            [certify(20_000, 1_024, 2_000, kind) for kind in kinds],
+            [certify_pool(20_000, 1_024, 2_000, kind) for kind in kinds],
             command="python benchmarks/spice.py --picks",
             notes=[
                 "Picks the loop would make: of our k, those with the highest score of all free rows after the picks "

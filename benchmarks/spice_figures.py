@@ -23,12 +23,12 @@ def spearman(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([ranks(a), ranks(b)]))[0, 1])
 
 
-def course(G: Tensor, picks: Tensor, alpha: float) -> dict[str, Tensor]:
+def trace_set(G: Tensor, picks: Tensor, alpha: float) -> dict[str, Tensor]:
     """What each of `picks` added in its turn, its share of what it holds alone, overlap and conflict."""
     chosen = G[picks].double()
     state = information("full", len(picks), chosen, alpha)
     energy = chosen.square().sum(dim=1)
-    alone = torch.log1p(alpha * energy)
+    single_information = torch.log1p(alpha * energy)
     gains = []
     for number in range(len(picks)):
         gains.append(math.log1p(alpha * float(energy[number])))
@@ -36,17 +36,17 @@ def course(G: Tensor, picks: Tensor, alpha: float) -> dict[str, Tensor]:
         energy = state.after_choice(chosen, energy)
     before = chosen.cumsum(dim=0) - chosen
     norms, totals = chosen.norm(dim=1), before.norm(dim=1)
-    clash = conflict_of((chosen * before).sum(dim=1)[1:], norms[1:], totals[1:], torch.arange(1, len(picks)))
+    conflict = conflict_of((chosen * before).sum(dim=1)[1:], norms[1:], totals[1:], torch.arange(1, len(picks)))
     gain = torch.tensor(gains, dtype=torch.float64)
     return {
         "gain": gain,
-        "share": gain / alone,
-        "overlap": gain - alone,
-        "conflict": torch.cat([clash[:0].new_zeros(1), clash]),
+        "share": gain / single_information,
+        "overlap": gain - single_information,
+        "conflict": torch.cat([conflict[:0].new_zeros(1), conflict]),
     }
 
 
-def candidates(G: Tensor, size: int, alpha: float) -> dict[str, Tensor]:
+def compare_candidates(G: Tensor, size: int, alpha: float) -> dict[str, Tensor]:
     """Every row beside `size` random ones: gain and |ε| as shares of what it holds alone, signed cosine."""
     [base] = random_sets(len(G), size, 1, seed=7)
     rest = torch.ones(len(G), dtype=torch.bool)
@@ -62,7 +62,7 @@ def candidates(G: Tensor, size: int, alpha: float) -> dict[str, Tensor]:
     return {"gain": share, "overlap": 1 - share, "cosine": cosine}
 
 
-def picture(lines: dict[str, dict[str, Tensor]], beside: dict[str, Tensor]) -> None:
+def draw(traces: dict[str, dict[str, Tensor]], overlaps: dict[str, Tensor]) -> None:
     """The picture: gains kept along the run in sets of low and high conflict, and overlap against conflict."""
     import matplotlib
 
@@ -71,14 +71,14 @@ def picture(lines: dict[str, dict[str, Tensor]], beside: dict[str, Tensor]) -> N
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for name, line in lines.items():
+    for name, line in traces.items():
         smooth = line["share"].unfold(0, 8, 1).mean(dim=1)
         left.plot(range(8, 8 + len(smooth)), smooth, label=f"{name}: conflict {float(line['conflict'].mean()):.2f}")
     left.set(xlabel="pick", ylabel="share of its own information a pick adds", title="Information decays")
     left.legend()
-    clash = (-beside["cosine"]).clamp_min(0)
-    some = clash > 0
-    right.scatter(clash[some], beside["overlap"][some], s=3, rasterized=False)
+    conflict = (-overlaps["cosine"]).clamp_min(0)
+    conflicting = conflict > 0
+    right.scatter(conflict[conflicting], overlaps["overlap"][conflicting], s=3, rasterized=False)
     right.set(
         xlabel="conflict with 64 random rows", ylabel="|ε|, information taken away, nats", title="Overlap and conflict"
     )
@@ -89,9 +89,9 @@ def picture(lines: dict[str, dict[str, Tensor]], beside: dict[str, Tensor]) -> N
 def by_conflict(G: Tensor, size: int, alpha: float) -> dict[str, dict[str, Tensor]]:
     """Two sets of rows of like length, grown to agree with, or to pull against, the rows before."""
     norms = G.norm(dim=1)
-    middle = norms.argsort()[len(G) // 4 : 3 * len(G) // 4]
-    unit = torch.nn.functional.normalize(G[middle].double(), dim=1)
-    lines = {}
+    mid_norm_rows = norms.argsort()[len(G) // 4 : 3 * len(G) // 4]
+    unit = torch.nn.functional.normalize(G[mid_norm_rows].double(), dim=1)
+    traces = {}
     for name, sign in (("agreeing", 1.0), ("pulling against", -1.0)):
         picks, free, total = [0], torch.ones(len(unit), dtype=torch.bool), unit[0].clone()
         free[0] = False
@@ -100,24 +100,24 @@ def by_conflict(G: Tensor, size: int, alpha: float) -> dict[str, dict[str, Tenso
             picks.append(int(score.argmax()))
             free[picks[-1]] = False
             total += unit[picks[-1]]
-        lines[name] = course(G, middle[torch.tensor(picks)], alpha)
-    return lines
+        traces[name] = trace_set(G, mid_norm_rows[torch.tensor(picks)], alpha)
+    return traces
 
 
 def figures(G: Tensor, k: int, alpha: float) -> dict[str, float]:
     """All of them, and the picture."""
-    lines, beside = by_conflict(G, k, alpha), candidates(G, 64, alpha)
-    clash = beside["cosine"] < 0
-    picture(lines, beside)
+    traces, overlaps = by_conflict(G, k, alpha), compare_candidates(G, 64, alpha)
+    conflict = overlaps["cosine"] < 0
+    draw(traces, overlaps)
     return {
-        "conflicting rows": float(clash.sum()),
-        "conflict against |ε|, Spearman": spearman(-beside["cosine"][clash], beside["overlap"][clash]),
-        "conflict against gain, Spearman": spearman(-beside["cosine"][clash], beside["gain"][clash]),
-        "|cos| against |ε|, all rows, Spearman": spearman(beside["cosine"].abs(), beside["overlap"]),
+        "conflicting rows": float(conflict.sum()),
+        "conflict against |ε|, Spearman": spearman(-overlaps["cosine"][conflict], overlaps["overlap"][conflict]),
+        "conflict against gain, Spearman": spearman(-overlaps["cosine"][conflict], overlaps["gain"][conflict]),
+        "|cos| against |ε|, all rows, Spearman": spearman(overlaps["cosine"].abs(), overlaps["overlap"]),
         **{
             f"share of its own information the last quarter of picks adds, {name}": float(
                 line["share"][-k // 4 :].mean()
             )
-            for name, line in lines.items()
+            for name, line in traces.items()
         },
     }

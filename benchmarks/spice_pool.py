@@ -17,11 +17,11 @@ from hf_gip.features.tokens import Tally, token_batches
 LENGTH, VOCABULARY, DIMS = 128, 4_096, 1024
 
 
-def texts(folder: Path, alpaca: int, maths: int) -> list[str]:
+def load_texts(folder: Path, alpaca: int, math_rows: int) -> list[str]:
     """Rows of both sources, drawn at random and mixed."""
     names = ["instruction", "input", "output"], ["question", "answer"]
     parts = []
-    for name, count, columns in zip(("alpaca", "gsm8k_train"), (alpaca, maths), names, strict=True):
+    for name, count, columns in zip(("alpaca", "gsm8k_train"), (alpaca, math_rows), names, strict=True):
         rows: Any = Dataset.from_parquet(str(folder / f"{name}.parquet"))
         drawn = rows.shuffle(seed=0).select(range(count))
         joined = [{"text": "\n".join(str(row[name]) for name in columns if row[name])} for row in drawn]
@@ -29,7 +29,7 @@ def texts(folder: Path, alpaca: int, maths: int) -> list[str]:
     return concatenate_datasets(parts).shuffle(seed=1)["text"][:]
 
 
-def learned(pool: list[str]) -> Tokenizer:
+def train_tokenizer(pool: list[str]) -> Tokenizer:
     """A byte-level tokenizer trained on the rows."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,12 +39,12 @@ def learned(pool: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def tokenised(pool: list[str]) -> list[dict[str, list[int]]]:
+def tokenize(pool: list[str]) -> list[dict[str, list[int]]]:
     """The rows as tokens of a tokenizer trained on them."""
-    return [{"input_ids": [0, *encoded.ids[: LENGTH - 1]]} for encoded in learned(pool).encode_batch(pool)]
+    return [{"input_ids": [0, *encoded.ids[: LENGTH - 1]]} for encoded in train_tokenizer(pool).encode_batch(pool)]
 
 
-def trained(rows: list[dict[str, list[int]]], stops: list[int]) -> Iterator[tuple[LlamaForCausalLM, list[float]]]:
+def train_model(rows: list[dict[str, list[int]]], stops: list[int]) -> Iterator[tuple[LlamaForCausalLM, list[float]]]:
     """A small Llama after each of `stops` AdamW steps on `rows`, with the losses so far."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
@@ -70,10 +70,10 @@ def trained(rows: list[dict[str, list[int]]], stops: list[int]) -> Iterator[tupl
 
 def lora_gradients(model: LlamaForCausalLM, rows: list[dict[str, list[int]]]) -> Tensor:
     """Gradients of the paper's LoRA layers, put on the model and taken off again."""
-    with prepared(model, "lora", 0) as ready:
-        return gradient_features(ready, rows, dims=DIMS, batch_size=16).features
+    with prepared(model, "lora", 0) as lora_model:
+        return gradient_features(lora_model, rows, dims=DIMS, batch_size=16).features
 
 
-def own_gradients(model: LlamaForCausalLM, rows: list[dict[str, list[int]]]) -> Tensor:
+def down_proj_gradients(model: LlamaForCausalLM, rows: list[dict[str, list[int]]]) -> Tensor:
     """Gradients of the model's own `down_proj` weights."""
     return gradient_features(model, rows, parameters="*.down_proj", dims=DIMS, batch_size=16).features

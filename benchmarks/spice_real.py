@@ -20,7 +20,7 @@ import torch
 from datasets import disable_progress_bars
 from machine import table, write_results
 from spice_figures import figures
-from spice_pool import lora_gradients, own_gradients, texts, tokenised, trained
+from spice_pool import down_proj_gradients, load_texts, lora_gradients, tokenize, train_model
 from torch import Tensor
 
 from hf_gip import spice
@@ -52,7 +52,7 @@ SETTINGS = [
     Setting("windows of 120, 12 of each", pool=WINDOW),
     Setting("one pool of all rows, a tenth", pool=None),
     Setting("unit length", change=lambda G: torch.nn.functional.normalize(G, dim=1)),
-    Setting("centred on the pool", change=lambda G: G - G.mean(dim=0)),
+    Setting("centered on the pool", change=lambda G: G - G.mean(dim=0)),
     Setting("gradients of every down_proj", gradients="own"),
     Setting("proxy trained twice as long", gradients="later"),
 ]
@@ -71,37 +71,37 @@ def rules() -> dict[str, Chooser]:
     }
 
 
-def against_own_mean(rows: Tensor) -> float:
+def conflict_with_set_mean(rows: Tensor) -> float:
     """Mean of max(0, −cos) against the mean of the whole set."""
     mean = rows.double().mean(dim=0)
     cosine = rows.double() @ mean / (rows.double().norm(dim=1) * mean.norm() + 1e-8)
     return float((-cosine).clamp_min(0).mean())
 
 
-def judged(G: Tensor, sets: list[Tensor], alpha: float) -> tuple[float, float, float]:
+def evaluate_sets(G: Tensor, sets: list[Tensor], alpha: float) -> tuple[float, float, float]:
     """Log-det, mean conflict, and conflict with the whole set, mean over `sets`."""
-    found = [set_quality(G[some], alpha) for some in sets]
+    results_by_rule = [set_quality(G[subset], alpha) for subset in sets]
     return (
-        statistics.mean(each.log_det for each in found),
-        statistics.mean(each.conflict for each in found) / len(sets[0]),
-        statistics.mean(against_own_mean(G[some]) for some in sets),
+        statistics.mean(each.log_det for each in results_by_rule),
+        statistics.mean(each.conflict for each in results_by_rule) / len(sets[0]),
+        statistics.mean(conflict_with_set_mean(G[subset]) for subset in sets),
     )
 
 
-def measure(setting: Setting, everything: dict[str, Tensor]) -> list[dict[str, Any]]:
+def measure(setting: Setting, gradients_by_kind: dict[str, Tensor]) -> list[dict[str, Any]]:
     """One line per rule: mean and spread over the pools."""
-    rows = everything[setting.gradients]
+    rows = gradients_by_kind[setting.gradients]
     size = setting.pool or len(rows)
     pools = [part for part in rows.split(size) if len(part) == size]
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in rules()}
+    results_by_rule: dict[str, list[tuple[float, float, float]]] = {name: [] for name in rules()}
     for part in pools:
         G = setting.change(part)
         alpha = 1.0 if setting.scale is None else float(setting.scale / G.square().sum(dim=1).mean())
         for name, rule in rules().items():
-            found[name].append(judged(G, rule(G, round(setting.share * size), alpha), alpha))
+            results_by_rule[name].append(evaluate_sets(G, rule(G, round(setting.share * size), alpha), alpha))
     lines = []
-    for name, each in found.items():
-        log_det, conflict, own = zip(*each, strict=True)
+    for name, each in results_by_rule.items():
+        log_det, conflict, whole_set_conflict = zip(*each, strict=True)
         line = {
             "setting": setting.name,
             "rule": name,
@@ -109,14 +109,14 @@ def measure(setting: Setting, everything: dict[str, Tensor]) -> list[dict[str, A
             "log_det_sd": statistics.stdev(log_det) if len(pools) > 1 else None,
             "mean_conflict": statistics.mean(conflict),
             "mean_conflict_sd": statistics.stdev(conflict) if len(pools) > 1 else None,
-            "conflict_with_whole_set": statistics.mean(own),
+            "conflict_with_whole_set": statistics.mean(whole_set_conflict),
         }
         if name.startswith("SPICE"):
-            rivals = list(zip(each, found["top-k Fisher"], found["random"], strict=True))
+            compared = list(zip(each, results_by_rule["top-k Fisher"], results_by_rule["random"], strict=True))
             line["pools"] = len(pools)
-            line["log_det above both"] = sum(us[0] > max(a[0], b[0]) for us, a, b in rivals)
-            line["conflict below both"] = sum(us[1] < min(a[1], b[1]) for us, a, b in rivals)
-            line["conflict below random"] = sum(us[1] < b[1] for us, _, b in rivals)
+            line["log_det above both"] = sum(us[0] > max(a[0], b[0]) for us, a, b in compared)
+            line["conflict below both"] = sum(us[1] < min(a[1], b[1]) for us, a, b in compared)
+            line["conflict below random"] = sum(us[1] < b[1] for us, _, b in compared)
         lines.append(line)
     return lines
 
@@ -142,15 +142,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     disable_progress_bars()
-    rows = tokenised(texts(arguments.data, arguments.rows * 3 // 4, arguments.rows - arguments.rows * 3 // 4))
+    rows = tokenize(load_texts(arguments.data, arguments.rows * 3 // 4, arguments.rows - arguments.rows * 3 // 4))
     third, steps = len(rows) // 3, arguments.steps
     gradients: dict[str, Tensor] = {}
-    said = []
-    stages = trained(rows[:third], [steps, 2 * steps])
+    loss_notes = []
+    stages = train_model(rows[:third], [steps, 2 * steps])
     for (model, losses), names in zip(stages, (("lora", "own"), ("later",)), strict=True):
-        said.append(f"{losses[0]:.2f} to {statistics.mean(losses[-10:]):.2f} after {len(losses)}")
+        loss_notes.append(f"{losses[0]:.2f} to {statistics.mean(losses[-10:]):.2f} after {len(losses)}")
         for name in names:
-            gradients[name] = (own_gradients if name == "own" else lora_gradients)(model, rows[third:])
+            gradients[name] = (down_proj_gradients if name == "own" else lora_gradients)(model, rows[third:])
     lines = [line for setting in SETTINGS for line in measure(setting, gradients)]
     single = gradients["lora"][:1000]
     alpha = float(1 / single.square().sum(dim=1).mean())
@@ -167,8 +167,8 @@ def main() -> None:
         notes=[
             f"{len(gradients['lora'])} rows of Alpaca (3 in 4) and GSM8K in pools of {POOL}, a tenth of each chosen "
             f"unless the setting says otherwise; mean and standard deviation over pools, random over {DRAWS} draws in "
-            f"each. Llama of 3 layers, width 96, trained in steps of 16 other rows (loss {', '.join(said)} steps); "
-            "gradients in 1,024 dims; α = 1/mean ‖g‖² unless said.",
+            f"each. Llama of 3 layers, width 96, trained in steps of 16 other rows (loss {', '.join(loss_notes)} "
+            "steps); gradients in 1,024 dims; α = 1/mean ‖g‖² unless said.",
             f"Figures about single rows: 1,000 rows, α = {alpha:.3g}, beside a random set of 64; ε as a share of "
             "log(1 + α‖g‖²).",
             *(f"{name}: {value:.4g}." for name, value in values.items()),

@@ -36,6 +36,8 @@ NEEDED = {
     "= hf_gip.Endpoint(": partial(to_rate, 20),
     "dist.init_process_group(": to_share,
 }
+REPOSITORY = "https://github.com/hf-gip/hf-gip/blob/main/"
+LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/results/quality_details.md"]
 FEWER = {r"\b5_?000\b": "500", r"\b1_?000\b": "100"}  # of 600 rows
 HERE = {"nccl": "gloo", r"\.cuda\(local_rank\)": ""}  # no GPU
 
@@ -100,3 +102,25 @@ def test_the_blocks_of_a_page_run_one_after_another(
 @pytest.mark.parametrize("known", ELSEWHERE)
 def test_what_is_not_run_here_is_run_elsewhere(known: str) -> None:
     assert (ROOT / ELSEWHERE[known]).is_file()
+
+
+def slug(heading: str) -> str:
+    """The anchor that MkDocs and GitHub give a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_links_lead_to_a_file_and_a_heading_of_it(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.removeprefix(REPOSITORY).partition("#")
+        if path.startswith("http"):
+            continue
+        file = ROOT / path if target.startswith(REPOSITORY) else page.parent / path if path else page
+        assert file.is_file(), f"{page.name}: {target}"
+        headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in map(slug, headings), f"{page.name}: {target}"
+
+
+def test_the_site_lists_every_page() -> None:
+    listed = re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in PAGES if page.parent != ROOT)

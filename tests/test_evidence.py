@@ -1,4 +1,4 @@
-"""What the quality benchmark counts with: its baselines against plain loops, its intervals against scipy."""
+"""The parts of the quality benchmark: baselines against plain loops, intervals against scipy."""
 
 import time
 from pathlib import Path
@@ -8,15 +8,15 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from benchmarks.evidence.baselines import facility_location, k_centre
-from benchmarks.evidence.changes import nats_of
-from benchmarks.evidence.findings import Comparison, compared, verdict
+from benchmarks.evidence.ablations import dual_greedy
+from benchmarks.evidence.baselines import facility_location, k_center
+from benchmarks.evidence.findings import Comparison, evaluate_comparison, verdict
+from benchmarks.evidence.jobs import run_jobs
 from benchmarks.evidence.measures import measure
+from benchmarks.evidence.perturbations import information_nats
 from benchmarks.evidence.pools import Pool
 from benchmarks.evidence.probe import RIDGES, ridge
-from benchmarks.evidence.tables import pivot, summarise
-from benchmarks.evidence.units import run
-from benchmarks.evidence.ways import dual
+from benchmarks.evidence.tables import pivot, summarize
 from hf_gip import gip
 
 
@@ -27,10 +27,10 @@ def unit_rows(n: int, d: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(5))
 def test_lazy_facility_location_reaches_what_the_plain_greedy_reaches(seed: int) -> None:
     rows = unit_rows(60, 8, seed)
-    near = (rows @ rows.T).clamp(min=0).double()
+    similarity = (rows @ rows.T).clamp(min=0).double()
 
     def value(picks: list[int]) -> float:
-        return float(near[:, picks].amax(dim=1).sum())
+        return float(similarity[:, picks].amax(dim=1).sum())
 
     plain: list[int] = []
     for _ in range(12):
@@ -40,9 +40,9 @@ def test_lazy_facility_location_reaches_what_the_plain_greedy_reaches(seed: int)
     assert value(lazy) == pytest.approx(value(plain), rel=1e-5)
 
 
-def test_k_centre_takes_the_row_farthest_from_all_chosen() -> None:
+def test_k_center_takes_the_row_farthest_from_all_chosen() -> None:
     rows = unit_rows(50, 6, 3)
-    picks = k_centre(rows, 10, seed=1).tolist()
+    picks = k_center(rows, 10, seed=1).tolist()
     for step in range(1, 10):
         nearest = (rows @ rows[picks[:step]].T).amax(dim=1)
         nearest[picks[:step]] = 2
@@ -56,13 +56,13 @@ def test_a_paired_difference_is_that_of_a_paired_t_test() -> None:
         level = random.normal()
         units += [{"pool": "p", "method": "random", "seed": seed, "draw": d, "loss": level + d} for d in (0, 1)]
         units.append({"pool": "p", "method": "ours", "seed": seed, "draw": 0, "loss": level - random.uniform(0, 1)})
-    lines = {line["method"]: line for line in summarise(units, ("pool",))}
+    lines = {line["method"]: line for line in summarize(units, ("pool",))}
     base = np.array([[u["loss"] for u in units if u["method"] == "random" and u["seed"] == s] for s in range(8)])
     ours = np.array([u["loss"] for u in units if u["method"] == "ours"])
     low, high = ttest_rel(ours, base.mean(axis=1)).confidence_interval()
-    found = lines["ours"]
-    assert found["difference"] == pytest.approx((low + high) / 2)
-    assert found["difference_half_width"] == pytest.approx((high - low) / 2)
+    figures = lines["ours"]
+    assert figures["difference"] == pytest.approx((low + high) / 2)
+    assert figures["difference_half_width"] == pytest.approx((high - low) / 2)
     assert "difference" not in lines["random"]
     assert pivot(list(lines.values())).count("\n") == 3
 
@@ -70,13 +70,13 @@ def test_a_paired_difference_is_that_of_a_paired_t_test() -> None:
 def test_the_dual_form_is_the_projection_where_the_scores_come_from_queries() -> None:
     rows, queries = unit_rows(80, 10, 5).double(), unit_rows(4, 10, 6).double()
     ours = gip(rows, queries, 15, noise=0.2).indices
-    assert torch.equal(dual(rows, rows @ queries.T, 15, 0.2), ours)
+    assert torch.equal(dual_greedy(rows, rows @ queries.T, 15, 0.2), ours)
 
 
 def test_nats_are_the_gains_of_the_information_objective() -> None:
     rows, queries = unit_rows(60, 8, 7).double(), unit_rows(5, 8, 8).double()
     picked = gip(rows, queries, 10, noise=0.3, objective="information")
-    assert nats_of(rows, queries, picked.indices, 0.3) == pytest.approx(picked.objective, rel=1e-6)
+    assert information_nats(rows, queries, picked.indices, 0.3) == pytest.approx(picked.objective, rel=1e-6)
 
 
 def test_the_probe_takes_the_ridge_with_the_least_leave_one_out_error() -> None:
@@ -88,8 +88,8 @@ def test_the_probe_takes_the_ridge_with_the_least_leave_one_out_error() -> None:
     def left_out(penalty: float) -> float:
         errors = []
         for row in range(40):
-            kept = [i for i in range(40) if i != row]
-            fit = Ridge(alpha=penalty).fit(x[kept].numpy(), y[kept].numpy())
+            rest = [i for i in range(40) if i != row]
+            fit = Ridge(alpha=penalty).fit(x[rest].numpy(), y[rest].numpy())
             errors.append(float(np.square(fit.predict(x[row : row + 1].numpy()) - y[row].numpy()).sum()))
         return float(np.mean(errors))
 
@@ -98,15 +98,15 @@ def test_the_probe_takes_the_ridge_with_the_least_leave_one_out_error() -> None:
     assert ridge(x, y, test).numpy().reshape(expected.shape) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_believed_line_is_confirmed_overturned_or_not_shown() -> None:
-    def said(relation: str, gaps: list[float]) -> str:
+def test_a_hypothesis_is_confirmed_overturned_or_not_shown() -> None:
+    def verdict_of(relation: str, gaps: list[float]) -> str:
         draws = [{"topic": "t", "method": "random", "seed": seed, "measure": 1.0} for seed in range(len(gaps))]
         draws += [{"topic": "t", "method": "ours", "seed": seed, "measure": 1 + gap} for seed, gap in enumerate(gaps)]
         figures = {
             ("t", name, "measure"): {row["seed"]: [row["measure"]] for row in draws if row["method"] == name}
             for name in ("random", "ours")
         }
-        entry = compared(figures, Comparison("t", "measure", "ours", relation))  # type: ignore[arg-type]
+        entry = evaluate_comparison(figures, Comparison("t", "measure", "ours", relation))  # type: ignore[arg-type]
         assert entry is not None
         low, high = ttest_rel([1 + gap for gap in gaps], [1.0] * len(gaps)).confidence_interval()
         assert entry["difference"] - entry["half_width"] == pytest.approx(low)
@@ -114,13 +114,13 @@ def test_a_believed_line_is_confirmed_overturned_or_not_shown() -> None:
         return verdict([entry])
 
     clear, none = [0.3, 0.31, 0.29], [0.3, -0.31, 0.02]
-    assert [said(way, clear) for way in ("more", "no less", "less", "no more")] == [
+    assert [verdict_of(relation, clear) for relation in ("more", "no less", "less", "no more")] == [
         "confirmed",
         "confirmed",
         "overturned",
         "overturned",
     ]
-    assert [said(way, none) for way in ("more", "less", "no more", "no less")] == [
+    assert [verdict_of(relation, none) for relation in ("more", "less", "no more", "no less")] == [
         "not shown",
         "not shown",
         "confirmed",
@@ -129,7 +129,7 @@ def test_a_believed_line_is_confirmed_overturned_or_not_shown() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_units_are_measured_once_however_often_a_run_is_cut_off(
+def test_jobs_are_measured_once_however_often_a_run_is_cut_off(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_GIP_BENCHMARK_CACHE", str(tmp_path))
@@ -140,16 +140,16 @@ def test_units_are_measured_once_however_often_a_run_is_cut_off(
             file.write(f"{unit['case']}\n")
         return {"square": float(unit["case"] ** 2)}
 
-    assert run("part", units[:4], work, time.monotonic() + 600, workers) == [
+    assert run_jobs("part", units[:4], work, time.monotonic() + 600, workers) == [
         {"case": number, "square": float(number**2)} for number in range(4)
     ]
-    kept = tmp_path / "quality" / "part-1.jsonl"
-    kept.write_bytes(kept.read_bytes()[:-7])  # the last line cut short, as a kill leaves it
-    found = run("part", units, work, time.monotonic() + 600, workers)
-    assert found == [{"case": number, "square": float(number**2)} for number in range(9)]
+    stored = tmp_path / "quality" / "part-2.jsonl"
+    stored.write_bytes(stored.read_bytes()[:-7])  # the last line cut short, as a kill leaves it
+    figures = run_jobs("part", units, work, time.monotonic() + 600, workers)
+    assert figures == [{"case": number, "square": float(number**2)} for number in range(9)]
     calls = log.read_text().split()
     assert len(calls) == 10  # nine units, and the one whose line was cut short again
-    assert run("part", units, work, 0.0) == found
+    assert run_jobs("part", units, work, 0.0) == figures
 
 
 def test_junk_is_shuffled_rows_and_every_copy_but_the_first() -> None:
@@ -167,6 +167,6 @@ def test_junk_is_shuffled_rows_and_every_copy_but_the_first() -> None:
         task="alpaca",
         source=torch.tensor([0, 0, 0, 0, 2, 2]),
     )
-    bank = SimpleNamespace(judges={"alpaca": SimpleNamespace(vectors=vectors)}, scores=torch.zeros(14, 3))
-    found = measure(bank, pool, torch.tensor([0, 1, 2, 4]))  # type: ignore[arg-type]
-    assert (found["shuffled"], found["repeated"], found["junk"]) == (0.25, 0.5, 0.75)
+    bank = SimpleNamespace(held_out={"alpaca": SimpleNamespace(vectors=vectors)}, scores=torch.zeros(14, 3))
+    figures = measure(bank, pool, torch.tensor([0, 1, 2, 4]))  # type: ignore[arg-type]
+    assert (figures["shuffled"], figures["repeated"], figures["junk"]) == (0.25, 0.5, 0.75)

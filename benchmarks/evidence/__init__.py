@@ -1,1 +1,1 @@
-"""The experiment behind `docs/evidence.md`; run by `benchmarks/quality.py`."""
+"""The experiment behind `docs/benchmarks.md`; run by `benchmarks/quality.py`."""

@@ -1,4 +1,4 @@
-"""A language model small enough to be fine-tuned hundreds of times: made from a config, trained once, kept."""
+"""A language model small enough to be fine-tuned hundreds of times: built from a config, trained once and cached."""
 
 import copy
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .bank import Bank, Rows, cache_folder, load_bank
+from .data import Bank, Rows, cache_folder, load_bank
 from .training import IGNORED, PAD, Size, Tokens, train
 
 SMALL = Size()
@@ -18,7 +18,7 @@ LARGE = Size(vocabulary=16_384, width=512, layers=8, heads=8, prompt=160, answer
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The base model and everything tokenised for it."""
+    """The base model and all rows tokenized for it."""
 
     size: Size
     tokenizer: PreTrainedTokenizerFast
@@ -26,7 +26,7 @@ class Setup:
     rows: Tokens
     queries: dict[str, Tokens]
     reference: Tokens
-    judges: dict[str, Tokens]
+    held_out: dict[str, Tokens]
     device: str
 
     def fresh(self) -> LlamaForCausalLM:
@@ -40,7 +40,7 @@ def load_setup(data: Path, size: Size, device: str) -> Setup:
     bank = load_bank(data)
     folder = cache_folder() / f"base-{size.layers}x{size.width}-{size.vocabulary}"
     tokenizer = load_tokenizer(folder, bank, size)
-    tokens = {key: encode(tokenizer, rows, size) for key, rows in bank.judges.items()}
+    held_out = {key: encode(tokenizer, rows, size) for key, rows in bank.held_out.items()}
     return Setup(
         size=size,
         tokenizer=tokenizer,
@@ -48,7 +48,7 @@ def load_setup(data: Path, size: Size, device: str) -> Setup:
         rows=encode(tokenizer, bank.rows, size),
         queries={key: encode(tokenizer, rows, size) for key, rows in bank.queries.items()},
         reference=encode(tokenizer, bank.reference, size),
-        judges={key: found.at(range(min(150, len(found)))) for key, found in tokens.items()},
+        held_out={key: rows.select(range(min(150, len(rows)))) for key, rows in held_out.items()},
         device=device,
     )
 
@@ -70,14 +70,14 @@ def load_tokenizer(folder: Path, bank: Bank, size: Size) -> PreTrainedTokenizerF
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, rows: Rows, size: Size) -> Tokens:
-    """The end of every prompt, the beginning of its answer; only the answer is learnt."""
+    """The end of every prompt and the beginning of its answer. Only answer tokens have labels."""
     prompts = tokenizer([f"{prompt}\n\n" for prompt in rows.prompts])["input_ids"]
     answers = tokenizer(rows.answers)["input_ids"]
     ids, labels = [], []
     for prompt, answer in zip(prompts, answers, strict=True):
-        asked, said = prompt[-size.prompt :], [*answer, tokenizer.eos_token_id][: size.answer]
-        ids.append(asked + said)
-        labels.append([IGNORED] * len(asked) + said)
+        prompt_ids, answer_ids = prompt[-size.prompt :], [*answer, tokenizer.eos_token_id][: size.answer]
+        ids.append(prompt_ids + answer_ids)
+        labels.append([IGNORED] * len(prompt_ids) + answer_ids)
     return Tokens(ids, labels)
 
 

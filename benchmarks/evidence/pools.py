@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bank import Bank, Rows
+from .data import Bank, Rows
 
 Kind = Literal["alpaca", "mixed", "noisy"]
 KINDS: tuple[Kind, ...] = ("alpaca", "mixed", "noisy")
@@ -18,7 +18,7 @@ JUNK_ROWS, COPIED, COPIES = 1_000, 50, 10  # in `noisy`: half shuffled, half cop
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What a selector is given, and what only the judge knows.
+    """Inputs of a selector, and labels that only the metrics see.
 
     Attributes:
         kind: Which pool.
@@ -26,10 +26,9 @@ class Pool:
         members: Positions in the bank, a copied row several times, (n,).
         vectors: Sentence vectors, (n, d).
         lengths: Characters of prompt and answer, (n,).
-        scores: What says how good a row is: the judges' scores, or in `noisy` how much the prompt helps the base
-            model with the answer, (n, s).
-        queries: Rows that show what is wanted.
-        task: The name of the judging rows that belong to the queries.
+        scores: Quality of each row: the judges' scores, or in `noisy` the base model's prompt benefit, (n, s).
+        queries: Example rows of the target task.
+        task: Name of the held-out rows of that task.
         source: 0 Alpaca, 1 GSM8K, 2 shuffled answers, (n,).
     """
 
@@ -45,18 +44,18 @@ class Pool:
 
 
 def make_pool(bank: Bank, kind: Kind, seed: int, *, benefit: Tensor | None = None) -> Pool:
-    """Draw a pool; `benefit` holds the base model's view of every bank row, for `noisy`."""
+    """Draw a pool. `benefit` holds the prompt benefit of every bank row, the scores of `noisy`."""
     random = np.random.default_rng([seed, KINDS.index(kind)])
-    of = [torch.nonzero(bank.source == source)[:, 0].numpy() for source in range(3)]
+    by_source = [torch.nonzero(bank.source == source)[:, 0].numpy() for source in range(3)]
     if kind == "noisy":
-        clean = random.choice(of[0], ROWS - JUNK_ROWS, replace=False)
+        clean = random.choice(by_source[0], ROWS - JUNK_ROWS, replace=False)
         copies = np.repeat(random.choice(clean, COPIED, replace=False), COPIES)
-        parts = [clean, copies, random.choice(of[2], JUNK_ROWS - COPIED * COPIES, replace=False)]
+        parts = [clean, copies, random.choice(by_source[2], JUNK_ROWS - COPIED * COPIES, replace=False)]
     elif kind == "mixed":
-        parts = [random.choice(of[0], ROWS - TARGET_ROWS, replace=False)]
-        parts += [random.choice(of[1], TARGET_ROWS, replace=False)]
+        parts = [random.choice(by_source[0], ROWS - TARGET_ROWS, replace=False)]
+        parts += [random.choice(by_source[1], TARGET_ROWS, replace=False)]
     else:
-        parts = [random.choice(of[0], ROWS, replace=False)]
+        parts = [random.choice(by_source[0], ROWS, replace=False)]
     members = torch.from_numpy(random.permutation(np.concatenate(parts)))
     queries = {"alpaca": bank.queries["bbh"], "mixed": bank.queries["gsm8k"], "noisy": bank.reference}[kind]
     scores = bank.scores[members]

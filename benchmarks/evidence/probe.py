@@ -1,4 +1,4 @@
-"""A judge without training noise: a linear probe on frozen vectors, fitted to the chosen rows' labels only."""
+"""An evaluation without training noise: a linear probe on frozen vectors, fitted to the chosen rows' labels only."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bank import embedded, load_bank, parquet
-from .baselines import facility_location, k_centre
-from .methods import gip, largest, spice
-from .units import Unit
+from .baselines import facility_location, k_center
+from .data import embed_rows, load_bank, read_parquet
+from .jobs import Job
+from .methods import gip, spice, top_k
 
 SEEDS, DRAWS = 20, 3
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # the best by leave-one-out error on the chosen rows
@@ -20,7 +20,7 @@ BBH_ROWS = 40  # per task: 30 for the pool, 10 for the test
 METHODS = (
     "random",
     "facility location",
-    "k-centre",
+    "k-center",
     "greedy DPP",
     "GIP cover",
     "GIP cover, information",
@@ -32,8 +32,8 @@ METHODS = (
 BUDGETS = {"judges' score": (40, 80, 200, 400), "BBH task": (27, 54, 135), "BBH task, long tail": (27, 54, 135)}
 
 
-def units(seeds: int = SEEDS) -> Iterable[Unit]:
-    """Every fit of the probe."""
+def jobs(seeds: int = SEEDS) -> Iterable[Job]:
+    """All fits of the probe."""
     for seed in range(seeds):
         for label, budgets in BUDGETS.items():
             for k in budgets:
@@ -43,22 +43,25 @@ def units(seeds: int = SEEDS) -> Iterable[Unit]:
 
 
 class Probe:
-    """Selects, fits and tests."""
+    """Select rows, fit the probe, measure it."""
 
     def __init__(self, data: Path) -> None:
-        """Nothing is read yet."""
+        """Store the data folder. Nothing is read yet."""
         self.data = data
 
-    def run(self, unit: Unit) -> Unit:
+    def run(self, job: Job) -> Job:
         """R² for scores, balanced accuracy for tasks, on rows outside the pool."""
-        pool, wanted, test, truth = split(self.data, unit["label"], unit["seed"])
-        seed = 1_000 * unit["seed"] + unit["draw"]
-        picks = choose(unit["method"], pool, test, unit["k"], seed)
-        guess = ridge(pool[picks], wanted[picks], test)
-        if unit["label"] == "judges' score":
-            return {"quality": 1 - float((guess - truth).square().sum() / (truth - truth.mean()).square().sum())}
-        right = (guess.argmax(dim=1) == truth.argmax(dim=1)).double()
-        return {"quality": float(((truth.T @ right) / truth.sum(dim=0)).mean())}
+        pool, labels, test, test_labels = split(self.data, job["label"], job["seed"])
+        seed = 1_000 * job["seed"] + job["draw"]
+        picks = select(job["method"], pool, test, job["k"], seed)
+        predicted = ridge(pool[picks], labels[picks], test)
+        if job["label"] == "judges' score":
+            return {
+                "quality": 1
+                - float((predicted - test_labels).square().sum() / (test_labels - test_labels.mean()).square().sum())
+            }
+        hits = (predicted.argmax(dim=1) == test_labels.argmax(dim=1)).double()
+        return {"quality": float(((test_labels.T @ hits) / test_labels.sum(dim=0)).mean())}
 
 
 def split(data: Path, label: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -72,9 +75,9 @@ def split(data: Path, label: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Te
         return x[:POOL], y[:POOL], x[POOL:], y[POOL:]
     vectors, tasks = bbh(data)
     inside, outside = [], []
-    for place, task in enumerate(random.permutation(int(tasks.max()) + 1)):
+    for rank, task in enumerate(random.permutation(int(tasks.max()) + 1)):
         rows = random.permutation(torch.nonzero(tasks == int(task))[:, 0].numpy())
-        count = 30 if label == "BBH task" else max(2, round(30 / (1 + 0.5 * place)))
+        count = 30 if label == "BBH task" else max(2, round(30 / (1 + 0.5 * rank)))
         inside += rows[10 : 10 + count].tolist()
         outside += rows[:10].tolist()
     one_hot = torch.nn.functional.one_hot(tasks).double()
@@ -84,25 +87,25 @@ def split(data: Path, label: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Te
 @cache
 def bbh(data: Path) -> tuple[Tensor, Tensor]:
     """Vectors and task numbers of the first rows of every BBH task."""
-    rows = parquet(data / "bbh.parquet")
+    rows = read_parquet(data / "bbh.parquet")
     names = sorted({row["task"] for row in rows})
-    kept, counts = [], dict.fromkeys(names, 0)
+    selected, counts = [], dict.fromkeys(names, 0)
     for row in rows:
         if counts[row["task"]] < BBH_ROWS:
             counts[row["task"]] += 1
-            kept.append(row)
-    found = embedded([row["input"][:400] for row in kept], [""] * len(kept))
-    return found.vectors, torch.tensor([names.index(row["task"]) for row in kept])
+            selected.append(row)
+    embedded = embed_rows([row["input"][:400] for row in selected], [""] * len(selected))
+    return embedded.vectors, torch.tensor([names.index(row["task"]) for row in selected])
 
 
-def choose(method: str, pool: Tensor, test: Tensor, k: int, seed: int) -> Tensor:
+def select(method: str, pool: Tensor, test: Tensor, k: int, seed: int) -> Tensor:
     """The rows whose labels the probe may see; no method sees labels, some see the test rows' vectors."""
     if method == "random":
-        return largest(torch.rand(len(pool), generator=torch.Generator().manual_seed(seed)), k)
+        return top_k(torch.rand(len(pool), generator=torch.Generator().manual_seed(seed)), k)
     if method == "facility location":
         return facility_location(pool, k)
-    if method == "k-centre":
-        return k_centre(pool, k, seed)
+    if method == "k-center":
+        return k_center(pool, k, seed)
     if method == "greedy DPP":
         return spice(pool, k, alpha=10.0, conflict_penalty=0.0).indices
     rule = max(0.1, k / pool.shape[1])
@@ -115,15 +118,17 @@ def choose(method: str, pool: Tensor, test: Tensor, k: int, seed: int) -> Tensor
 def ridge(x: Tensor, y: Tensor, test: Tensor) -> Tensor:
     """Predictions of ridge regression with an intercept; the ridge by leave-one-out error, closed form."""
     x, y, test = x.double(), y.double(), test.double()
-    middle, level = x.mean(0), y.mean(0)
-    left, energies, right = torch.linalg.svd(x - middle, full_matrices=False)
+    center, mean_label = x.mean(0), y.mean(0)
+    left_vectors, energies, right_vectors = torch.linalg.svd(x - center, full_matrices=False)
     best, weights = float("inf"), torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
     for penalty in RIDGES:
         shrunk = energies.square() / (energies.square() + penalty)
-        fitted = left @ (shrunk[:, None] * (left.T @ (y - level)))
-        leverage = (left.square() * shrunk).sum(1) + 1 / len(x)
-        error = float((((y - level) - fitted) / (1 - leverage).clamp(min=1e-6)[:, None]).square().mean())
+        fitted = left_vectors @ (shrunk[:, None] * (left_vectors.T @ (y - mean_label)))
+        leverage = (left_vectors.square() * shrunk).sum(1) + 1 / len(x)
+        error = float((((y - mean_label) - fitted) / (1 - leverage).clamp(min=1e-6)[:, None]).square().mean())
         if error < best:
             best = error
-            weights = right.T @ ((energies / (energies.square() + penalty))[:, None] * (left.T @ (y - level)))
-    return (test - middle) @ weights + level
+            weights = right_vectors.T @ (
+                (energies / (energies.square() + penalty))[:, None] * (left_vectors.T @ (y - mean_label))
+            )
+    return (test - center) @ weights + mean_label

@@ -1,4 +1,4 @@
-"""Which rows every method picks from every pool, and what can be said of them without training."""
+"""Rows that every method picks from every pool, and metrics of them that need no training."""
 
 import math
 from collections.abc import Iterable
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import torch
 
-from .bank import load_bank
+from .data import load_bank
+from .jobs import Job, JobStore
 from .measures import measure
-from .methods import METHODS, SEEDED, choose
+from .methods import METHODS, SEEDED, select
+from .model_features import load_model_features
 from .pools import KINDS, ROWS, Kind, Pool, make_pool
-from .signals import load_signals
 from .training import Size
-from .units import Kept, Unit
 
 BUDGETS = (0.01, 0.02, 0.05, 0.10)
 POOL_SEEDS = 10
 DRAWS = 3  # random subsets per pool
 
 
-def units(pool_seeds: int = POOL_SEEDS) -> Iterable[Unit]:
+def jobs(pool_seeds: int = POOL_SEEDS) -> Iterable[Job]:
     """Every selection of the experiment, the pools of one seed after those of another."""
     for budget in (0.05, 0.01, 0.10, 0.02):
         for seed in range(pool_seeds):
@@ -31,35 +31,35 @@ def units(pool_seeds: int = POOL_SEEDS) -> Iterable[Unit]:
 
 
 class Selections:
-    """Picks by unit, kept between runs."""
+    """Picks of each job, stored between runs."""
 
     def __init__(self, data: Path, size: Size, device: str) -> None:
-        """Open what is kept."""
+        """Open the stored picks."""
         self.data, self.size, self.device = data, size, device
-        self.kept = Kept("picks")
+        self.store = JobStore("picks")
 
-    def picks(self, unit: Unit) -> list[int]:
+    def picks(self, job: Job) -> list[int]:
         """Positions in the pool."""
-        return self.kept.get(unit, self._choose)["picks"]
+        return self.store.get(job, self._choose)["picks"]
 
-    def _choose(self, unit: Unit) -> Unit:
-        signals = load_signals(self.data, self.size, self.device)
-        pool = self.pool(unit["pool"], unit["seed"])
-        k = math.floor(unit["budget"] * ROWS)
-        seed = 1_000 * unit["seed"] + unit["draw"]
-        return {"picks": choose(unit["method"], pool, signals, k, seed).tolist()}
+    def _choose(self, job: Job) -> Job:
+        features = load_model_features(self.data, self.size, self.device)
+        pool = self.pool(job["pool"], job["seed"])
+        k = math.floor(job["budget"] * ROWS)
+        seed = 1_000 * job["seed"] + job["draw"]
+        return {"picks": select(job["method"], pool, features, k, seed).tolist()}
 
     def pool(self, kind: Kind, seed: int) -> Pool:
-        """A pool with the base model's view of its rows."""
+        """A pool, with the prompt benefit of its rows."""
         return _pool(self.data, self.size, self.device, kind, seed)
 
-    def measured(self, unit: Unit) -> Unit:
-        """What can be said of a unit's picks without training."""
-        pool = self.pool(unit["pool"], unit["seed"])
-        return measure(load_bank(self.data), pool, torch.tensor(self.picks(unit)))
+    def metrics(self, job: Job) -> Job:
+        """Metrics of a job's picks that need no training."""
+        pool = self.pool(job["pool"], job["seed"])
+        return measure(load_bank(self.data), pool, torch.tensor(self.picks(job)))
 
 
 @lru_cache(maxsize=64)
 def _pool(data: Path, size: Size, device: str, kind: Kind, seed: int) -> Pool:
-    benefit = load_signals(data, size, device).benefit
+    benefit = load_model_features(data, size, device).benefit
     return make_pool(load_bank(data), kind, seed, benefit=benefit)

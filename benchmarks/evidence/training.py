@@ -14,7 +14,7 @@ PAD = 0
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large the model is, and how long it is trained."""
+    """Size of the model and length of its training."""
 
     vocabulary: int = 2_048
     width: int = 64
@@ -26,7 +26,7 @@ class Size:
     batch: int = 16
     rate: float = 3e-4
     base_rate: float = 3e-3
-    warm_up: int = 5
+    warmup: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +37,22 @@ class Tokens:
     labels: list[list[int]]
 
     def __len__(self) -> int:
-        """How many rows."""
+        """Number of rows."""
         return len(self.ids)
 
-    def at(self, rows: Sequence[int]) -> "Tokens":
-        """Some rows."""
+    def select(self, rows: Sequence[int]) -> "Tokens":
+        """The rows at these positions."""
         return Tokens([self.ids[i] for i in rows], [self.labels[i] for i in rows])
 
     def batch(self, rows: Sequence[int], device: str) -> dict[str, Tensor]:
         """Rows padded on the right to the longest of them."""
         width = max(len(self.ids[i]) for i in rows)
         padded = {"input_ids": (self.ids, PAD), "labels": (self.labels, IGNORED)}
-        found = {
+        batch_tensors = {
             key: torch.tensor([lists[i] + [fill] * (width - len(lists[i])) for i in rows], device=device)
             for key, (lists, fill) in padded.items()
         }
-        return found | {"attention_mask": (found["input_ids"] != PAD).long()}
+        return batch_tensors | {"attention_mask": (batch_tensors["input_ids"] != PAD).long()}
 
 
 def order_of(n: int, steps: int, batch: int, seed: int) -> list[list[int]]:
@@ -74,13 +74,13 @@ def train(
     rate: float | None = None,
     cosine: bool = False,
 ):
-    """AdamW for so many steps after a short warm-up, as TRL's `SFTTrainer` takes them; yields each step's loss."""
+    """AdamW for so many steps after a short warm-up, as in TRL's `SFTTrainer`. Yields each step's loss."""
     device = str(next(model.parameters()).device)
     peak = size.rate if rate is None else rate
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.0)
     model.train()
     for step, rows in enumerate(order_of(len(tokens), steps, size.batch, seed)):
-        share = min(1.0, step / size.warm_up)
+        share = min(1.0, step / size.warmup)
         if cosine:
             share *= 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
@@ -95,12 +95,12 @@ def train(
 
 
 def answer_losses(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Loss of every answer token, and where they stand, (n, width - 1); the head is not asked for other tokens."""
+    """Loss of every answer token, and their mask, (n, width - 1). The head runs on answer tokens only."""
     states = model.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
     targets = inputs["labels"][:, 1:]
-    asked = targets != IGNORED
-    logits = model.lm_head(states.last_hidden_state[:, :-1][asked]).float()
-    return nn.functional.cross_entropy(logits, targets[asked], reduction="none"), asked
+    labeled = targets != IGNORED
+    logits = model.lm_head(states.last_hidden_state[:, :-1][labeled]).float()
+    return nn.functional.cross_entropy(logits, targets[labeled], reduction="none"), labeled
 
 
 @torch.no_grad()
@@ -108,21 +108,21 @@ def row_losses(model: nn.Module, tokens: Tokens, *, batch: int = 64) -> Tensor:
     """Mean loss of each row's answer tokens, and their number, (n, 2)."""
     device = str(next(model.parameters()).device)
     by_length = sorted(range(len(tokens)), key=lambda row: len(tokens.ids[row]))
-    found = torch.zeros(len(tokens), 2, dtype=torch.float64)
+    losses_and_counts = torch.zeros(len(tokens), 2, dtype=torch.float64)
     was_training = model.training
     model.eval()
     for start in range(0, len(tokens), batch):
         rows = by_length[start : start + batch]
-        losses, asked = answer_losses(model, tokens.batch(rows, device))
-        sums = torch.zeros(asked.shape, device=device).masked_scatter_(asked, losses.float()).sum(dim=1)
-        counted = asked.sum(dim=1)
-        found[rows, 0] = (sums / counted.clamp(min=1)).double().cpu()
-        found[rows, 1] = counted.double().cpu()
+        losses, labeled = answer_losses(model, tokens.batch(rows, device))
+        sums = torch.zeros(labeled.shape, device=device).masked_scatter_(labeled, losses.float()).sum(dim=1)
+        counts = labeled.sum(dim=1)
+        losses_and_counts[rows, 0] = (sums / counts.clamp(min=1)).double().cpu()
+        losses_and_counts[rows, 1] = counts.double().cpu()
     model.train(was_training)
-    return found
+    return losses_and_counts
 
 
 def held_out_loss(model: nn.Module, tokens: Tokens) -> float:
     """Mean loss per answer token."""
-    found = row_losses(model, tokens)
-    return float((found[:, 0] * found[:, 1]).sum() / found[:, 1].sum())
+    losses, counts = row_losses(model, tokens).unbind(dim=1)
+    return float((losses * counts).sum() / counts.sum())

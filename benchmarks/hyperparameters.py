@@ -1,11 +1,12 @@
-"""What the knobs `quality` and `diversity` do on 52,002 Alpaca rows with three judges.
+"""Effect of the hyperparameters `quality` and `diversity` on 52,002 Alpaca rows with three judges.
 
-Each cell is one selection of k = 1,000 rows: the judges' mean score of the picks, Vendi (effective number of distinct
-rows) and coverage (the pool's mean best cosine to a pick), beside five random subsets with 95 % intervals.
+Each line is one selection of k = 1,000 rows: the judges' mean score of the picks, Vendi (effective number of distinct
+rows) and coverage (the pool's mean best cosine to a pick). Five random subsets have 95 % intervals.
 
-    python benchmarks/knobs.py
+    python benchmarks/hyperparameters.py
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,15 @@ QUALITY, DIVERSITY = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0), (0.05, 0.2, 0.5, 0.8, 0.95)
 
 
 def main() -> None:
-    """Measure and write `results/knobs.{json,md}`."""
+    """Measure and write `results/hyperparameters.{json,md}`."""
     import pyarrow.parquet as pq
 
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     table = pq.read_table(DATA / "alpaca.parquet", columns=JUDGES)
     scores = torch.tensor(np.stack([table[name].to_numpy() for name in JUDGES], 1), dtype=torch.float64)
     pool = torch.nn.functional.normalize(torch.from_numpy(np.load(DATA / "alpaca_minilm_f16.npy")).float(), dim=1)
 
-    def judged(rows: torch.Tensor) -> dict[str, float]:
+    def metrics(rows: torch.Tensor) -> dict[str, float]:
         return {
             "mean score": float(scores[rows].mean()),
             "vendi": vendi(pool[rows]),
@@ -40,26 +42,31 @@ def main() -> None:
 
     lines = []
     draws = [
-        judged(torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:K]) for seed in range(SEEDS)
+        metrics(torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:K]) for seed in range(SEEDS)
     ]
     spread = {name: interval([draw[name] for draw in draws]) for name in draws[0]}
     cells = {name: f"{middle:.4g} ± {half:.2g}" for name, (middle, half) in spread.items()}
     lines.append({"selection": f"random ({SEEDS} seeds)", "quality": "", "diversity": "", **cells})
     best = scores.mean(1).argsort(descending=True, stable=True)[:K]
-    lines.append({"selection": "top-k by mean score", "quality": "", "diversity": "", **shown(judged(best))})
+    lines.append({"selection": "top-k by mean score", "quality": "", "diversity": "", **format_figures(metrics(best))})
     settings = [(quality, 0.5) for quality in QUALITY] + [(1.0, diversity) for diversity in DIVERSITY]
     for quality, diversity in dict.fromkeys(settings):
         weights = precision_from_scores(scores, quality=quality)
         noise = default_noise(K, pool.shape[1], towards_target=False, diversity=diversity)
         picks = gip(pool, None, K, noise=noise * float(weights.square().mean()), precision=weights).indices
-        line = {"selection": "gip", "quality": f"{quality:g}", "diversity": f"{diversity:g}", **shown(judged(picks))}
+        line = {
+            "selection": "gip",
+            "quality": f"{quality:g}",
+            "diversity": f"{diversity:g}",
+            **format_figures(metrics(picks)),
+        }
         print(line, flush=True)
         lines.append(line)
     notes = ["k = 1,000 of 52,002 Alpaca rows, three judges; figures, not times: the machine's load does not matter."]
-    write_results("knobs", lines, command="python benchmarks/knobs.py", notes=notes)
+    write_results("hyperparameters", lines, command="python benchmarks/hyperparameters.py", notes=notes)
 
 
-def shown(figures: dict[str, float]) -> dict[str, str]:
+def format_figures(figures: dict[str, float]) -> dict[str, str]:
     """Figures with four digits."""
     return {name: f"{value:.4g}" for name, value in figures.items()}
 

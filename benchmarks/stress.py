@@ -1,8 +1,8 @@
-"""A soak: select, save, publish, verify and load again, for as long as told, with random faults in between.
+"""Stress test: select, save, publish, verify and load again for a given time, with faults injected at random.
 
-Every loop draws a pool, options and a fault: a writer killed (kill -9) in the middle of saving, a byte of the saved
-folder changed, a cache file cut off, or a Hub on this machine that answers 429, 500 or 503, drops connections and
-stalls. Nothing may be lost or look whole when it is not, and neither memory nor open files may grow.
+Every loop draws a pool, options and a fault: a writer killed (kill -9) while it saves, a changed byte in the saved
+folder, a truncated cache file, or a local Hub that answers 429, 500 or 503, drops connections and stalls. No data may
+be lost, no damaged data may pass as intact, and neither memory nor open files may grow.
 """
 
 import argparse
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from hub_server import ALICE, Hub  # noqa: E402  # pyright: ignore[reportMissingImports] — before datasets and huggingface_hub, which read the address at import
 
 HUB = Hub().start()
-HOME = Path(tempfile.mkdtemp(prefix="hf-gip-soak-"))
+HOME = Path(tempfile.mkdtemp(prefix="hf-gip-stress-"))
 os.environ |= {
     "HF_ENDPOINT": HUB.url,
     "HF_HOME": str(HOME),
@@ -60,8 +60,8 @@ WORDS = [
 ]
 
 
-def pool(draw: random.Random) -> Dataset:
-    """Some hundred rows of text with a score each."""
+def random_pool(draw: random.Random) -> Dataset:
+    """A few hundred rows of text, each with a score."""
     n = draw.randrange(200, 900)
     return Dataset.from_dict(
         {
@@ -71,8 +71,8 @@ def pool(draw: random.Random) -> Dataset:
     )
 
 
-def chosen(rows: Dataset, draw: random.Random) -> Dataset:
-    """A subset by options drawn at random."""
+def random_subset(rows: Dataset, draw: random.Random) -> Dataset:
+    """A subset selected with random options."""
     options: dict[str, Any] = {}
     if draw.random() < 0.5:
         options["scores"] = ["good"]
@@ -82,16 +82,16 @@ def chosen(rows: Dataset, draw: random.Random) -> Dataset:
     return hf_gip.gip_select(rows, draw.randrange(5, 100), encoder="lexical", **options)
 
 
-def saved(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
-    """Save, verify against the pool, load: equal rows, and the saved folder is whole."""
+def save_and_verify(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
+    """Save, and verify against the pool."""
     hf_gip.save_subset(subset, work / "out", include_rows=draw.random() < 0.8)
     report = hf_gip.verify(work / "out", source=rows)
     assert report.ok, str(report)
     return "saved and verified"
 
 
-def killed(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
-    """A process that saves is killed: the folder is absent, or whole."""
+def kill_while_saving(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
+    """Kill a process while it saves: the folder must be absent or complete."""
     child = os.fork() if hasattr(os, "fork") else 0
     if child == 0:
         hf_gip.save_subset(subset, work / "out")
@@ -105,8 +105,8 @@ def killed(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> s
     return "killed: whole"
 
 
-def changed(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
-    """One byte of a saved folder is changed: verification names it."""
+def flip_byte(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
+    """Change one byte of a saved folder: verification must fail."""
     hf_gip.save_subset(subset, work / "out")
     path = draw.choice(sorted(p for p in (work / "out").rglob("*") if p.is_file() and p.name != "README.md"))
     data = bytearray(path.read_bytes())
@@ -116,27 +116,27 @@ def changed(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> 
     return "changed byte found"
 
 
-def cut_off(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
-    """A file of the cache is cut off: the selection is made again, the same."""
+def truncate_cache_file(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
+    """Truncate a cache file: selecting again must give the same rows."""
     files = [p for p in (work / "cache").rglob("*") if p.is_file() and p.suffix in (".npy", ".json", ".safetensors")]
     path = draw.choice(sorted(files))
     path.write_bytes(path.read_bytes()[: draw.randrange(path.stat().st_size)])
-    made = subset.selection.record  # pyright: ignore[reportAttributeAccessIssue] — set by gip_select
-    again = hf_gip.gip_select(
+    record = subset.selection.record  # pyright: ignore[reportAttributeAccessIssue] — set by gip_select
+    repeated = hf_gip.gip_select(
         rows,
         len(subset),
         encoder="lexical",
-        objective=made["parameters"]["objective"],
-        scores=made["scores"] and made["scores"]["columns"],
-        target=made["queries"].get("texts"),
+        objective=record["parameters"]["objective"],
+        scores=record["scores"] and record["scores"]["columns"],
+        target=record["queries"].get("texts"),
     )
-    assert again["text"][:] == subset["text"][:]
+    assert repeated["text"][:] == subset["text"][:]
     return "cut-off cache made again"
 
 
-def published(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
-    """Publish through faults, load back: the same rows, one commit, or a clear refusal and no commit."""
-    repo = f"alice/soak-{draw.randrange(3)}"
+def publish_with_faults(subset: Dataset, rows: Dataset, work: Path, draw: random.Random) -> str:
+    """Publish through faults: either an error, or a commit that loads as the same rows."""
+    repo = f"alice/stress-{draw.randrange(3)}"
     for _ in range(draw.randrange(4)):
         kind = draw.choice(["status", "cut", "slow", "after"])
         match = draw.choice(["", "commit", "preupload", "lfs"])
@@ -166,41 +166,43 @@ def usage() -> tuple[float, int]:
 
 
 def main() -> None:
-    """Loop, then write `results/soak.*`; ends with an error at the first thing lost."""
+    """Run random scenarios, then write `results/stress.*`. The first failure ends the run with an error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    draw, outcomes, watched = random.Random(given.seed), Counter[str](), []
-    acts = [saved, killed, changed, cut_off] + ([published] * 2 if hasattr(hf_gip, "push_to_hub") else [])
-    end = time.monotonic() + 60 * given.minutes
+    draw, outcomes, usage_log = random.Random(arguments.seed), Counter[str](), []
+    scenarios = [save_and_verify, kill_while_saving, flip_byte, truncate_cache_file] + (
+        [publish_with_faults] * 2 if hasattr(hf_gip, "push_to_hub") else []
+    )
+    end = time.monotonic() + 60 * arguments.minutes
     while time.monotonic() < end:
         work = Path(tempfile.mkdtemp(dir=HOME))
         config.HF_DATASETS_CACHE = work / "cache"
-        rows = pool(draw)
-        outcomes[draw.choice(acts)(chosen(rows, draw), rows, work, draw)] += 1
+        rows = random_pool(draw)
+        outcomes[draw.choice(scenarios)(random_subset(rows, draw), rows, work, draw)] += 1
         shutil.rmtree(work)
-        watched.append(usage())
-    report(given, outcomes, watched)
+        usage_log.append(usage())
+    write_report(arguments, outcomes, usage_log)
     shutil.rmtree(HOME, ignore_errors=True)
     HUB.stop()
 
 
-def report(given: argparse.Namespace, outcomes: Counter[str], watched: list[tuple[float, int]]) -> None:
-    """Print and write what happened; memory and files of the second tenth against the last."""
-    tenth = max(1, len(watched) // 10)
-    early, late = watched[tenth : 2 * tenth] or watched, watched[-tenth:]
+def write_report(arguments: argparse.Namespace, outcomes: Counter[str], usage_log: list[tuple[float, int]]) -> None:
+    """Print and write the outcomes, with memory and open files in the second and in the last tenth."""
+    tenth = max(1, len(usage_log) // 10)
+    early, late = usage_log[tenth : 2 * tenth] or usage_log, usage_log[-tenth:]
     memory = [statistics.median(size for size, _ in part) for part in (early, late)]
     files = [statistics.median(count for _, count in part) for part in (early, late)]
     rows: list[dict[str, Any]] = [{"outcome": name, "times": times} for name, times in sorted(outcomes.items())]
     notes = [
-        f"{len(watched):,} loops in {given.minutes:g} min, nothing lost.",
+        f"{len(usage_log):,} loops in {arguments.minutes:g} min, nothing lost.",
         f"Resident memory {memory[0]:.0f} MiB in the second tenth of the loops, {memory[1]:.0f} MiB in the last; open "
         f"files {files[0]:g} and {files[1]:g}.",
     ]
-    command = f"python benchmarks/soak.py --minutes {given.minutes:g} --seed {given.seed}"
-    write_results("soak", rows, command=command, packages=["datasets", "huggingface-hub", "torch"], notes=notes)
+    command = f"python benchmarks/stress.py --minutes {arguments.minutes:g} --seed {arguments.seed}"
+    write_results("stress", rows, command=command, packages=["datasets", "huggingface-hub", "torch"], notes=notes)
     print("\n".join([*notes, *(f"{row['times']:6} {row['outcome']}" for row in rows)]))
 
 
