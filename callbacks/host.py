@@ -107,7 +107,7 @@ def prepare_numbered(trainer: Trainer, rows: Dataset, *, truncate: bool) -> tupl
     column = "gip_row"
     while column in rows.column_names:
         column += "_"
-    numbered = rows.add_column(column, list(range(len(rows))))  # type: ignore[call-arg]
+    numbered = rows.add_column(column, list(range(len(rows))))
     prepared = prepare(trainer, numbered, "gip pool", truncate=truncate, unread=column)
     if column not in prepared.column_names:
         raise ValueError(
