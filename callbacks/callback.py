@@ -1,5 +1,6 @@
 """When to select anew, what to remember, what to tell."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -17,12 +18,13 @@ from .host import prepare_target
 from .options import check_encoder, check_options, check_push, check_start
 from .pool import read_pool
 from .publish import publish
-from .records import settings_of, write_round
+from .records import settings_of, write_epoch, write_round
 from .report import report_epoch, report_round, report_table
 from .reselect import Reselector, make_view
 from .resume import check_saved, identity
 from .rotation import Rotation
 from .rounds import Round, expand, squeeze
+from .served import check_loader, confirm_epoch
 from .texts import TextVectors
 
 
@@ -105,7 +107,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         self.push_to, self.push_each = push_to, push_each
         self.round: Round | None = None
         self._resumed_at: float | None = None
-        self._epoch_began = 0.0
+        self._epoch_began, self._began_inside = 0.0, False
         if trainer is None:  # how `restore_callback_states_from_checkpoint` rebuilds it; refused when training begins
             return
         check_trainer(trainer)
@@ -141,6 +143,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Take up where a checkpoint left off."""
         check_attached(self.trainer, self)
+        check_loader(kwargs.get("train_dataloader"), self.reselector.view)
         check_start(self.start_epoch, state.num_train_epochs)
         self.round, self._resumed_at = None, None
         self.reselector.rotation.used.zero_()
@@ -157,16 +160,25 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         epoch, self._resumed_at = int(state.epoch or 0), None
         if not inside and (self.round is None or self._due(epoch)):
             self._next_round(epoch, state.global_step)
+        self._began_inside = inside
+        self.reselector.view.served.clear()
         self._epoch_began = time.perf_counter()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Say what share of the time the selection took."""
+        """Confirm that the rows chosen were served, and say what share of the time the selection took."""
         assert self.trainer is not None
         assert self.round is not None
-        if self.round.epoch == int(state.epoch or 0) - 1:
-            report_epoch(self.trainer, self.round, time.perf_counter() - self._epoch_began)
+        seconds, done = time.perf_counter() - self._epoch_began, float(state.epoch or 0)
+        epoch = math.ceil(done) - 1
+        whole = done.is_integer() and not self._began_inside
+        noted = self.reselector.view.served
+        served = confirm_epoch(self.trainer, kwargs.get("train_dataloader"), noted, epoch, whole=whole)
+        if self.trainer.is_world_process_zero():
+            write_epoch(self.trainer, served)
+        if self.round.epoch == int(done) - 1:
+            report_epoch(self.trainer, self.round, seconds)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -181,11 +193,15 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
             return {"args": {}, "attributes": {}}
         rotation = self.reselector.rotation
         saved = {
-            **identity(self.trainer, self.pool, len(self.reselector.view)),
+            **self._identity(),
             "round": self.round.to_json(),
             "used": None if rotation.reuse else squeeze(rotation.used),
         }
         return {"args": {}, "attributes": {"saved": saved}}
+
+    def _identity(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        return identity(self.trainer, self.pool, len(self.reselector.view), self.settings["target_sha256"])
 
     def _due(self, epoch: int) -> bool:
         return epoch >= self.start_epoch and (epoch - self.start_epoch) % self.every_n_epochs == 0
@@ -208,7 +224,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
 
     def _restore(self, stored: Any) -> None:
         assert self.trainer is not None
-        saved = check_saved(stored, identity(self.trainer, self.pool, len(self.reselector.view)))
+        saved = check_saved(stored, self._identity())
         self.round = Round.from_json(saved["round"])
         if saved["used"] is not None:
             self.reselector.rotation.used.copy_(expand(saved["used"]))

@@ -72,6 +72,7 @@ def read_rows(
     found = _Collected(len(rows), losses, trainer.accelerator.is_main_process)
     with _as_found(trainer), Probe(trainer, family, losses) as probe, torch.no_grad():
         for index, batch in enumerate(_load(trainer, rows, batches, name)):
+            _check_lines(batch, len(batches[index]) // trainer.accelerator.num_processes)
             everyone: Any = trainer.accelerator.gather(probe(batch))
             found.add(batches[index], everyone)
     clear_device_cache()
@@ -112,14 +113,28 @@ def _load(trainer: Trainer, rows: Dataset, batches: list[list[int]], name: str) 
 
 
 def _collator(trainer: Trainer) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """The trainer's own, one line a row where it would run rows together, cut where a pack would be."""
+    """The trainer's own, one line a row where TRL's would run rows together, cut where a pack would be."""
     collator: Any = trainer.data_collator
     if not isinstance(trainer, SFTTrainer):
         return collator
-    if collator.padding_free:
+    if getattr(collator, "padding_free", False):
         collator = dataclasses.replace(collator, padding_free=False)
     packing = packing_of(trainer)
     return collator if packing is None else partial(_cut, collator, packing.length)
+
+
+def _check_lines(batch: dict[str, Any], rows: int) -> None:
+    """Raise unless a batch has a line for each of its rows.
+
+    Raises:
+        ValueError: If the collator runs them together.
+    """
+    tokens = batch.get("input_ids")
+    if isinstance(tokens, Tensor) and len(tokens) != rows:
+        raise ValueError(
+            f"`data_collator` must make one line of each row, got {len(tokens)} line(s) of {rows} row(s): give one "
+            "that pads, or let TRL run rows together (`padding_free=True`, without `data_collator`)."
+        )
 
 
 def _cut(collator: Callable[..., dict[str, Any]], length: int, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Private names used: `_prepare_dataset`, `_formatting_func` and `_skip_prepare_da
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -23,7 +23,7 @@ from .packs import Packing
 
 def packing_of(trainer: Trainer) -> Packing | None:
     """How the trainer packs, None where its items are rows."""
-    if not isinstance(trainer, SFTTrainer):
+    if not isinstance(trainer, SFTTrainer) or trainer._skip_prepare_dataset:
         return None
     args = cast(SFTConfig, trainer.args)
     if not args.packing or args.max_length is None:
@@ -57,24 +57,33 @@ def served_columns(trainer: Trainer, rows: Dataset) -> Dataset:
     return trainer._remove_unused_columns(rows, description="training")
 
 
-def prepare(trainer: Trainer, rows: Dataset, name: str, *, truncate: bool = True, formatted: bool = False) -> Dataset:
-    """Tokenise and label `rows` as the trainer did its own, never packed, never shuffled.
+def prepare(
+    trainer: Trainer,
+    rows: Dataset,
+    name: str,
+    *,
+    truncate: bool = True,
+    formatted: bool = False,
+    unread: str | None = None,
+) -> Dataset:
+    """Tokenize and label `rows` as the trainer did its own, never packed, never shuffled.
 
     Args:
         trainer: Whose tokenizer, template and masks apply.
-        rows: Raw or tokenised rows.
+        rows: Raw or tokenized rows.
         name: What progress bars call them.
         truncate: Whether to cut them to `max_length` (and drop those without a label left).
         formatted: Whether they are texts already, so that `formatting_func` has nothing to do.
+        unread: A column that `formatting_func` must not see.
 
     Raises:
-        ValueError: If the trainer is no `SFTTrainer` and the rows are not tokenised.
+        ValueError: If the trainer is no `SFTTrainer` and the rows are not tokenized.
     """
-    tokenised = "input_ids" in rows.column_names
+    tokenized = "input_ids" in rows.column_names
     if not isinstance(trainer, SFTTrainer):
-        if not tokenised:
+        if not tokenized:
             raise ValueError(
-                f"`target` must be tokenised for a plain `Trainer`, got columns {rows.column_names}: give it the "
+                f"`target` must be tokenized for a plain `Trainer`, got columns {rows.column_names}: give it the "
                 "columns of the training set (`input_ids`, …)."
             )
         return rows
@@ -82,9 +91,47 @@ def prepare(trainer: Trainer, rows: Dataset, name: str, *, truncate: bool = True
     args.shuffle_dataset = False
     if not truncate:
         args.max_length = None
-    formatter = None if tokenised or formatted else trainer._formatting_func
+    formatter = None if tokenized or formatted else trainer._formatting_func
+    if formatter is not None and unread is not None:
+        formatter = _blind(formatter, unread)
     tokenizer = cast(PreTrainedTokenizerBase, trainer.processing_class)
     return cast(Dataset, trainer._prepare_dataset(rows, tokenizer, args, False, formatter, name))
+
+
+def prepare_numbered(trainer: Trainer, rows: Dataset, *, truncate: bool) -> tuple[Dataset, Tensor]:
+    """Prepare rows that carry their own number: what comes out, and which of `rows` each was, ascending, (n,).
+
+    Raises:
+        ValueError: If the trainer's own preparation drops the number.
+    """
+    column = "gip_row"
+    while column in rows.column_names:
+        column += "_"
+    numbered = rows.add_column(column, list(range(len(rows))))
+    prepared = prepare(trainer, numbered, "gip pool", truncate=truncate, unread=column)
+    if column not in prepared.column_names:
+        raise ValueError(
+            f"`trainer` must keep columns that it does not know for `pool`, got {type(trainer).__name__}, whose "
+            f"`_prepare_dataset` drops {column!r}, the number of a row: keep it there, or leave `pool` out."
+        )
+    table: Any = prepared.select_columns(column).with_format("arrow")[:]
+    numbers = torch.from_numpy(table[column].to_numpy().astype("int64"))
+    prepared = prepared.remove_columns(column)
+    if bool((numbers.diff() > 0).all()):
+        return prepared, numbers
+    order = numbers.argsort()
+    return prepared.select(order.tolist()), numbers[order]
+
+
+def pack_as_trained(trainer: SFTTrainer, rows: Dataset) -> Dataset:
+    """What the trainer makes of prepared rows with packing, shuffled as it shuffles."""
+    tokenizer = cast(PreTrainedTokenizerBase, trainer.processing_class)
+    args = cast(SFTConfig, trainer.args)
+    return cast(Dataset, trainer._prepare_dataset(rows, tokenizer, args, True, None, "gip pool"))
+
+
+def _blind(formatter: Callable[[dict[str, Any]], Any], column: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda row: formatter({name: value for name, value in row.items() if name != column})
 
 
 def prepare_target(trainer: Trainer, target: Dataset | Sequence[str] | None) -> Dataset | None:
@@ -153,13 +200,37 @@ def _texts_of(target: Dataset) -> list[str]:
         ) from error
 
 
-def positions_of(trainer: Trainer, rows: Dataset) -> Tensor:
-    """Where prepared rows stood before the preparation dropped and shuffled some, (n,).
+def prepares(trainer: Trainer) -> bool:
+    """Whether the trainer makes rows of what it is given, rather than train on it as it is."""
+    return isinstance(trainer, SFTTrainer) and not trainer._skip_prepare_dataset
 
-    Tokenising writes a new table in the order given; dropping and shuffling then only index it. So the index of the
-    prepared rows *is* their position, unless nothing was written: then the index, if any, is the caller's own.
+
+def positions_of(trainer: Trainer, rows: Dataset) -> Tensor | None:
+    """Where the trainer's own rows stood in the dataset it was given, (n,), from what TRL does to one.
+
+    With `max_length`, it writes a new table in the order given, then drops and shuffles by an index of that table:
+    the index is the position. Without, it drops nothing, so there is only its shuffle, whatever index the dataset had.
+    None where the trainer has a preparation of its own.
     """
+    if not prepares(trainer):
+        return torch.arange(len(rows))
+    if cast(Any, type(trainer))._prepare_dataset is not SFTTrainer._prepare_dataset:
+        return None
+    args = cast(SFTConfig, trainer.args)
+    return trl_order(trainer, len(rows)) if args.max_length is None else _index(rows)
+
+
+def trl_order(trainer: Trainer, n: int) -> Tensor:
+    """How TRL orders n rows or packs: as they come, or with `shuffle_dataset` by the run's seed, (n,)."""
+    args = cast(SFTConfig, trainer.args)
+    if not args.shuffle_dataset:
+        return torch.arange(n)
+    return _index(Dataset.from_dict({"row": list(range(n))}).shuffle(seed=args.seed, keep_in_memory=True))
+
+
+def _index(rows: Dataset) -> Tensor:
+    """Which rows of its table a dataset shows, (n,)."""
     index = rows._indices
-    if index is None or not isinstance(trainer, SFTTrainer) or trainer._skip_prepare_dataset:
+    if index is None:
         return torch.arange(len(rows))
     return torch.from_numpy(index.column(0).to_numpy().astype("int64"))

@@ -59,6 +59,48 @@ def _has_number(rows: Dataset, name: str) -> bool:
     return any(arrow.any(arrow.is_finite(table[name])).as_py() for table in tables)
 
 
+def check_no_transform(name: str, dataset: Dataset) -> None:
+    """Raise if `dataset` shows its rows through a function: only what is stored is trained on and published.
+
+    Raises:
+        ValueError: If `with_transform` or `set_transform` was called on it.
+    """
+    if dataset.format["type"] == "custom":
+        raise ValueError(
+            f"`{name}` must hold the rows that it shows, got a dataset with a transform (`with_transform` or "
+            "`set_transform`): apply the function with `map`, or drop it with `with_format(None)`."
+        )
+
+
+def check_pool(rows: object, raw: object, *, packed: bool) -> None:
+    """Raise unless the trainer's rows can be reached by position, and those of `pool` where it packs.
+
+    Raises:
+        TypeError: If one of the two is no dataset.
+        ValueError: If one shows its rows through a function, there are none, or packing hides them.
+    """
+    if not isinstance(rows, Dataset):
+        raise TypeError(
+            f"`trainer.train_dataset` must be a `datasets.Dataset`, got {type(rows).__name__}: rows are chosen by "
+            "position, so load or materialize the dataset first (`Dataset.from_generator`)."
+        )
+    check_no_transform("trainer.train_dataset", rows)
+    if not isinstance(raw, Dataset | None):
+        raise TypeError(f"`pool` must be a `datasets.Dataset`, got {type(raw).__name__}.")
+    if raw is not None:
+        check_no_transform("pool", raw)
+    elif packed:
+        raise ValueError(
+            "`pool` must be the dataset that was given to the trainer, got None: with `packing=True` the trainer "
+            "keeps packs, and rows cannot be told from them."
+        )
+    if not len(rows):
+        raise ValueError(
+            "`trainer.train_dataset` must hold at least one row with a labelled token within `max_length`, got none: "
+            "raise `max_length` or check the masks."
+        )
+
+
 def check_encoder(encoder: object, features: object) -> None:
     """Raise unless `encoder` can be had and is asked for.
 
@@ -116,6 +158,8 @@ def check_target(target: object) -> None:
         raise TypeError(f"`target` must be a `datasets.Dataset` or a list of texts, got {type(target).__name__}.")
     if len(target) == 0:  # type: ignore[arg-type]
         raise ValueError("`target` must hold at least one row, got none.")
+    if isinstance(target, Dataset):
+        check_no_transform("target", target)
 
 
 def check_no_gaps(target: Dataset, names: Sequence[str]) -> None:

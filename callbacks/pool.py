@@ -1,16 +1,20 @@
 """Rows to choose from, as the trainer prepared them, and what each is called outside."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer
+from trl.trainer.sft_trainer import SFTTrainer
 
-from .host import packing_of, positions_of, prepare
-from .same import check_source, fingerprint
+from hf_gip.hashing import hash_rows
+
+from .host import packing_of, positions_of, prepare_numbered, served_columns
+from .match import check_packs, match_rows
+from .options import check_pool
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Pool:
         positions: Where each row stands in the dataset that was given to the trainer, (n,).
         ids: Each row's name: the id column's values, else its position.
         lengths: Tokens of each row, (n,); zeros where rows have no `input_ids`.
-        fingerprint: A hash that other rows do not have.
+        fingerprint: A digest of all that reaches the collator, in row order.
         raw: The dataset that was given to the trainer, where it is known.
         id_column: The column that `ids` come from, None where they are positions.
     """
@@ -50,39 +54,31 @@ class Pool:
 def read_pool(trainer: Trainer, raw: Dataset | None, id_column: str | None) -> Pool:
     """The pool of a trainer; with packing, prepared once more from `raw`, since packs have no row in them.
 
+    Where `raw` is given, every row of it is prepared once more and must come out as the trainer has it.
+
     Raises:
-        TypeError: If the trainer's rows cannot be reached by position.
+        TypeError: If the trainer's rows cannot be reached by position, or `raw` is no dataset.
         ValueError: If there are none, packing hides them and `raw` is missing or another dataset, or the id column is
             missing.
     """
-    rows = trainer.train_dataset
-    if not isinstance(rows, Dataset):
-        raise TypeError(
-            f"`trainer.train_dataset` must be a `datasets.Dataset`, got {type(rows).__name__}: rows are chosen by "
-            "position, so load or materialise the dataset first (`Dataset.from_generator`)."
-        )
-    if packing_of(trainer) is not None:
-        if raw is None:
+    packing = packing_of(trainer)
+    check_pool(trainer.train_dataset, raw, packed=packing is not None)
+    rows = cast(Dataset, trainer.train_dataset)
+    if raw is None:
+        positions = positions_of(trainer, rows)
+        if positions is None:
             raise ValueError(
-                "`pool` must be the dataset that was given to the trainer, got None: with `packing=True` the trainer "
-                "keeps packs, and rows cannot be told from them."
+                f"`pool` must be the dataset that was given to the trainer, got None: {type(trainer).__name__} "
+                "prepares rows in its own way (`_prepare_dataset`), and where they came from cannot be told."
             )
-        rows = prepare(trainer, raw, "gip pool", truncate=False)
-    if not len(rows):
-        raise ValueError(
-            "`trainer.train_dataset` must hold at least one row with a labelled token within `max_length`, got none: "
-            "raise `max_length` or check the masks."
-        )
-    positions = positions_of(trainer, rows)
-    if raw is not None and int(positions.max()) >= len(raw):
-        raise ValueError(
-            f"`pool` must be the dataset that was given to the trainer, got one of {len(raw)} row(s) where the "
-            f"trainer has a row from position {int(positions.max())}: pass the same dataset."
-        )
-    if raw is not None:
-        check_source(trainer, raw, rows, positions)
+    elif packing is None:
+        positions = match_rows(trainer, raw, rows)
+    else:
+        rows, positions = prepare_numbered(trainer, raw, truncate=False)
+        check_packs(cast(SFTTrainer, trainer), packing, rows, positions)
     names, lengths = _names(rows, positions, id_column), token_counts(rows)
-    return Pool(rows, positions, names, lengths, fingerprint(rows, lengths), raw, id_column)
+    digest = hash_rows(served_columns(trainer, rows))
+    return Pool(rows, positions, names, lengths, digest, raw, id_column)
 
 
 def token_counts(rows: Dataset) -> Tensor:

@@ -2,21 +2,25 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 from transformers import Trainer
 
 from hf_gip.disk import written
-from hf_gip.manifest.run import Run, add_round
+from hf_gip.hashing import hash_rows
+from hf_gip.manifest.run import Epoch, Run, add_epoch, add_round
 
 from .choose import Recipe
 from .host import packing_of
 from .pool import Pool
 from .probe import projection
 from .rounds import Round
+from .view import PackedView, SelectionView
 
+FULL = "free space there, then resume from the last checkpoint"
 PACKAGES = ("hf-gip", "torch", "transformers", "trl", "datasets")
 
 
@@ -27,8 +31,19 @@ def write_round(trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: 
         OSError: If the disk is full or closed.
     """
     folder = Path(trainer.args.output_dir or ".") / "gip"
-    with written(folder, "free space there, then resume from the last checkpoint"):
+    with written(folder, FULL):
         return _write(folder, trainer, pool, settings, chosen)
+
+
+def write_epoch(trainer: Trainer, served: Epoch) -> None:
+    """Note in `run.json` what an epoch was served.
+
+    Raises:
+        OSError: If the disk is full or closed.
+    """
+    folder = Path(trainer.args.output_dir or ".")
+    with written(folder / "gip", FULL):
+        add_epoch(folder, served)
 
 
 def _write(folder: Path, trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: Round) -> Path:
@@ -37,6 +52,7 @@ def _write(folder: Path, trainer: Trainer, pool: Pool, settings: dict[str, Any],
     aside = path.with_suffix(".parquet.part")
     pq.write_table(table_of(pool, chosen), aside)
     aside.replace(path)
+    view = cast(SelectionView | PackedView, trainer.train_dataset)
     checkpoint = folder.parent / f"checkpoint-{chosen.step}"  # of the model that chose, where the run saved one
     made = {
         "epoch": chosen.epoch,
@@ -44,6 +60,8 @@ def _write(folder: Path, trainer: Trainer, pool: Pool, settings: dict[str, Any],
         "checkpoint": checkpoint.name if checkpoint.is_dir() else None,
         "file": path.name,
         "rows": len(chosen.rows),
+        "items": len(view),
+        "items_sha256": view.served.content(),
         "captured": chosen.captured,
         "record": dict(chosen.record),
     }
@@ -69,7 +87,7 @@ def settings_of(trainer: Trainer, recipe: Recipe, **schedule: Any) -> dict[str, 
     return {
         "features": recipe.features,
         "projected_to": None if projected is None else projected.dims,
-        "target_rows": None if recipe.target is None else len(recipe.target),
+        "target_sha256": None if recipe.target is None else _digest(recipe.target),
         "scores": list(recipe.scores),
         "objective": recipe.objective,
         "noise": recipe.noise,
@@ -78,6 +96,11 @@ def settings_of(trainer: Trainer, recipe: Recipe, **schedule: Any) -> dict[str, 
         "seed": trainer.args.seed,
         **schedule,
     }
+
+
+def _digest(target: Dataset) -> str:
+    """What prepared rows are, by the tokens and labels of each."""
+    return hash_rows(target, [name for name in ("input_ids", "labels") if name in target.column_names])
 
 
 def table_of(pool: Pool, chosen: Round) -> pa.Table:

@@ -7,10 +7,10 @@ from transformers import Trainer
 from .pool import Pool
 
 
-def identity(trainer: Trainer, pool: Pool, k: int) -> dict[str, Any]:
-    """What must not change between a checkpoint and the run that goes on from it."""
+def identity(trainer: Trainer, pool: Pool, k: int, target: str | None) -> dict[str, Any]:
+    """What must not change between a checkpoint and the run that goes on from it; `target` is a digest."""
     batch = trainer.get_total_train_batch_size(trainer.args)
-    return {"k": k, "pool": len(pool), "rows": pool.fingerprint, "batch": batch}
+    return {"k": k, "pool": len(pool), "rows": pool.fingerprint, "target": target, "batch": batch}
 
 
 def check_saved(stored: Any, now: dict[str, Any]) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def check_saved(stored: Any, now: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         RuntimeError: If the checkpoint has nothing of the callback.
-        ValueError: If the budget, the rows or the steps of an epoch are others.
+        ValueError: If the budget, the rows, the target or the steps of an epoch are others.
     """
     saved = stored.get("attributes", {}).get("saved") if isinstance(stored, dict) else None
     if saved is None:
@@ -35,6 +35,14 @@ def check_saved(stored: Any, now: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"The training set must be the checkpoint's, got as many rows ({now['pool']}) with other tokens: pass the "
             "same rows, tokenizer and `max_length`, or start a new run from its weights."
+        )
+    if saved["target"] != now["target"]:
+        was, new = (
+            "none" if each is None else f"one of digest {each[:8]}…" for each in (saved["target"], now["target"])
+        )
+        raise ValueError(
+            f"`target` must be the checkpoint's, got {new} where it has {was}: pass the same rows, or start a new run "
+            "from its weights."
         )
     if saved["batch"] != now["batch"]:
         raise ValueError(

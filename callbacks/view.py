@@ -14,32 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .packs import Packing, piece_count
+from .served import Served
 
-
-class Shown:
-    """Whether a selection was ever shown; in shared memory, for the workers to know.
-
-    A trainer reads single items for their lengths before it trains; whole batches only reach a training step.
-    """
-
-    def __init__(self) -> None:
-        self._ever = torch.zeros(1, dtype=torch.bool).share_memory_()
-
-    def note(self) -> None:
-        """A selection is shown now."""
-        self._ever.fill_(True)
-
-    def check(self) -> None:
-        """Raise unless a selection was shown.
-
-        Raises:
-            RuntimeError: If not.
-        """
-        if not bool(self._ever):
-            raise RuntimeError(
-                "The callback must choose rows before they are trained on, got none chosen: add it to the trainer it "
-                "was made with, `trainer.add_callback(callback)`, before `trainer.train()`."
-            )
+READ = 1_000  # items that are Python values at a time when all of them are read
 
 
 class SelectionView(Dataset[dict[str, Any]]):
@@ -53,7 +30,7 @@ class SelectionView(Dataset[dict[str, Any]]):
     def __init__(self, pool: datasets.Dataset, k: int) -> None:
         self.pool = pool
         self.rows = torch.arange(k).share_memory_()
-        self.shown = Shown()
+        self.served = Served(k)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,8 +39,12 @@ class SelectionView(Dataset[dict[str, Any]]):
         return self.pool[int(self.rows[index])]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        self.shown.check()
-        columns = self.pool[self.rows[list(indices)].tolist()]
+        items = self._read(self.rows[list(indices)])
+        self.served.note(indices, items)
+        return items
+
+    def _read(self, rows: Tensor) -> list[dict[str, Any]]:
+        columns = self.pool[rows.tolist()]
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def wanted(self, rows: Tensor) -> int:
@@ -77,7 +58,7 @@ class SelectionView(Dataset[dict[str, Any]]):
     def show(self, rows: Tensor) -> None:
         """Serve exactly these rows from now on."""
         self.rows.copy_(rows)
-        self.shown.note()
+        self.served.expect(item for part in rows.split(READ) for item in self._read(part))
 
 
 class PackedView(Dataset[dict[str, Any]]):
@@ -97,7 +78,7 @@ class PackedView(Dataset[dict[str, Any]]):
         self.pool = pool
         self.lengths = lengths
         self.packing = packing
-        self.shown = Shown()
+        self.served = Served(packs)
         segments = min(2 * piece_count(lengths, packing.length) + packs, packs * packing.length)
         self._segments = torch.zeros(segments, 3, dtype=torch.int64).share_memory_()
         self._bounds = torch.zeros(packs + 1, dtype=torch.int64).share_memory_()
@@ -109,8 +90,9 @@ class PackedView(Dataset[dict[str, Any]]):
         return self._read([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        self.shown.check()
-        return self._read(indices)
+        items = self._read(indices)
+        self.served.note(indices, items)
+        return items
 
     def _read(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         packs = [self._segments[self._bounds[i] : self._bounds[i + 1]].tolist() for i in indices]
@@ -142,4 +124,5 @@ class PackedView(Dataset[dict[str, Any]]):
         plan = self.packing.plan(rows, self.lengths, len(self))
         self._segments[: len(plan.segments)] = plan.segments
         self._bounds.copy_(plan.bounds)
-        self.shown.note()
+        parts = torch.arange(len(self)).split(READ)
+        self.served.expect(item for part in parts for item in self._read(part.tolist()))

@@ -97,9 +97,16 @@ def hash_token_rows(rows: Iterable[Mapping[str, Any]]) -> str:
     """16 hex digits that depend on every token and label, in order."""
     digest, names = hashlib.sha256(), ("input_ids", "labels")
     for row in rows:
-        read = [list(row[name] if row[name] is not None else ()) if name in row else None for name in names]
+        read = [_plain_numbers(row[name]) if name in row else None for name in names]
         digest.update(json.dumps(read).encode())
     return digest.hexdigest()[:16]
+
+
+def _plain_numbers(value: Any) -> Any:
+    """A row's tokens or labels as JSON writes them, whatever format they come in; a missing list is an empty one."""
+    if value is None:
+        return []
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def hash_file(path: Path) -> str:

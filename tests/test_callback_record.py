@@ -57,7 +57,7 @@ def test_a_run_names_its_settings_its_versions_and_the_checkpoints_that_chose(tm
     assert record["parameters"] == {
         "features": "last_layer_gradient",
         "projected_to": 1024,
-        "target_rows": None,
+        "target_sha256": None,
         "scores": [],
         "objective": "projection",
         "noise": None,

@@ -90,7 +90,7 @@ def test_rows_without_positions_are_refused(rows: Dataset, tmp_path: Path) -> No
     trainer = make_trainer(tmp_path, rows.to_iterable_dataset(), vocabulary=ROWS, max_steps=4)
     message = (
         "`trainer.train_dataset` must be a `datasets.Dataset`, got IterableDataset: rows are chosen by position, so "
-        "load or materialise the dataset first (`Dataset.from_generator`)."
+        "load or materialize the dataset first (`Dataset.from_generator`)."
     )
     with pytest.raises(TypeError, match=exactly(message)):
         GIPSelectionCallback(trainer, 4)
@@ -116,8 +116,8 @@ def test_more_packs_than_the_pool_fills_are_refused(rows: Dataset, tmp_path: Pat
 def test_another_dataset_is_not_the_pool(rows: Dataset, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, rows)
     message = (
-        "`pool` must be the dataset that was given to the trainer, got one of 5 row(s) where the trainer has a row "
-        "from position 11: pass the same dataset."
+        "`pool` must be the dataset that was given to the trainer, in the same order, got one that first differs in "
+        "row 5: pass the same dataset."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         GIPSelectionCallback(trainer, 4, pool=rows.select(range(5)))

@@ -153,6 +153,7 @@ def test_gains_that_add_up_to_no_number_fail_the_check(folder: Path, tmp_path: P
 def test_the_record_of_a_run_is_data(tmp_path: Path, value: Any, spoil: Callable[[bytes], bytes]) -> None:
     (tmp_path / "gip").mkdir(exist_ok=True)
     file = {"epoch": 0, "step": 0, "file": "selection_epoch_00000.parquet", "sha256": "0" * 64, "rows": 1}
+    file |= {"items": 1, "items_sha256": "0" * 64}
     good = {"model": "m", "pool_rows": 5, "parameters": {}, "rounds": [file], "digest": ""}
     for text in (json.dumps(value).encode(), spoil(json.dumps(good).encode()), b"[" * 100_000):
         (tmp_path / "gip" / "run.json").write_bytes(text)
@@ -167,6 +168,7 @@ def test_a_selection_of_a_run_may_hold_anything(tmp_path: Path, index: list[Any]
     (tmp_path / "gip").mkdir()
     selection_file(path := tmp_path / "gip" / "selection_epoch_00000.parquet", index=index, epoch=[0, 0])
     file = {"epoch": 0, "step": 0, "file": path.name, "sha256": hash_file(path), "rows": 2}
+    file |= {"items": 2, "items_sha256": "0" * 64}
     run = {"model": "m", "pool_rows": 5, "parameters": {}, "rounds": [file]}
     (tmp_path / "gip" / "run.json").write_text(json.dumps(run))
     assert "selections" in [check.name for check in verify_run(tmp_path).failed]

@@ -9,6 +9,8 @@ import pytest
 from hf_gip import verify
 from hf_gip.manifest.run import Run, add_round, read_run
 
+ITEMS = {"items": 2, "items_sha256": "a" * 64}
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -17,6 +19,7 @@ def folder(tmp_path: Path) -> Path:
         name = f"selection_epoch_{epoch:05d}.parquet"
         pq.write_table(pa.table({"index": [3, 1], "epoch": [epoch] * 2}), tmp_path / "gip" / name)
         made = {"epoch": epoch, "step": 4 * epoch, "file": name, "rows": 2, "captured": 0.1, "record": {"k": 2}}
+        made |= ITEMS
         add_round(tmp_path, Run(model="m", pool_rows=9, parameters={"noise": 1 / 3}), made)
     return tmp_path
 
@@ -41,7 +44,7 @@ def test_each_selection_keeps_the_options_it_was_made_with(folder: Path) -> None
     for epoch, noise in ((2, 0.5), (3, 0.5), (4, 0.25)):
         name = f"selection_epoch_{epoch:05d}.parquet"
         pq.write_table(pa.table({"index": [0], "epoch": [epoch]}), folder / "gip" / name)
-        made = {"epoch": epoch, "step": 4 * epoch, "file": name, "rows": 1}
+        made = {"epoch": epoch, "step": 4 * epoch, "file": name, "rows": 1, **ITEMS}
         add_round(folder, Run(model="m", pool_rows=9, parameters={"noise": noise}), made)
     run, first, second = read_run(folder), {"noise": 1 / 3}, {"noise": 0.5}
     assert run.parameters == {"noise": 0.25}

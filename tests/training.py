@@ -1,7 +1,7 @@
 """A tiny Llama and a tokenizer trained on the spot, and a trainer that notes which rows reach its training step."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,20 @@ class NotingTrainer(SFTTrainer):
 
 
 def make_trainer(
-    output: Path | str, rows: Dataset, *, lora: bool = False, vocabulary: int | None = None, **options: Any
+    output: Path | str,
+    rows: Dataset,
+    *,
+    lora: bool = False,
+    vocabulary: int | None = None,
+    collator: Callable[[PreTrainedTokenizerFast], Any] | None = None,
+    kind: type[NotingTrainer] = NotingTrainer,
+    template: str | None = None,
+    formatting_func: Callable[[dict[str, Any]], str] | None = None,
+    **options: Any,
 ) -> NotingTrainer:
-    """A trainer of the tiny model, quiet and on the CPU."""
+    """A trainer of the tiny model, quiet and on the CPU; `collator` makes its `data_collator` of the tokenizer."""
     tokenizer = word_tokenizer(vocabulary or len(rows))
+    tokenizer.chat_template = template
     defaults = {
         "output_dir": str(output),
         "per_device_train_batch_size": 2,
@@ -105,11 +115,13 @@ def make_trainer(
         from peft import LoraConfig
 
         peft_config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    return NotingTrainer(
+    return kind(
         model=tiny_llama(len(tokenizer)),
+        data_collator=None if collator is None else collator(tokenizer),
         args=SFTConfig(**{**defaults, **options}),
         train_dataset=rows,
         processing_class=tokenizer,
+        formatting_func=formatting_func,
         peft_config=peft_config,
     )
 

@@ -17,11 +17,29 @@ from hf_gip.manifest.schema import MANIFEST_PATH
 RUN = "gip/run.json"
 MAX_BYTES = 16 << 20
 PATTERN = r"^selection_epoch_[0-9]{5,9}\.parquet$"
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Epoch(BaseModel):
+    """What reached the collator in an epoch: how many items (rows or packs), and a digest of their content.
+
+    `whole` says that it ran from its first step to its last in one go. Of an epoch that did not, items count that the
+    loader had read ahead.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epoch: Annotated[int, Field(ge=0)]
+    whole: bool
+    items: Annotated[int, Field(ge=0)]
+    sha256: Digest
 
 
 class RunRound(BaseModel):
     """One selection: the first epoch trained on it, the optimizer step it was made at, its file and what made it.
 
+    `items` is how many rows or packs it is served as, `items_sha256` the digest of an epoch that serves them all;
+    `served` are the epochs trained on it.
     `checkpoint` is the folder of the model that made it, where the run had saved one at that step; `parameters` are
     the options it was made with, where the run was resumed later with others.
     """
@@ -31,8 +49,11 @@ class RunRound(BaseModel):
     epoch: Annotated[int, Field(ge=0)]
     step: Annotated[int, Field(ge=0)]
     file: Annotated[str, Field(pattern=PATTERN)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Digest
     rows: Annotated[int, Field(ge=0)]
+    items: Annotated[int, Field(ge=0)]
+    items_sha256: Digest
+    served: tuple[Epoch, ...] = ()
     captured: float | None = None
     checkpoint: Annotated[str, Field(pattern=r"^checkpoint-[0-9]+$")] | None = None
     record: dict[str, Any] = Field(default_factory=dict)
@@ -86,7 +107,23 @@ def add_round(folder: Path, run: Run, made: Mapping[str, Any]) -> None:
         if before.parameters != run.parameters:
             others = {"parameters": before.parameters}
             kept = tuple(old if old.parameters else old.model_copy(update=others) for old in kept)
-    run = run.model_copy(update={"rounds": (*kept, new)})
+    _write_run(folder, run.model_copy(update={"rounds": (*kept, new)}))
+
+
+def add_epoch(folder: Path, served: Epoch) -> None:
+    """List what an epoch served with its selection; what an earlier run listed from this epoch on is dropped."""
+    if not (folder / RUN).exists():  # resumed in another folder, between two selections
+        return
+    run = read_run(folder)
+    rounds = [made for made in run.rounds if made.epoch <= served.epoch]
+    if rounds:
+        before = [each for each in rounds[-1].served if each.epoch < served.epoch]
+        rounds[-1] = rounds[-1].model_copy(update={"served": (*before, served)})
+    _write_run(folder, run.model_copy(update={"rounds": tuple(rounds)}))
+
+
+def _write_run(folder: Path, run: Run) -> None:
+    path = folder / RUN
     text = run.model_copy(update={"digest": run.content_digest()}).model_dump_json(indent=2)
     aside = path.with_suffix(".json.part")
     aside.write_text(text + "\n", encoding="utf-8")
@@ -119,14 +156,26 @@ def verify_run(folder: Path) -> Report:
     if run.content_digest() != run.digest:
         order.append(f"{RUN} was changed: its content does not fit its `digest`")
     problems = [problem for made in run.rounds for problem in _problems(folder / "gip" / made.file, made, run)]
+    served = [(made, each) for made in run.rounds for each in made.served]
+    whole = sum(each.whole and each.items == made.items for made, each in served)
+    others = [f"epoch {each.epoch} served other rows than chosen" for made, each in served if _differs(made, each)]
     return Report(
         str(folder),
         (
             verdict("run", order, f"{len(epochs)} selection(s) of {run.model}."),
             verdict("selections", problems, f"{len(epochs)} file(s) as recorded."),
+            verdict("served", others, f"{whole} epoch(s) trained on all rows chosen, {len(served) - whole} on a part.")
+            if served
+            else Check("served", "skipped", "no epoch was trained to its end."),
             Check("source rows", "skipped", "a run records positions and names of rows, not their hashes."),
         ),
     )
+
+
+def _differs(made: RunRound, served: Epoch) -> bool:
+    if served.items == made.items:
+        return served.sha256 != made.items_sha256 or served.epoch < made.epoch
+    return served.items > made.items or served.epoch < made.epoch
 
 
 def _problems(path: Path, made: RunRound, run: Run) -> list[str]:
