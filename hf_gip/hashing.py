@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 1_000  # rows that become Python values at a time
 ARROW_ROWS = 65_536  # rows whose buffers are hashed at a time
+WIDE_ROW = 4_096  # bytes
 
 
 # --- JSON, texts, arrays, models, files ----------------------------------------------------------------------------
@@ -130,14 +131,21 @@ def hash_rows(dataset: Dataset, columns: Sequence[str] | None = None) -> str:
     return digest.hexdigest()
 
 
+def hash_columns(dataset: Dataset) -> dict[str, str]:
+    """`hash_rows` of each column by itself, in the columns' order."""
+    return {name: hash_rows(dataset, [name]) for name in dataset.column_names}
+
+
 def _iter_buffers(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The rows in large batches; scattered ones are taken by Arrow, fifty times faster than by `Dataset.iter`."""
     from datasets.features.features import require_storage_embed
 
-    if any(require_storage_embed(dataset.features[name]) for name in columns):
+    table, indices = dataset.data.table.select(list(columns)), dataset._indices
+    # `take` copies all of a column: not worth it for few rows, and too much memory for wide ones.
+    costly = indices is not None and (len(dataset) <= BATCH_ROWS or table.nbytes > WIDE_ROW * len(table))
+    if costly or any(require_storage_embed(dataset.features[name]) for name in columns):
         yield from iter_tables(dataset, columns)
         return
-    table, indices = dataset.data.table.select(list(columns)), dataset._indices
     for start in range(0, len(dataset), ARROW_ROWS):
         if indices is None:
             yield table.slice(start, ARROW_ROWS)

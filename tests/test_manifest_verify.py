@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, config
+from hub_server import Hub
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from saved import pool, save
+from saved import hub_pool, pool, save
 
 import hf_gip
 from hf_gip.dataset.open import open_dataset
@@ -73,9 +74,10 @@ def test_an_untouched_folder_passes_alone_and_with_its_source(out: Path) -> None
     assert str(whole).splitlines()[0] == f"{out}: verified"
 
 
-def test_a_pointer_folder_passes_too(tmp_path: Path) -> None:
-    save(tmp_path / "out", include_rows=False)
-    report = hf_gip.verify(tmp_path / "out", source=pool())
+def test_a_pointer_folder_passes_too(hub: Hub, tmp_path: Path) -> None:
+    rows = hub_pool()
+    save(tmp_path / "out", rows=rows, include_rows=False)
+    report = hf_gip.verify(tmp_path / "out", source=rows)
     assert report.ok
     assert {c.name: c.outcome for c in report.checks}["rows"] == "skipped"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, DatasetDict, is_caching_enabled
 
 from hf_gip.dataset.columns import check_column
+from hf_gip.hashing import hash_columns
 
 if TYPE_CHECKING:
     from hf_gip.core.selection import Selection
@@ -69,9 +70,10 @@ def attach(dataset: Dataset, selection: "Selection", request: Mapping[str, Any])
     from hf_gip.dataset.source import describe_source
 
     source = describe_source(dataset, id_column=selection.record["source"]["id_column"])
-    selection = replace(selection, record={**selection.record, "source": source})
     fingerprint = fingerprint_of(dataset, request)
     subset = dataset.select(selection.indices.numpy(), new_fingerprint=fingerprint)
+    record = {**selection.record, "source": source, "column_hashes": hash_columns(subset)}
+    selection = replace(selection, record=record)
     setattr(subset, "selection", selection)  # noqa: B010 — attributes of this instance, read by the manifest's writer
     setattr(subset, "selected_from", dataset)  # noqa: B010 — hashed whole when it was made in memory
     return subset

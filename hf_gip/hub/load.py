@@ -62,6 +62,13 @@ def load_subset(
 
 
 def _rows(place: Place, slot: Slot, source: Source | None, token: Token, verify: bool) -> Dataset:
+    rows = _rows_of_slot(place, slot, source, token, verify)
+    if place.remote:  # another origin: rows of a private subset are not published unasked
+        setattr(rows, "loaded_from", place.subject.rpartition("@")[0])  # noqa: B010 — an attribute of this instance
+    return rows
+
+
+def _rows_of_slot(place: Place, slot: Slot, source: Source | None, token: Token, verify: bool) -> Dataset:
     folder, manifest = place.folder / slot.root, slot.manifest
     if manifest.include_rows:
         return load_folder(folder)
