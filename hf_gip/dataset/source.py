@@ -137,7 +137,8 @@ def _whole_split(dataset: Dataset) -> bool:
     """Whether the table is the whole of the builder's split, no column or row of it touched."""
     split = (dataset.info.splits or {}).get(str(dataset.split))
     parts = [part for row in getattr(dataset._data, "blocks", [[dataset._data]]) for part in row]
-    steps = [step for part in parts for step, *_ in part.replays]  # what was done to a mapped file since it was opened
+    # What was done to each mapped file since it was opened; a column in memory was added.
+    steps = [step for part in parts for step, *_ in getattr(part, "replays", [("added",)])]
     return split is not None and len(dataset) == split.num_examples and set(steps) <= {"replace_schema_metadata"}
 
 

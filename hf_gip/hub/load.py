@@ -180,7 +180,7 @@ def reproduce(
     """
     place = locate(repo_or_folder, revision=revision, token=token)
     slot = choose_slot(place.slots(), config_name, split)
-    indices = read_selection(place.folder / slot.root / SELECTION_PATH)["index"].to_pylist()
+    picks = read_selection(place.folder / slot.root / SELECTION_PATH)
     given = {"target": target, "features": features, "encoder": encoder, "exclude": exclude}
     given |= {"model": model, "tokenizer": tokenizer, "checkpoints": checkpoints}
-    return reproduce_from(slot.manifest, indices, open_source(slot.manifest, source, token), given, device=device)
+    return reproduce_from(slot.manifest, picks, open_source(slot.manifest, source, token), given, device=device)
