@@ -75,10 +75,10 @@ def _row_files(table: Any) -> Iterator[Path | None]:
 
 def _origins_of_file(path: Path | None, info: DatasetInfo) -> list[tuple[str | None, str | None]]:
     """Where the rows of one file come from: certain of a builder's own, by the `info` of what was made of it."""
-    folder = None if path is None else path.parent
-    if folder is None or not COMMIT.fullmatch(folder.name):
+    if path is None or not COMMIT.fullmatch(path.parent.name):
         named = _builders_of(info, Path(config.HF_DATASETS_CACHE))
         return [origin for builder in named for origin in _repositories(builder)] + [(None, None)]
+    folder = path.parent
     found = _repositories(folder)
     if not TRANSFORMED.match(path.name):
         return found or [(None, None)]
@@ -120,11 +120,11 @@ def _opened(dataset: Dataset) -> dict[str, Any] | None:
 
 def _hub(dataset: Dataset) -> dict[str, Any] | None:
     """Repository and commit of a dataset loaded from the Hub, its rows as they were; the format may be another."""
-    paths = list(_row_files(dataset._data))
-    folder = None if None in paths or not paths else paths[0].parent
-    if folder is None or dataset._indices is not None or any(TRANSFORMED.match(path.name) for path in paths):
+    files = list(_row_files(dataset._data))
+    paths = [path for path in files if path is not None and not TRANSFORMED.match(path.name)]
+    if not paths or len(paths) < len(files) or dataset._indices is not None:
         return None
-    name = dataset.info.config_name
+    folder, name = paths[0].parent, dataset.info.config_name
     if not COMMIT.fullmatch(folder.name) or folder.parts[-3] != name:
         return None
     repositories = _repositories(folder)
