@@ -66,10 +66,14 @@ def select_command(
     from hf_gip.cli.output import console
     from hf_gip.cli.pools import read_pool, save_and_tell, show_picks
     from hf_gip.dataset.gip_select import gip_select
+    from hf_gip.dataset.source import describe_source
+    from hf_gip.manifest.layout import check_rebuildable
 
     _check_where(out, push_to)
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
+    if not rows:
+        check_rebuildable(describe_source(pool))
     options: dict[str, Any] = {
         "scores": weighed(scores),
         "scores_as": scores_as,

@@ -94,7 +94,7 @@ def push_to_hub(
         check_subset(rows)
         check_unchanged(rows)
         if not include_rows:
-            check_rebuildable(rows)
+            check_rebuildable(_selection(rows).record["source"])
         check_names(config_name, name)
     if not isinstance(repo_id, str) or repo_id.count("/") != 1:
         raise ValueError(f"`repo_id` must be a dataset repository such as 'me/rows', got {repo_id!r}.")

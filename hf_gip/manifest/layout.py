@@ -119,13 +119,12 @@ def check_subset(subset: Any) -> None:
         )
 
 
-def check_rebuildable(subset: Dataset) -> None:
-    """Raise unless `load_subset` can take the rows of `subset` from the Hub again.
+def check_rebuildable(source: Mapping[str, Any]) -> None:
+    """Raise unless `load_subset` can take rows of `source`, as a selection records it, from the Hub again.
 
     Raises:
         ValueError: If they were chosen from anything but a repository as it was loaded.
     """
-    source = getattr(subset, "selection").record["source"]  # noqa: B009
     if source["kind"] != "hub":
         derived = any(origin["repo_id"] for origin in source.get("origins") or ())
         what = "local files" if source["kind"] == "files" else "changed rows" if derived else "rows made in memory"

@@ -52,7 +52,7 @@ def save_subset(
     check_subset(subset)
     check_unchanged(subset)
     if not include_rows:
-        check_rebuildable(subset)
+        check_rebuildable(getattr(subset, "selection").record["source"])  # noqa: B009
     return write_layout(
         subset,
         folder,
