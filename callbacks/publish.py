@@ -14,6 +14,7 @@ from transformers import Trainer
 import hf_gip
 from hf_gip.core.selection import Selection
 from hf_gip.dataset.source import describe_source
+from hf_gip.hashing import hash_columns
 
 from .pool import Pool
 from .records import PACKAGES, described
@@ -38,7 +39,8 @@ def publish(trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: Roun
         return
     try:
         message = f"{len(chosen.rows):,} rows chosen at epoch {chosen.epoch}, step {chosen.step}"
-        hf_gip.push_to_hub(hf_gip.load_subset(folder), repo_id, commit_message=message)
+        done = hf_gip.push_to_hub(hf_gip.load_subset(folder), repo_id, commit_message=message)
+        logger.info("%s: %s, %s.", message, done.commit_url, "private" if done.private else "public")
     except Exception as error:
         logger.error(
             "The subset was not pushed to %r (%s: %s); it is saved in %s: push it later with `%s`.",
@@ -71,10 +73,11 @@ def as_subset(trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: Ro
         "versions": {name: version(name) for name in PACKAGES},
     }
     positions = pool.positions[chosen.rows]
+    subset = pool.raw.select(positions.tolist())
+    record["column_hashes"] = hash_columns(subset)
     selection = Selection(positions, chosen.gains.double(), weights=chosen.weights, record=record)
     if chosen.captured:
         selection = replace(selection, total=selection.objective / chosen.captured)
-    subset = pool.raw.select(positions.tolist())
     setattr(subset, "selection", selection)  # noqa: B010 — attributes of this instance, read by the manifest's writer
     setattr(subset, "selected_from", pool.raw)  # noqa: B010
     return subset

@@ -29,6 +29,7 @@ NOT_COMPUTED = {  # entries of a model's configuration that change no gradient
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict"),
     *("output_hidden_states", "output_attentions", "pad_token_id", "bos_token_id", "eos_token_id", "peft_config"),
 }
+WIDE_ROW = 4_096  # bytes
 
 
 # --- JSON, texts, arrays, models, files ----------------------------------------------------------------------------
@@ -164,13 +165,20 @@ def content_fingerprint(dataset: Dataset) -> str:
     return hash_json({"rows": hash_rows(dataset), "shown_as": shown_as})
 
 
+def hash_columns(dataset: Dataset) -> dict[str, str]:
+    """`hash_rows` of each column by itself, in the columns' order."""
+    return {name: hash_rows(dataset, [name]) for name in dataset.column_names}
+
+
 def _iter_buffers(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The rows in large batches; scattered ones are taken by Arrow, fifty times faster than by `Dataset.iter`."""
     from datasets.features.features import require_storage_embed
 
     table, indices = dataset.data.table.select(list(columns)), dataset._indices
     views = "_view" in str(table.schema.types)  # which Arrow cannot take from
-    if views or any(require_storage_embed(dataset.features[name]) for name in columns):
+    # `take` copies all of a column: not worth it for few rows, and too much memory for wide ones.
+    costly = indices is not None and (len(dataset) <= BATCH_ROWS or table.nbytes > WIDE_ROW * len(table))
+    if views or costly or any(require_storage_embed(dataset.features[name]) for name in columns):
         yield from iter_tables(dataset, columns)
         return
     for start in range(0, len(dataset), ARROW_ROWS):

@@ -43,7 +43,11 @@ parser.add_argument("--config", help="configuration of INPUT")
 parser.add_argument("--split", default="train", help="split of INPUT (default: train)")
 parser.add_argument("--revision", help="revision of INPUT")
 parser.add_argument("--no-rows", action="store_true", help="publish positions and hashes only")
-parser.add_argument("--private", action="store_true", default=None, help="make a private repository")
+seen = parser.add_mutually_exclusive_group()
+seen.add_argument("--private", action="store_true", default=None, help="make a private repository")
+seen.add_argument(
+    "--public", dest="private", action="store_false", help="make a public one, whatever the rows' origin"
+)
 options = parser.parse_args()
 
 
@@ -72,5 +76,6 @@ try:
     )
 except (ValueError, TypeError, OSError) as error:
     sys.exit(f"select-subset: {' '.join(str(error).split())}")
-print(f"published {len(subset):,} of {len(pool):,} rows: {commit.commit_url}")
+shown = "private" if commit.private else "public"
+print(f"published {len(subset):,} of {len(pool):,} rows: {commit.commit_url} ({shown})")
 print(f"check them: uv run verify-subset.py {options.output}")

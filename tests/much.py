@@ -9,6 +9,7 @@ import sys, tracemalloc
 import pyarrow as pa, torch
 from datasets import Dataset
 import hf_gip, hf_gip.hub.push as push
+from hf_gip.hashing import hash_columns
 push._draw = lambda *_: False
 
 def rows():
@@ -19,6 +20,7 @@ big = Dataset.from_generator(rows)
 assert big.data.nbytes > 80e6
 record = hf_gip.gip_select(big, 1, features="vector", device="cpu").selection.record
 subset = big.select(range(15_999, -1, -1))
+record = {**record, "column_hashes": hash_columns(subset)}
 subset.selection = hf_gip.Selection(torch.arange(15_999, -1, -1), torch.ones(16_000).double(), record=record)
 tracemalloc.start()
 getattr(hf_gip, sys.argv[1])(subset, sys.argv[2], max_shard_size="20MB")

@@ -95,7 +95,7 @@ def test_every_kind_of_local_source_is_read(source: Path, tmp_path: Path) -> Non
     assert hf_gip("verify", out, "--source", tmp_path / "splits") == 0
 
 
-def test_a_target_file_ready_vectors_and_the_pointer_form(source: Path, tmp_path: Path) -> None:
+def test_a_target_file_ready_vectors_and_names_of_rows(source: Path, tmp_path: Path) -> None:
     (tmp_path / "wanted.txt").write_text("await loop\n")
     words = ["select", source, "--k", 3, "--encoder", "lexical", "--target", tmp_path / "wanted.txt"]
     assert hf_gip(*words, "--diversity", 0.1, "--out", tmp_path / "towards") == 0
@@ -104,11 +104,10 @@ def test_a_target_file_ready_vectors_and_the_pointer_form(source: Path, tmp_path
     np.save(tmp_path / "vectors.npy", np.asarray(pool()["vector"][:], np.float32))
     by_column = ["select", source, "--k", 4, "--features", "vector", "--out", tmp_path / "column"]
     by_matrix = ["select", source, "--k", 4, "--features", tmp_path / "vectors.npy", "--out", tmp_path / "matrix"]
-    assert hf_gip(*by_column, "--no-rows", "--id-column", "name") == hf_gip(*by_matrix) == 0
+    assert hf_gip(*by_column, "--id-column", "name") == hf_gip(*by_matrix) == 0
     one, two = (load_dataset(str(tmp_path / name), "selection", split="train") for name in ("column", "matrix"))
     assert one["index"][:] == two["index"][:]
     assert one["row_id"][:] == [f"row-{i}" for i in two["index"][:]]
-    assert not (tmp_path / "column" / "data").exists()
 
 
 def test_no_text_of_a_row_is_taken_for_markup_or_control(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

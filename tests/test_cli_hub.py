@@ -10,7 +10,7 @@ import pytest
 from datasets import DatasetDict, config, load_dataset
 from hub_server import ALICE, Hub
 from huggingface_hub import constants, snapshot_download
-from saved import pool
+from saved import hub_pool, pool
 
 import hf_gip
 from hf_gip.cli import main
@@ -52,15 +52,21 @@ def test_select_push_verify_load_reproduce(hub: Hub, capsys: pytest.CaptureFixtu
     assert run("verify", "here", "--source", "pool.parquet") == 0
     assert run("push", "here", REPO) == 0
     assert hub.head(REPO) == head
-    assert run("push", "here", "alice/pointer", "--no-rows", "--public") == 0
+    hub.commit(REPO, {"gip/selection.parquet": b"broken"})
+    assert run("verify", REPO) == 1
+
+
+def test_a_pointer_is_loaded_from_its_source(hub: Hub) -> None:
+    hub_pool()
+    words = ("select", "alice/pool", "--k", 5, "--features", "vector")
+    assert run(*words, "--out", "here") == 0
+    assert run("push", "here", "alice/pointer", "--no-rows") == 0
     assert load_dataset("alice/pointer", split="train")["index"][:]
-    assert run("load", "alice/pointer", "--out", "again", "--source", "pool.parquet") == 0
+    assert run("load", "alice/pointer", "--out", "again") == 0
     assert (
         Path("again/data/train-00000-of-00001.parquet").read_bytes()
         == Path("here/data/train-00000-of-00001.parquet").read_bytes()
     )
-    hub.commit(REPO, {"gip/selection.parquet": b"broken"})
-    assert run("verify", REPO) == 1
 
 
 def test_every_configuration_of_a_downloaded_repository_goes_on_to_another(

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Image, config, load_dataset
 from datasets.table import InMemoryTable
+from hub_server import Hub
 from much import peak_memory
-from saved import pool, save
+from saved import hub_pool, pool, save
 
 import hf_gip
 from hf_gip.hashing import canonical, row_hashes
@@ -86,8 +87,8 @@ def test_shards_hold_the_rows_in_order(tmp_path: Path, monkeypatch: pytest.Monke
     assert [manifest.files[path].rows for path in manifest.shards()] == [4, 4, 4, 4, 2]
 
 
-def test_without_rows_nothing_of_their_text_is_written(tmp_path: Path) -> None:
-    subset = save(tmp_path / "out", include_rows=False)
+def test_without_rows_nothing_of_their_text_is_written(hub: Hub, tmp_path: Path) -> None:
+    subset = save(tmp_path / "out", rows=hub_pool(), include_rows=False)
     assert sorted(bytes_of(tmp_path / "out")) == ["README.md", MANIFEST_PATH, SELECTION_PATH]
     assert not any(text.encode() in data for text in subset["text"][:] for data in bytes_of(tmp_path / "out").values())
     assert len(load_dataset(str(tmp_path / "out"), split="train")) == 6

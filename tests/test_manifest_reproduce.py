@@ -17,7 +17,8 @@ from hf_gip.features import encoders
 from hf_gip.hashing import hash_array, hash_folder
 from hf_gip.manifest.again_gip import _features
 from hf_gip.manifest.reproduce import reproduce_from
-from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
+from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, read_manifest
+from hf_gip.manifest.selection_file import read_selection
 
 
 @pytest.fixture(autouse=True)
@@ -153,8 +154,9 @@ def test_a_subset_that_gip_did_not_choose_is_told(tmp_path: Path) -> None:
     save(tmp_path / "two")
     manifest = read_manifest(tmp_path / "two")
     good = hf_gip.gip_select(pool(), 6, features="vector", scores=["good"], device="cpu").selection.indices.tolist()
-    swapped = [good[1], good[0], *good[2:]]
-    again = reproduce_from(manifest, swapped, pool(), {"target": None}, device="cpu")
+    picks = read_selection(tmp_path / "two" / SELECTION_PATH)
+    assert picks["index"].to_pylist() == good
+    again = reproduce_from(manifest, picks.take([1, 0, 2, 3, 4, 5]), pool(), {"target": None}, device="cpu")
     assert (again.verdict, again.first_difference, again.common) == ("same objective", 0, 6)
 
 

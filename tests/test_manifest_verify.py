@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, config
+from hub_server import Hub
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from saved import pool, save
+from saved import hub_pool, pool, save
 
 import hf_gip
 from hf_gip.dataset.open import open_dataset
@@ -65,7 +66,7 @@ def edit_picks(folder: Path, name: str, change: Callable[[list], list]) -> None:
 def test_an_untouched_folder_passes_alone_and_with_its_source(out: Path) -> None:
     alone = hf_gip.verify(out)
     assert alone.ok
-    assert [check.outcome for check in alone.checks] == ["ok"] * 5 + ["skipped"]
+    assert [check.outcome for check in alone.checks] == ["ok"] * 5 + ["not covered"]
     assert alone.checks[-1].sentence == "not at hand: give the dataset of 40 rows as `source`"
     whole = hf_gip.verify(out, source=pool())
     assert whole
@@ -73,11 +74,12 @@ def test_an_untouched_folder_passes_alone_and_with_its_source(out: Path) -> None
     assert str(whole).splitlines()[0] == f"{out}: verified"
 
 
-def test_a_pointer_folder_passes_too(tmp_path: Path) -> None:
-    save(tmp_path / "out", include_rows=False)
-    report = hf_gip.verify(tmp_path / "out", source=pool())
+def test_a_pointer_folder_passes_too(hub: Hub, tmp_path: Path) -> None:
+    rows = hub_pool()
+    save(tmp_path / "out", rows=rows, include_rows=False)
+    report = hf_gip.verify(tmp_path / "out", source=rows)
     assert report.ok
-    assert {c.name: c.outcome for c in report.checks}["rows"] == "skipped"
+    assert {c.name: c.outcome for c in report.checks}["rows"] == "not covered"
 
 
 def test_a_changed_row_is_named_also_when_the_file_was_hashed_anew(out: Path) -> None:

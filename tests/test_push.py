@@ -16,7 +16,7 @@ from hub_server import ALICE, ALICE_READS, BOB, Hub
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image as Picture
-from saved import pool
+from saved import hub_pool, pool
 
 import hf_gip
 import hf_gip.hub.push as push_module
@@ -42,16 +42,11 @@ def select(rows: Dataset | None = None, k: int = 6, **options: Any) -> Dataset:
     return hf_gip.gip_select(rows, k, features="vector", scores=["good"], id_column="name", device="cpu", **options)
 
 
-def from_the_hub(hub: Hub, **options: Any) -> Dataset:
-    """The pool as a repository of alice's, loaded from there."""
-    pool().push_to_hub(POOL, token=ALICE, **options)
-    rows = load_dataset(POOL, split="train", token=ALICE)
-    assert isinstance(rows, Dataset)
-    return rows
-
-
 def push(subset: Any, repo: str = REPO, **options: Any) -> Any:
-    return hf_gip.push_to_hub(subset, repo, token=options.pop("token", ALICE), **options)
+    """Rows made in memory are of unknown origin: published openly only because `private=False` is said."""
+    selection = getattr(subset, "selection", None)
+    known = selection is not None and selection.record["source"]["kind"] == "hub"
+    return hf_gip.push_to_hub(subset, repo, **{"private": None if known else False, "token": ALICE, **options})
 
 
 def card_of(hub: Hub, repo: str = REPO) -> tuple[dict[str, Any], str]:
@@ -63,7 +58,7 @@ def test_one_commit_holds_everything_and_every_way_of_loading_agrees(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(push_module, "_draw", DRAW)
-    subset = select(from_the_hub(hub))
+    subset = select(hub_pool())
     hub.log.clear()
     done = push(subset)
     assert [commit.title for commit in hub.history(REPO)] == ["Publish 6 rows chosen by hf-gip", "initial commit"]
@@ -136,7 +131,7 @@ def test_every_split_of_a_dataset_dict_is_a_subset_of_its_own(hub: Hub) -> None:
 
 
 def test_a_pointer_holds_no_text_and_is_rebuilt_from_the_pinned_source(hub: Hub) -> None:
-    subset = select(from_the_hub(hub))
+    subset = select(hub_pool())
     push(subset, include_rows=False)
     everything = b"".join(hub.files(REPO).values())
     assert not any(text.encode() in everything for text in subset["text"][:])
@@ -154,11 +149,9 @@ def test_a_pointer_holds_no_text_and_is_rebuilt_from_the_pinned_source(hub: Hub)
 
 
 def test_a_changed_row_of_the_source_is_named_when_a_pointer_is_rebuilt(hub: Hub, tmp_path: Path) -> None:
-    rows = pool()
+    rows = hub_pool()
     subset = select(rows)
     push(subset, include_rows=False)
-    with pytest.raises(ValueError, match=r"^`source` must be given: the rows came from a dataset made in memory"):
-        hf_gip.load_subset(REPO)
     assert hf_gip.load_subset(REPO, source=rows)["name"][:] == subset["name"][:]
     name = subset["name"][2]
     other = rows.map(lambda row: {"text": "!" if row["name"] == name else row["text"]})
@@ -167,7 +160,7 @@ def test_a_changed_row_of_the_source_is_named_when_a_pointer_is_rebuilt(hub: Hub
 
 
 def test_the_card_keeps_its_words_and_foreign_metadata_and_the_source_s_licence(hub: Hub) -> None:
-    rows = from_the_hub(hub)
+    rows = hub_pool()
     card = hub.files(POOL)["README.md"].decode().replace("---\n", "---\nlicense: cc-by-4.0\nlanguage: en\n", 1)
     hub.commit(POOL, {"README.md": card.encode()})
     old = "---\ntags: [mine]\npretty_name: Mine\nannotations: [a]\n---\n\n# My words\n\nStay.\n"
@@ -186,7 +179,7 @@ def test_the_card_keeps_its_words_and_foreign_metadata_and_the_source_s_licence(
     assert hub.files(REPO)["LICENSE"] == b"text"
     report = hf_gip.verify(REPO)
     assert report.ok, str(report)
-    assert "not covered: LICENSE" in {check.name: check.sentence for check in report.checks}["files"]
+    assert "files: LICENSE, without a hash in the manifest" in report.not_covered
     hub.commit(REPO, {"README.md": hub.files(REPO)["README.md"].replace(b"Stay.", b"Stay here.")})
     push(select(rows, 4))
     _, body = card_of(hub)
@@ -226,7 +219,7 @@ def test_branches_pull_requests_and_shards(hub: Hub, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("kind", ["private", "gated"])
 def test_what_comes_from_a_closed_source_is_private_unless_told(hub: Hub, kind: str) -> None:
-    subset = select(from_the_hub(hub))
+    subset = select(hub_pool())
     setattr(hub.repos[POOL], kind, True)
     push(subset)
     assert hub.repos[REPO].private
@@ -246,7 +239,7 @@ def test_what_comes_from_a_closed_source_is_private_unless_told(hub: Hub, kind: 
 
 
 def test_the_token_is_written_nowhere(hub: Hub) -> None:
-    push(select(from_the_hub(hub)))
+    push(select(hub_pool()))
     assert ALICE.encode() not in b"".join(hub.files(REPO).values())
     assert not any(ALICE in commit.title for commit in hub.history(REPO))
 
@@ -353,14 +346,6 @@ def test_a_token_that_cannot_be_sent_is_told_at_once_and_not_shown(hub: Hub, tok
     assert not hub.repos
 
 
-def test_rows_in_another_order_under_the_selection_s_name_are_found(hub: Hub) -> None:
-    subset = select()
-    turned = subset.select([1, 0, 2, 3, 4, 5])
-    setattr(turned, "selection", subset.selection)  # noqa: B010
-    push(turned)
-    assert [check.name for check in hf_gip.verify(REPO, source=pool()).failed] == ["source rows"]
-
-
 def test_words_of_any_script_and_images_go_round(hub: Hub) -> None:
     images = [Picture.new("RGB", (4, 4), (i, 0, 0)) for i in range(40)]
     columns = {**pool()[:], "téxt 文 / .x": ["🙂\u2028\ud7ff"] * 40, "image": images}
@@ -429,7 +414,7 @@ def test_a_writer_in_between_is_seen_and_kept(hub: Hub) -> None:
 
 
 def test_tampering_on_the_hub_is_named(hub: Hub) -> None:
-    rows = from_the_hub(hub)
+    rows = hub_pool()
     push(select(rows))
     files = hub.files(REPO)
     for path in (SHARD, SELECTION_PATH, MANIFEST_PATH):
@@ -459,7 +444,7 @@ def test_tampering_on_the_hub_is_named(hub: Hub) -> None:
 def test_a_manifest_cannot_name_a_local_path_nor_too_large_a_file(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    push(select(from_the_hub(hub)), include_rows=False)
+    push(select(hub_pool()), include_rows=False)
     manifest = parse_manifest(hub.files(REPO)[MANIFEST_PATH])
     source = manifest.source.model_copy(update={"repo_id": "private/diary"})
     hub.commit(REPO, {MANIFEST_PATH: manifest.model_copy(update={"source": source}).sealed().to_bytes()})

@@ -115,7 +115,7 @@ def test_a_row_left_out_by_a_frozen_proxy_is_explained_from_a_folder(
     proxy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = hf_gip.spice_select(word_rows(30), 4, model=str(proxy), update_every=None, window=10)
-    hf_gip.save_subset(chosen, tmp_path / "out", include_rows=False)
+    hf_gip.save_subset(chosen, tmp_path / "out")
     other = next(row for row in range(30) if row not in chosen.selection.indices.tolist())
     words = ["explain", tmp_path / "out", other, "--source", tmp_path / "pool.parquet"]
     assert refusal(capsys, *words) == (

@@ -11,7 +11,7 @@ from hf_gip.manifest.report import Report
 
 FIRST = 10
 CELL = 100
-COLOURS = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
+COLOURS = {"ok": "green", "failed": "bold red", "not covered": "yellow"}
 
 
 def console() -> Console:
@@ -51,6 +51,6 @@ def size(count: int) -> str:
 def report_table(report: Report) -> Table:
     """A verification, check by check."""
     table = Table("check", "outcome", "found")
-    for check in report.checks:
-        table.add_row(check.name, Text(check.outcome, COLOURS[check.outcome]), Text(check.sentence))
+    for name, outcome, sentence in report.lines():
+        table.add_row(name, Text(outcome, COLOURS[outcome]), Text(sentence))
     return table

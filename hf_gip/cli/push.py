@@ -15,7 +15,10 @@ def push_command(
         bool, typer.Option("--rows/--no-rows", help="Publish the rows, or positions and hashes only.")
     ] = True,
     private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Of a new repository; follows the source unless told.")
+        bool | None,
+        typer.Option(
+            "--private/--public", help="Of a new repository; private unless all rows are known to be public."
+        ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="The branch; made where it does not exist.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
@@ -35,7 +38,8 @@ def push_command(
         done = push_to_hub(
             subset, repo, include_rows=rows, config_name=name, split=split, commit_message=message, **options
         )
-        console().print(Text(f"Published {done.commit_url}: check it with `hf-gip verify {repo}`."))
+        shown = "private" if done.private else "public"
+        console().print(Text(f"Published {done.commit_url} ({shown}): check it with `hf-gip verify {repo}`."))
 
 
 def _subsets(folder: str, config_name: str | None) -> "list[tuple[str, str | None, Dataset | DatasetDict]]":

@@ -17,7 +17,10 @@ def select_command(
         str | None, typer.Option("--push-to", help="A dataset repository for the result, such as me/rows.")
     ] = None,
     private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Of a new repository; follows the source unless told.")
+        bool | None,
+        typer.Option(
+            "--private/--public", help="Of a new repository; private unless all rows are known to be public."
+        ),
     ] = None,
     scores: Annotated[str | None, typer.Option(help="Numeric columns, larger is better: a,b or a=2,b=1.")] = None,
     scores_as: Annotated[
@@ -63,11 +66,15 @@ def select_command(
     from hf_gip.cli.output import console
     from hf_gip.cli.pools import read_pool, save_and_tell, show_picks
     from hf_gip.dataset.gip_select import gip_select
+    from hf_gip.dataset.source import describe_source
+    from hf_gip.manifest.layout import check_rebuildable
 
     _check_where(out, push_to)
     check_counts(budget_tokens=budget_tokens)
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
+    if not rows:
+        check_rebuildable(describe_source(pool))
     options: dict[str, Any] = {
         "scores": weighed(scores),
         "scores_as": scores_as,
@@ -103,7 +110,8 @@ def select_command(
         from hf_gip.hub.push import push_to_hub
 
         done = push_to_hub(subset, push_to, include_rows=rows, private=private, split="train")
-        terminal.print(Text(f"Published {done.commit_url}: check it with `hf-gip verify {push_to}`."))
+        shown = "private" if done.private else "public"
+        terminal.print(Text(f"Published {done.commit_url} ({shown}): check it with `hf-gip verify {push_to}`."))
 
 
 def _check_where(out: Path | None, push_to: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, DatasetDict, is_caching_enabled
 
 from hf_gip.dataset.columns import check_column
-from hf_gip.hashing import content_fingerprint, hash_json
+from hf_gip.hashing import content_fingerprint, hash_columns, hash_json
 
 if TYPE_CHECKING:
     from hf_gip.core.selection import Selection
@@ -71,9 +71,10 @@ def attach(dataset: Dataset, selection: "Selection") -> Dataset:
     from hf_gip.dataset.source import describe_source
 
     source = describe_source(dataset, id_column=selection.record["source"]["id_column"])
-    selection = replace(selection, record={**selection.record, "source": source})
     subset = dataset.select(selection.indices.numpy())
     subset._fingerprint = content_fingerprint(subset)
+    record = {**selection.record, "source": source, "column_hashes": hash_columns(subset)}
+    selection = replace(selection, record=record)
     setattr(subset, "selection", selection)  # noqa: B010 — attributes of this instance, read by the manifest's writer
     setattr(subset, "selected_from", dataset)  # noqa: B010 — hashed whole when it was made in memory
     return subset

@@ -1,6 +1,7 @@
 """One commit with everything in it, made from what the branch holds at that moment."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,15 @@ from huggingface_hub.hf_api import RepoFile
 from hf_gip.hashing import hash_file
 from hf_gip.hub.fetch import old_file, old_manifests, snapshot
 from hf_gip.hub.retry import persist
-from hf_gip.hub.source import Origin
+from hf_gip.hub.source import Provenance
 from hf_gip.manifest.card import PICTURE_PATH, Extras
 from hf_gip.manifest.check_files import CARD_BYTES
-from hf_gip.manifest.merge_card import merge_card, section_digest
+from hf_gip.manifest.licenses import license_names, one_or_list, strictest
+from hf_gip.manifest.merge_card import merge_card, section_digest, split_card
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, Manifest
 from hf_gip.manifest.slots import Slot
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +30,14 @@ class Draft:
     Attributes:
         folder: Its layout on this disk.
         manifest: Its manifest.
-        origin: What the Hub says of its source.
+        known: What the Hub says of where its rows came from.
         picture: Whether the gains are drawn.
         evidence: Makes the table against random rows, where the features are at hand.
     """
 
     folder: Path
     manifest: Manifest
-    origin: Origin
+    known: Provenance
     picture: bool
     evidence: Callable[[], str | None]
 
@@ -55,11 +59,16 @@ def publish(
         The commit, or the head where nothing had changed.
     """
     tables: dict[str, str | None] = {}
+    notes: set[str] = set()
 
     def attempt() -> CommitInfo:
-        return _commit(api, repo_id, drafts, message, revision, create_pr, tables)
+        notes.clear()
+        return _commit(api, repo_id, drafts, message, revision, create_pr, tables, notes)
 
-    return persist(attempt, f"publish to {repo_id!r}", repeatable=not create_pr)
+    done = persist(attempt, f"publish to {repo_id!r}", repeatable=not create_pr)
+    for note in notes:
+        logger.warning(note)
+    return done
 
 
 def _commit(
@@ -70,6 +79,7 @@ def _commit(
     revision: str | None,
     create_pr: bool,
     tables: dict[str, str | None],
+    notes: set[str],
 ) -> CommitInfo:
     head, files = snapshot(api, repo_id, revision)
     before = old_manifests(repo_id, head, files, api.token)
@@ -79,8 +89,17 @@ def _commit(
     new = [(slot, _extras(slot, draft, repo_id, old_text, tables)) for slot, draft in placed]
     taken = {slot.root for slot, _ in new}
     slots = sorted([*(s for s in before if s.root not in taken), *(s for s, _ in new)], key=lambda slot: slot.root)
-    origin = {name: value for draft in reversed(drafts) for name, value in draft.origin.metadata.items()}
+    origin = {name: value for draft in reversed(drafts) for name, value in draft.known.metadata.items()}
+    licenses = [name for draft in drafts for name in license_names(draft.known.metadata.get("license"))]
+    if licenses:
+        origin["license"] = one_or_list(strictest(licenses))
     card = merge_card(old_text, slots, new, origin).encode()
+    said, after = (license_names(split_card(text)[0].get("license")) for text in (old_text or "", card.decode()))
+    if said and said != after:
+        notes.add(
+            f"the card of {repo_id!r} said license {', '.join(said)}, its rows are under {', '.join(licenses)}: "
+            f"it now says {', '.join(after)}."
+        )
     additions: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(slot.root + path, draft.folder / path)
         for slot, draft in placed
@@ -120,7 +139,7 @@ def _extras(slot: Slot, draft: Draft, repo_id: str, card: str | None, tables: di
     """What the card says besides the manifest; measured once, and only where the section is to be written."""
     if section_digest(card, slot) != slot.manifest.digest and slot.name not in tables:
         tables[slot.name] = draft.evidence()
-    return Extras(repo_id, draft.origin.licence, tables.get(slot.name), draft.picture)
+    return Extras(repo_id, draft.known.license, tables.get(slot.name), draft.picture)
 
 
 def _files(draft: Draft, slot: Slot, card: str | None) -> list[str]:

@@ -62,6 +62,13 @@ def load_subset(
 
 
 def _rows(place: Place, slot: Slot, source: Source | None, token: Token, verify: bool) -> Dataset:
+    rows = _rows_of_slot(place, slot, source, token, verify)
+    if place.remote:  # another origin: rows of a private subset are not published unasked
+        setattr(rows, "loaded_from", place.subject.rpartition("@")[0])  # noqa: B010 — an attribute of this instance
+    return rows
+
+
+def _rows_of_slot(place: Place, slot: Slot, source: Source | None, token: Token, verify: bool) -> Dataset:
     folder, manifest = place.folder / slot.root, slot.manifest
     if manifest.include_rows:
         return load_folder(folder)
@@ -173,7 +180,7 @@ def reproduce(
     """
     place = locate(repo_or_folder, revision=revision, token=token)
     slot = choose_slot(place.slots(), config_name, split)
-    indices = read_selection(place.folder / slot.root / SELECTION_PATH)["index"].to_pylist()
+    picks = read_selection(place.folder / slot.root / SELECTION_PATH)
     given = {"target": target, "features": features, "encoder": encoder, "exclude": exclude}
     given |= {"model": model, "tokenizer": tokenizer, "checkpoints": checkpoints}
-    return reproduce_from(slot.manifest, indices, open_source(slot.manifest, source, token), given, device=device)
+    return reproduce_from(slot.manifest, picks, open_source(slot.manifest, source, token), given, device=device)

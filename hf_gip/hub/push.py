@@ -1,7 +1,9 @@
 """Publish a subset: rows, selection, manifest and card in one commit."""
 
+import logging
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,30 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from hf_gip.hub.commit import Draft, publish
 from hf_gip.hub.fetch import Token
 from hf_gip.hub.retry import persist
-from hf_gip.hub.source import Origin, origin_of
+from hf_gip.hub.source import Provenance, ask_origins, check_revision
 from hf_gip.manifest.card import PICTURE_PATH
-from hf_gip.manifest.layout import SHARD_BYTES, check_names, check_shard_size, check_subset, write_layout
+from hf_gip.manifest.layout import (
+    SHARD_BYTES,
+    check_names,
+    check_rebuildable,
+    check_shard_size,
+    check_subset,
+    check_unchanged,
+    write_layout,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PublishedCommit(CommitInfo):
+    """The commit that published a subset.
+
+    Attributes:
+        private: Whether the repository is private.
+    """
+
+    private: bool | None = None
 
 
 def push_to_hub(
@@ -30,7 +53,7 @@ def push_to_hub(
     commit_message: str | None = None,
     max_shard_size: int | str = SHARD_BYTES,
     token: Token = None,
-) -> CommitInfo:
+) -> PublishedCommit:
     """Publish a selected subset on the Hub, with proof of how it was chosen, in one commit.
 
     The repository then holds Parquet that `load_dataset` and the viewer read, `gip/selection.parquet` (position, gain
@@ -42,10 +65,11 @@ def push_to_hub(
     Args:
         subset: The result of `gip_select` and its siblings; of a `DatasetDict` every split must be one.
         repo_id: The dataset repository, such as `"me/alpaca-gip-1k"`; made where it does not exist.
-        include_rows: False publishes positions and hashes only, for sources that must not be passed on; `load_subset`
-            then takes the rows from the source.
-        private: Of a new repository. By default private where the source is private or gated, else as the account
-            has it.
+        include_rows: False publishes positions and hashes only, for sources on the Hub that must not be passed on;
+            `load_subset` then takes the rows from the source.
+        private: Of a new repository. By default private unless every origin of the rows is known to be public, then
+            as the account has it. An existing repository stays as it is; rows of a private or unknown origin go into
+            a public one only with False.
         revision: The branch; made where it does not exist.
         create_pr: Open a pull request instead of committing to the branch.
         config_name: Configuration under which `load_dataset` finds the rows.
@@ -55,12 +79,12 @@ def push_to_hub(
         token: The token for the Hub, instead of the stored one; it is never written anywhere.
 
     Returns:
-        The commit; the branch's head where nothing had changed.
+        The commit, or the branch's head where nothing had changed, and whether the repository is `private`.
 
     Raises:
         TypeError: If `subset` is no dataset.
-        ValueError: If `subset` carries no selection, a name, size or token does not do, or rows of a closed source
-            would become public.
+        ValueError: If `subset` carries no selection or was changed since, a name, size or token does not do, rows
+            of a private or unknown origin would become public, or rows are left out that the Hub does not have.
         HfHubHTTPError: If the Hub refuses, in one sentence.
         ConnectionError: If the connection fails again and again.
     """
@@ -68,24 +92,35 @@ def push_to_hub(
     check_shard_size(max_shard_size)
     for name, rows in named.items():
         check_subset(rows)
+        check_unchanged(rows)
+        if not include_rows:
+            check_rebuildable(_selection(rows).record["source"])
         check_names(config_name, name)
     if not isinstance(repo_id, str) or repo_id.count("/") != 1:
         raise ValueError(f"`repo_id` must be a dataset repository such as 'me/rows', got {repo_id!r}.")
     api = HfApi(token=token)
-    origins = {name: origin_of(_selection(rows).record, token) for name, rows in named.items()}
-    closed = next((origin.closed for origin in origins.values() if origin.closed), None)
+    known = {
+        name: ask_origins(_selection(rows).record, token, getattr(rows, "loaded_from", None))
+        for name, rows in named.items()
+    }
+    if not include_rows:
+        for rows in named.values():
+            check_revision(_selection(rows).record, token)
+    closed = next((origins.closed for origins in known.values() if origins.closed), None)
     what = f"publish to {repo_id!r}"
-    persist(lambda: _ensure(api, repo_id, private, closed if include_rows else None, bool(closed)), what)
+    hidden = persist(lambda: _ensure(api, repo_id, private, closed, include_rows), what)
     if revision is not None and not create_pr:
         persist(lambda: _ensure_branch(api, repo_id, revision), what)
     message = commit_message or f"Publish {sum(map(len, named.values())):,} rows chosen by hf-gip"
     with tempfile.TemporaryDirectory(prefix="hf-gip-push-") as scratch:
         options: dict[str, Any] = {"include_rows": include_rows, "max_shard_size": max_shard_size}
         drafts = [
-            _draft(rows, Path(scratch) / name, {**options, "config_name": config_name, "split": name}, origins[name])
+            _draft(rows, Path(scratch) / name, {**options, "config_name": config_name, "split": name}, known[name])
             for name, rows in named.items()
         ]
-        return publish(api, repo_id, drafts, message, revision=revision, create_pr=create_pr)
+        done = publish(api, repo_id, drafts, message, revision=revision, create_pr=create_pr)
+    parts = (done.commit_url, done.commit_message, done.commit_description, done.oid, done._endpoint, done.pr_url)
+    return PublishedCommit(*parts, private=hidden)
 
 
 def _named(subset: Any, split: str | None) -> dict[str, Dataset]:
@@ -110,23 +145,43 @@ def _named(subset: Any, split: str | None) -> dict[str, Dataset]:
     return {str(name): subset[name] for name in sorted(subset, key=lambda name: name != "train")}
 
 
-def _ensure(api: HfApi, repo_id: str, private: bool | None, closed: str | None, hidden: bool) -> None:
-    """Make the repository where there is none; refuse to put rows of a `closed` source into a public one.
+def _ensure(api: HfApi, repo_id: str, private: bool | None, closed: str | None, include_rows: bool) -> bool:
+    """Make the repository where there is none, and say whether it is private.
+
+    Args:
+        api: Who asks.
+        repo_id: Which.
+        private: What the user says of it.
+        closed: Why rows may not become public unasked, or None.
+        include_rows: Whether rows go there.
+
+    Returns:
+        Whether it is private.
 
     Raises:
-        ValueError: If it is there, public, and `private` was left open.
+        ValueError: If it is there and public, and the user or the rows' origin wants it private.
     """
     try:
         info = api.dataset_info(repo_id)
     except RepositoryNotFoundError:
-        visible = True if private is None and hidden else private
+        visible = True if private is None and closed else private
         api.create_repo(repo_id, repo_type="dataset", private=visible)  # 409, somebody else did: looked at again
-        return
-    if closed is not None and not info.private and private is None:
+        if private is None and closed:
+            logger.warning(
+                "%r is made private, as %s: pass `private=False` (`--public`) to publish it openly.", repo_id, closed
+            )
+        return bool(api.dataset_info(repo_id).private)
+    if not info.private and private:
         raise ValueError(
-            f"the source {closed!r} is private, gated or not to be seen, and {repo_id!r} is public: pass "
-            "`include_rows=False` to publish positions and hashes only, or `private=False` if rows may be passed on."
+            f"`private` must be left out or False for {repo_id!r}, which is there and public, got True: make it "
+            "private on its page first, or name a new repository."
         )
+    if closed is not None and include_rows and not info.private and private is None:
+        pointer = "`include_rows=False` to publish positions and hashes only, or " if closed.startswith("the") else ""
+        raise ValueError(
+            f"{closed}, and {repo_id!r} is public: pass {pointer}`private=False` if rows may be passed on."
+        )
+    return bool(info.private)
 
 
 def _ensure_branch(api: HfApi, repo_id: str, revision: str) -> None:
@@ -134,11 +189,11 @@ def _ensure_branch(api: HfApi, repo_id: str, revision: str) -> None:
         api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
 
 
-def _draft(rows: Dataset, folder: Path, options: Mapping[str, Any], origin: Origin) -> Draft:
+def _draft(rows: Dataset, folder: Path, options: Mapping[str, Any], known: Provenance) -> Draft:
     """One subset as it will be published, in a folder."""
-    manifest = write_layout(rows, folder, **options)
+    manifest = write_layout(rows, folder, **options, origins=known.origins)
     selection = _selection(rows)
-    return Draft(folder, manifest, origin, _draw(selection, folder / PICTURE_PATH), lambda: _beside_random(selection))
+    return Draft(folder, manifest, known, _draw(selection, folder / PICTURE_PATH), lambda: _beside_random(selection))
 
 
 def _draw(selection: Any, path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from hf_gip.disk import check_path
 from hf_gip.hub.fetch import Token
 from hf_gip.hub.retry import persist
-from hf_gip.manifest.schema import Manifest
+from hf_gip.manifest.licenses import license_names, one_or_list, strictest
+from hf_gip.manifest.schema import Manifest, Origin
 
 Source = Dataset | str | os.PathLike[str]
 
@@ -53,40 +54,80 @@ def open_source(manifest: Manifest, source: Source | None, token: Token) -> Data
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """What the Hub says of the repository that rows came from.
+class Provenance:
+    """What the Hub says of the repositories that rows came from.
 
     Attributes:
-        closed: Name of the source where it is private or gated, or cannot be seen.
-        metadata: Licence, language and tasks of its card.
+        origins: Each with its privacy and licences; one that the Hub does not show counts as private.
+        metadata: Language and tasks of their cards, and the strictest licence.
+        hidden: The private or gated repository that the subset itself was loaded from.
     """
 
-    closed: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    origins: tuple[Origin, ...]
+    metadata: Mapping[str, Any]
+    hidden: str | None = None
 
     @property
-    def licence(self) -> str | None:
-        """The licence, as one line."""
-        found = self.metadata.get("license")
-        return ", ".join(found) if isinstance(found, list) else found
+    def closed(self) -> str | None:
+        """Why the rows may not become public unasked; None where every origin is known to be public."""
+        private = next((origin.repo_id for origin in self.origins if origin.private), self.hidden)
+        if private is not None:
+            return f"the source {private!r} is private, gated or not to be seen"
+        if not self.origins or any(origin.repo_id is None for origin in self.origins):
+            return "not every row's origin is known (local files, or rows made or kept in memory)"
+        return None
+
+    @property
+    def license(self) -> str | None:
+        """The strictest licence, as one line."""
+        return ", ".join(license_names(self.metadata.get("license"))) or None
 
 
-def origin_of(record: Mapping[str, Any], token: Token) -> Origin:
-    """Ask the Hub about a selection's source; one that it does not show counts as closed.
+def ask_origins(record: Mapping[str, Any], token: Token, loaded_from: str | None = None) -> Provenance:
+    """Ask the Hub about the origins in a selection's record.
+
+    Args:
+        record: Of a selection.
+        token: The token for the Hub, instead of the stored one.
+        loaded_from: The repository that the subset itself was loaded from.
+
+    Returns:
+        The answers.
 
     Raises:
         HfHubHTTPError: If the Hub does not answer.
     """
     source = record["source"]
-    if source["kind"] != "hub":
-        return Origin()
-    repo_id, what = source["repo_id"], f"ask for the source {source['repo_id']!r}"
+    recorded = [Origin.model_validate(origin) for origin in source.get("origins") or [{}]]
+    origins, metadata, licenses = [], {}, []
+    for origin in recorded:
+        private, card = (None, {}) if origin.repo_id is None else _ask(origin.repo_id, token)
+        names = license_names(card.get("license"))
+        origins.append(origin.model_copy(update={"private": private, "license": names}))
+        licenses += names
+        metadata = {name: card[name] for name in ("language", "task_categories") if card.get(name)} | metadata
+    names = strictest(licenses)
+    metadata = ({"license": one_or_list(names)} if names else {}) | metadata
+    hidden = loaded_from if loaded_from is not None and _ask(loaded_from, token)[0] else None
+    return Provenance(tuple(origins), metadata, hidden)
+
+
+def check_revision(record: Mapping[str, Any], token: Token) -> None:
+    """Raise unless the Hub still has the commit that rows without a copy are to be taken from."""
+    repo_id, revision = record["source"]["repo_id"], record["source"]["revision"]
+    persist(lambda: HfApi(token=token).dataset_info(repo_id, revision=revision), f"ask for the source {repo_id!r}")
+
+
+def _ask(repo_id: str, token: Token) -> tuple[bool, dict[str, Any]]:
+    """Whether a repository is private, gated or not to be seen, and the metadata of its card.
+
+    Raises:
+        HfHubHTTPError: If the Hub does not answer.
+    """
     try:
-        info = persist(lambda: HfApi(token=token).dataset_info(repo_id), what)
+        info = persist(lambda: HfApi(token=token).dataset_info(repo_id), f"ask for the source {repo_id!r}")
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403, 404):
-            return Origin(closed=repo_id)
+            return True, {}
         raise
-    card = info.card_data.to_dict() if info.card_data is not None else {}
-    metadata = {name: card[name] for name in ("license", "language", "task_categories") if card.get(name)}
-    return Origin(repo_id if info.private or info.gated else None, metadata)
+    return bool(info.private or info.gated), {} if info.card_data is None else info.card_data.to_dict()

@@ -55,7 +55,7 @@ def compose(metadata: Mapping[str, Any], body: str) -> str:
 
 def card_metadata(slots: Sequence[Slot]) -> dict[str, Any]:
     """The YAML that subsets bring along: sources, size, tags and configurations."""
-    sources = [slot.manifest.source.repo_id for slot in slots if slot.manifest.source.repo_id]
+    sources = [name for slot in slots for name in source_names(slot.manifest)]
     rows = sum(slot.manifest.k for slot in slots)
     size = next((name for limit, name in SIZES if rows < limit), "n>10M")
     tags = ["data-selection", "hf-gip", *(slot.manifest.method for slot in slots)]
@@ -90,7 +90,7 @@ def section(slot: Slot, extras: Extras) -> str:
     where = {
         "hub": f"[{source.repo_id}](https://huggingface.co/datasets/{source.repo_id}) at commit `{source.revision}`",
         "files": ", ".join(f"`{file.name}`" for file in source.files[:3]),
-        "rows": f"a dataset of {source.num_rows:,} rows made in memory",
+        "rows": f"a dataset of {source.num_rows:,} rows {_derived(manifest)}",
     }[source.kind]
     picture = f"![What each pick added]({slot.root}{PICTURE_PATH})\n\n" if extras.picture else ""
     evidence = f"## Against random rows\n\n{extras.evidence}\n\n" if extras.evidence else ""
@@ -117,6 +117,21 @@ def section(slot: Slot, extras: Extras) -> str:
         )
         .strip()
     )
+
+
+def source_names(manifest: Manifest) -> list[str]:
+    """The repositories that the rows stem from."""
+    source = manifest.source
+    names = [source.repo_id, *(origin.repo_id for origin in source.origins)]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _derived(manifest: Manifest) -> str:
+    known = [origin for origin in manifest.source.origins if origin.repo_id is not None]
+    links = [f"[{one.repo_id}](https://huggingface.co/datasets/{one.repo_id}) at `{one.revision}`" for one in known]
+    if len(known) < len(manifest.source.origins):
+        links += ["other rows"] if links else []
+    return f"derived from {' and '.join(links)}" if links else "made in memory"
 
 
 def mark(slot: Slot, *, closing: bool = False) -> str:

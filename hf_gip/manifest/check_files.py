@@ -54,8 +54,11 @@ def check_files(folder: Path, manifest: Manifest, present: Mapping[str, int], *,
     ours = [path for path in others if not shared or path.startswith(("gip/", f"data/{manifest.split}-"))]
     problems += [f"{path} is not listed in the manifest" for path in ours]
     beside = [path for path in others if path not in ours]
-    tail = f"not covered: {', '.join(beside[:SHOWN])}" if beside else "no others"
-    return verdict("files", problems, f"{len(manifest.files)} files as listed, {tail}")
+    if PICTURE_PATH in present:
+        beside.append(PICTURE_PATH)
+    more = f" and {len(beside) - SHOWN} more" if len(beside) > SHOWN else ""
+    others = [f"{', '.join(beside[:SHOWN])}{more}, without a hash in the manifest"] if beside else []
+    return verdict("files", problems, f"{len(manifest.files)} files as listed", *others)
 
 
 def check_card(folder: Path, slots: Sequence[Slot], *, shared: bool = False) -> Check:
@@ -75,8 +78,8 @@ def check_card(folder: Path, slots: Sequence[Slot], *, shared: bool = False) -> 
         problems.append("another configuration is the default")
     mine = {config["config_name"] for config in wanted}
     foreign = [config.get("config_name") for config in defaults if config.get("config_name") not in mine]
-    tail = "".join(f"; {name!r} is the default and not covered" for name in foreign)
-    return verdict("card", problems, f"its configurations point to these files; its text is not covered{tail}")
+    others = [f"the configuration {name!r}, which is the default" for name in foreign]
+    return verdict("card", problems, "its configurations point to these files", "its text", *others)
 
 
 def _leads(expected: dict[str, Any], configs: list[dict[str, Any]], shared: bool) -> bool:
@@ -117,9 +120,9 @@ def check_selection(folder: Path, manifest: Manifest) -> tuple[Check, pa.Table |
 def check_rows(folder: Path, manifest: Manifest, picks: pa.Table | None) -> Check:
     """The published rows have the hashes of the selection, one by one."""
     if not manifest.include_rows:
-        return Check("rows", "skipped", "saved without its rows")
+        return Check("rows", "not covered", "saved without its rows")
     if picks is None:
-        return Check("rows", "skipped", "the selection cannot be read")
+        return Check("rows", "not covered", "the selection cannot be read")
     try:
         found = (name for path in manifest.shards() for name in _shard_hashes(folder, path, manifest))
         problems = differing(picks, found)

@@ -1,6 +1,7 @@
 """Is the source still the one the manifest names, and are the chosen rows still what they were."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
@@ -16,7 +17,7 @@ from hf_gip.manifest.selection_file import read_selection
 def check_source(manifest: Manifest, picks: pa.Table | None, source: Dataset | None) -> list[Check]:
     """The pool as a whole, and its rows at the chosen positions."""
     if source is None:
-        return [Check("source", "skipped", f"not at hand: give {_ask(manifest.source)} as `source`")]
+        return [Check("source", "not covered", f"not at hand: give {_ask(manifest.source)} as `source`")]
     return [_whole(manifest.source, source), _rows(manifest, picks, source)]
 
 
@@ -46,7 +47,7 @@ def check_chosen(manifest: Manifest, folder: Path, pool: Dataset, of: str | None
 
 
 def _whole(recorded: Source, source: Dataset) -> Check:
-    problems = []
+    problems, others = [], []
     if len(source) != recorded.num_rows:
         problems.append(f"the source has {len(source):,} rows, the manifest says {recorded.num_rows:,}")
     if gone := [name for name in recorded.columns if name not in source.column_names]:
@@ -57,28 +58,35 @@ def _whole(recorded: Source, source: Dataset) -> Check:
     else:
         found = describe_source(source)
         problems += _commit_problems(recorded, found) + _file_problems(recorded, found)
-    return verdict("source", problems, f"{len(source):,} rows, as recorded")
+        if recorded.kind == "rows" or found["kind"] != recorded.kind:
+            others.append(f"the rows of the source that were not chosen: it was not read as {_ask(recorded)}")
+    return verdict("source", problems, f"{len(source):,} rows, as recorded", *others)
 
 
-def _commit_problems(recorded: Source, found: dict) -> list[str]:
-    if recorded.kind != "hub" or found["kind"] != "hub" or found["revision"] == recorded.revision:
+def _commit_problems(recorded: Source, found: dict[str, Any]) -> list[str]:
+    if recorded.kind != "hub" or found["kind"] != "hub":
         return []
-    return [f"the source is at commit {found['revision']}, the manifest says {recorded.revision}"]
+    if found["revision"] != recorded.revision:
+        return [f"the source is at commit {found['revision']}, the manifest says {recorded.revision}"]
+    for name in ("config", "split"):
+        if found[name] != (wanted := getattr(recorded, name)):
+            return [f"the source is the {name} {found[name]!r}, the manifest says {wanted!r}"]
+    return []
 
 
-def _file_problems(recorded: Source, found: dict) -> list[str]:
+def _file_problems(recorded: Source, found: dict[str, Any]) -> list[str]:
     """Files by content; a dataset opened in another way has none to compare, and its rows are compared below."""
-    present = {file["sha256"] for file in found.get("files", ()) if file["sha256"] is not None}
-    if not present:
+    if recorded.kind != "files" or found["kind"] != "files":
         return []
-    changed = [file.name for file in recorded.files if file.sha256 is not None and file.sha256 not in present]
+    present = {file["sha256"] for file in found["files"]}
+    changed = [file.name for file in recorded.files if file.sha256 not in present]
     return [f"file {name!r} of the source was changed: its SHA-256 is not the manifest's" for name in changed]
 
 
 def _rows(manifest: Manifest, picks: pa.Table | None, source: Dataset) -> Check:
     name = "source rows"
     if picks is None:
-        return Check(name, "skipped", "the selection cannot be read")
+        return Check(name, "not covered", "the selection cannot be read")
     if gone := [column for column in manifest.columns if column not in source.column_names]:
         return Check(name, "failed", f"the source has no column {gone[0]!r}.")
     indices = picks["index"].to_numpy()

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,21 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
 from hf_gip.disk import check_path, written
-from hf_gip.hashing import hash_file, hash_lines, hash_table, iter_tables, values
+from hf_gip.hashing import hash_file, hash_lines, hash_rows, hash_table, iter_tables, row_hashes, values
 from hf_gip.manifest.card import SELECTION_CONFIG, card_text
-from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, PLAIN_NAME, SELECTION_PATH, FileEntry, Manifest
+from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, PLAIN_NAME, SELECTION_PATH, FileEntry, Manifest, Origin
 from hf_gip.manifest.selection_file import selection_table, write_selection
 from hf_gip.manifest.source import source_of
 
 SHARD_BYTES = 500_000_000
-ELSEWHERE = ("timings", "source", "versions", "method", "parameters")  # kept in fields of their own, or not
+ELSEWHERE = (
+    "timings",
+    "source",
+    "versions",
+    "method",
+    "parameters",
+    "column_hashes",
+)  # kept in fields of their own, or not
 
 
 def write_layout(
@@ -34,6 +41,7 @@ def write_layout(
     max_shard_size: int | str = SHARD_BYTES,
     config_name: str = "default",
     split: str = "train",
+    origins: Sequence[Origin] | None = None,
 ) -> Manifest:
     """Write rows, selection, card and manifest to `folder`, whole or not at all.
 
@@ -46,6 +54,7 @@ def write_layout(
         max_shard_size: Size of a shard before compression, in bytes or such as `"500MB"`.
         config_name: Configuration under which `load_dataset` finds the rows.
         split: Split under which it finds them.
+        origins: Where the rows came from, with what the Hub says of it.
 
     Returns:
         The manifest written.
@@ -63,7 +72,7 @@ def write_layout(
     shard_bytes = check_shard_size(max_shard_size)
     with written(target, "free space there or choose another folder; nothing of it was left"), _aside(target) as aside:
         rows = _write_rows(subset, aside if include_rows else None, split, shard_bytes)
-        manifest = _write_selection(subset, aside, rows, config_name, split)
+        manifest = _write_selection(subset, aside, rows, config_name, split, origins)
         (aside / CARD_PATH).write_text(card_text(manifest), encoding="utf-8")
         (aside / MANIFEST_PATH).write_bytes(manifest.to_bytes())
     return manifest
@@ -111,6 +120,62 @@ def check_subset(subset: Any) -> None:
             f"`subset` must have the rows its `.selection` chose ({len(selection)}), got {len(subset)}: save before "
             "other transforms."
         )
+
+
+def check_rebuildable(source: Mapping[str, Any]) -> None:
+    """Raise unless `load_subset` can take rows of `source`, as a selection records it, from the Hub again.
+
+    Raises:
+        ValueError: If they were chosen from anything but a repository as it was loaded.
+    """
+    if source["kind"] != "hub":
+        derived = any(origin["repo_id"] for origin in source.get("origins") or ())
+        what = "local files" if source["kind"] == "files" else "changed rows" if derived else "rows made in memory"
+        raise ValueError(
+            f"`include_rows=False` must have a source that `load_subset` can read from the Hub, got {what}: keep the "
+            "rows, or select from a dataset as `load_dataset` returns it."
+        )
+
+
+def check_unchanged(subset: Dataset) -> None:
+    """Raise unless the rows of `subset` are those that its `.selection` was made with; a `with_format` is no change.
+
+    Raises:
+        ValueError: If a column or a row is another one, or a transform would show others than are stored.
+    """
+    if subset.format["type"] == "custom":
+        raise ValueError(
+            "`subset` must show the rows that it holds, got one with a transform: apply it to the pool by `map` and "
+            "select again."
+        )
+    recorded = getattr(subset, "selection").record.get("column_hashes") or {}  # noqa: B009
+    if (change := _first_change(subset, recorded)) is not None:
+        raise ValueError(
+            f"`subset` must hold the rows as they were chosen, got {change}: publish it before changing it, or select "
+            "again on the changed pool."
+        )
+
+
+def _first_change(subset: Dataset, recorded: Mapping[str, str]) -> str | None:
+    if gone := [name for name in recorded if name not in subset.column_names]:
+        return f"none of the column {gone[0]!r}"
+    for name in subset.column_names:
+        if name not in recorded:
+            return f"a column {name!r} that was not there"
+        if hash_rows(subset, [name]) != recorded[name]:
+            return f"other values in the column {name!r}{_first_row(subset, name)}"
+    return None
+
+
+def _first_row(subset: Dataset, column: str) -> str:
+    """Where a column differs from the pool's, if the pool is at hand and its values differ."""
+    pool = getattr(subset, "selected_from", None)
+    if pool is None or column not in pool.column_names:
+        return ""
+    chosen = pool.select(getattr(subset, "selection").indices.numpy())  # noqa: B009
+    pairs = zip(row_hashes(subset, [column]), row_hashes(chosen, [column]), strict=True)
+    first = next((row for row, (one, other) in enumerate(pairs) if one != other), None)
+    return "" if first is None else f" (first at row {first})"
 
 
 def check_names(config_name: str, split: str) -> None:
@@ -196,10 +261,12 @@ def _write_rows(subset: Dataset, folder: Path | None, split: str, shard_bytes: i
     return _Written(pa.chunked_array(hashes, pa.string()), files)
 
 
-def _write_selection(subset: Dataset, folder: Path, written: _Written, config_name: str, split: str) -> Manifest:
+def _write_selection(
+    subset: Dataset, folder: Path, written: _Written, config_name: str, split: str, origins: Sequence[Origin] | None
+) -> Manifest:
     selection = getattr(subset, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
     record: Mapping[str, Any] = selection.record
-    source = source_of(record, getattr(subset, "selected_from", None))
+    source = source_of(record, getattr(subset, "selected_from", None), origins)
     path = folder / SELECTION_PATH
     path.parent.mkdir()
     hashes = written.hashes.combine_chunks()

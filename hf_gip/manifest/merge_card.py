@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_gip.manifest.card import Extras, card_configs, card_metadata, compose, mark, section, selection_config
+from hf_gip.manifest.licenses import license_names, one_or_list, strictest
 from hf_gip.manifest.slots import Slot
 
-THEIRS = ("license", "language", "task_categories", "size_categories", "pretty_name")  # the owner's word counts
+THEIRS = ("language", "task_categories", "size_categories", "pretty_name")  # the owner's word counts
 
 
 def merge_card(
@@ -16,7 +17,7 @@ def merge_card(
     """The card with the sections of the `new` subsets in it.
 
     A section whose subset is still the same is left as it is, an older one is replaced, and one that is not there is
-    added at the end. Everything else of the text stays.
+    added at the end. Everything else of the text stays. Of the old licence and the rows' the strictest counts.
 
     Args:
         old: The card as it is, or None.
@@ -76,6 +77,9 @@ def _put(body: str, slot: Slot, extras: Extras) -> str:
 
 def _merged(old: dict[str, Any], ours: dict[str, Any], slots: Sequence[Slot]) -> dict[str, Any]:
     merged = {**old, **{name: value for name, value in ours.items() if name not in THEIRS or not old.get(name)}}
+    if stricter := strictest([*license_names(old.get("license")), *license_names(ours.get("license"))]):
+        unchanged = set(stricter) == set(license_names(old.get("license")))
+        merged["license"] = old["license"] if unchanged else one_or_list(stricter)
     foreign = _foreign_configs(old.get("configs"), slots)
     if not foreign and old.get("configs"):
         merged["size_categories"] = ours["size_categories"]  # nothing but subsets here: the size is theirs

@@ -1,11 +1,12 @@
 """Select again from the source with the recorded parameters, and say where the results differ."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset
 
 from hf_gip.manifest.again_gip import gip_again
@@ -35,6 +36,7 @@ class Reproduction:
         first_difference: The first rank at which they differ, or None.
         published: The objective in the manifest.
         again: The objective reached now.
+        not_covered: What could not be compared with the manifest.
     """
 
     verdict: Literal["same picks", "same objective", "different"]
@@ -43,6 +45,7 @@ class Reproduction:
     first_difference: int | None
     published: float
     again: float
+    not_covered: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -57,21 +60,23 @@ class Reproduction:
         return (
             f"{self.verdict}: {self.common:,} of {self.k:,} rows in common{where}; objective {self.again:.8g}, "
             f"published {self.published:.8g} ({self.again / self.published - 1 if self.published else 0:+.1e})"
+            + "".join(f"\n  not covered: {part}" for part in self.not_covered)
         )
 
 
 def reproduce_from(
-    manifest: Manifest, indices: list[int], source: Dataset, given: dict[str, Any], *, device: str | None = None
+    manifest: Manifest, picks: pa.Table, source: Dataset, given: dict[str, Any], *, device: str | None = None
 ) -> Reproduction:
-    """Select again as `manifest` says, and compare with the published `indices`.
+    """Select again as `manifest` says, and compare with the published `picks`.
 
     Raises:
         ValueError: If the source is not the recorded one, the method is unknown, or something must be given again or
             left out.
     """
-    [whole, *_] = check_source(manifest, None, source)
-    if whole.outcome == "failed":
-        raise ValueError(f"`source` must be the recorded one: {whole.sentence}")
+    checks = check_source(manifest, picks, source)
+    if failed := [check.sentence for check in checks if check.outcome == "failed"]:
+        raise ValueError(f"`source` must be the recorded one: {failed[0]}")
+    indices = picks["index"].to_pylist()
     select_again = SELECT_AGAIN.get(manifest.method)
     if select_again is None:
         raise ValueError(
@@ -83,7 +88,23 @@ def reproduce_from(
             selection = select_again(manifest, source, {**given, "include": indices}, device=device)
     except (KeyError, TypeError, AttributeError) as error:  # valid by the schema, yet not by the method
         raise ValueError(f"the manifest does not say how to select again: {error!r} is missing or wrong.") from None
-    return compare_picks(indices, selection.indices.tolist(), manifest.objective, selection.objective)
+    done = compare_picks(indices, selection.indices.tolist(), manifest.objective, selection.objective)
+    open_parts = [part for check in checks for part in check.not_covered]
+    return replace(done, not_covered=(*open_parts, *_unlike(manifest.recipe, selection.record)))
+
+
+def _unlike(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What of the encoder, the vectors and the proxy is not what the manifest names, or has no hash there."""
+    for part in ("features", "proxy"):
+        one, other = ({**(record.get(part) or {})} for record in (recorded, now))
+        renamed = {"encoder", "model"} if one.get("files") and one["files"] == other.get("files") else set()
+        for name in sorted((one.keys() | other.keys()) - renamed):
+            if one.get(name) != other.get(name):
+                yield f"`{part}.{name}`, {other.get(name)!r} now and {one.get(name)!r} in the manifest"
+    for part in ("features", "queries", "excluded"):
+        one = recorded.get(part) or {}
+        if one.get("kind") in ("matrix", "dataset") and not {"sha256", "given_sha256"} & one.keys():
+            yield f"`{part}`, of which the manifest holds no hash"
 
 
 def compare_picks(published: list[int], again: list[int], objective: float, reached: float) -> Reproduction:

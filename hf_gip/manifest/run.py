@@ -166,8 +166,8 @@ def verify_run(folder: Path) -> Report:
             verdict("selections", problems, f"{len(epochs)} file(s) as recorded."),
             verdict("served", others, f"{whole} epoch(s) trained on all rows chosen, {len(served) - whole} on a part.")
             if served
-            else Check("served", "skipped", "no epoch was trained to its end."),
-            Check("source rows", "skipped", "a run records positions and names of rows, not their hashes."),
+            else Check("served", "not covered", "no epoch was trained to its end."),
+            Check("source rows", "not covered", "a run records positions and names of rows, not their hashes."),
         ),
     )
 

@@ -1,13 +1,15 @@
 """A subset to a local folder and back."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, NamedSplit
 
 from hf_gip.disk import check_path
-from hf_gip.manifest.layout import SHARD_BYTES, write_layout
+from hf_gip.hashing import hash_columns
+from hf_gip.manifest.layout import SHARD_BYTES, check_rebuildable, check_subset, check_unchanged, write_layout
 from hf_gip.manifest.schema import SELECTION_PATH, Manifest, read_manifest
 from hf_gip.manifest.selection_file import SCHEMA, read_selection
 
@@ -33,7 +35,7 @@ def save_subset(
     Args:
         subset: The result of `gip_select` and its siblings.
         folder: A new or empty folder.
-        include_rows: False saves positions and hashes only, for sources that must not be passed on.
+        include_rows: False saves positions and hashes only, for sources on the Hub that must not be passed on.
         max_shard_size: Size of a Parquet file before compression, in bytes or such as `"500MB"`.
         config_name: Configuration under which `load_dataset` finds the rows.
         split: Split under which it finds them.
@@ -44,8 +46,13 @@ def save_subset(
     Raises:
         FileExistsError: If `folder` is not empty.
         TypeError: If `subset` is no `Dataset`, or `folder` no path.
-        ValueError: If `subset` carries no selection, or one that does not fit its rows.
+        ValueError: If `subset` carries no selection, was changed since, or is to be saved without rows that the Hub
+            does not have.
     """
+    check_subset(subset)
+    check_unchanged(subset)
+    if not include_rows:
+        check_rebuildable(getattr(subset, "selection").record["source"])  # noqa: B009
     return write_layout(
         subset,
         folder,
@@ -86,6 +93,7 @@ def restore_selection(rows: Dataset, manifest: Manifest, folder: Path) -> Datase
     selection = read_picks(manifest, folder)
     if len(selection) != len(rows):
         raise ValueError(f"the selection must have one pick per row ({len(rows)}), got {len(selection)}.")
+    selection = replace(selection, record={**selection.record, "column_hashes": hash_columns(rows)})
     setattr(rows, "selection", selection)  # noqa: B010 — an attribute of this instance
     return rows
 

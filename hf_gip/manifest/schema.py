@@ -19,6 +19,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Name = Annotated[str, Field(min_length=1, max_length=500)]
 PlainName = Annotated[str, Field(pattern=f"^{PLAIN_NAME}$", max_length=100)]
+RepoId = Annotated[str, Field(pattern=r"^[\w.\-]+(/[\w.\-]+)?$", max_length=200)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 
 
@@ -74,23 +75,37 @@ class SourceFile(_Frozen):
     sha256: Sha256 | None = None
 
 
+class Origin(_Frozen):
+    """A repository that rows stem from, in whatever shape; without a `repo_id` where it is not known.
+
+    `private` (or gated, or not to be seen) and `license` are what the Hub said when the subset was published.
+    """
+
+    repo_id: RepoId | None = None
+    revision: Commit | None = None
+    private: bool | None = None
+    license: Annotated[list[Name], Field(max_length=20)] = []
+
+
 class Source(_Frozen):
     """Where the pool came from.
 
     `kind` says what pins it: a `hub` repository at a commit, local `files` by their content, or the `rows` themselves
-    (a dataset made in memory or changed after loading). A fingerprint of `datasets` is left out: it depends on paths.
+    (a dataset made in memory or changed after loading). `origins` lists the repositories that the rows were derived
+    from in any case. A fingerprint of `datasets` is left out: it depends on paths.
     """
 
     kind: Literal["hub", "files", "rows"]
     num_rows: Count
     columns: Annotated[list[Name], Field(max_length=10_000)]
     id_column: Name | None = None
-    repo_id: Annotated[str, Field(pattern=r"^[\w.\-]+(/[\w.\-]+)?$", max_length=200)] | None = None
+    repo_id: RepoId | None = None
     revision: Commit | None = None
     config: Name | None = None
     split: Name | None = None
     files: Annotated[list[SourceFile], Field(max_length=100_000)] = []
     rows_sha256: Sha256 | None = None
+    origins: Annotated[list[Origin], Field(max_length=1_000)] = []
 
 
 class Manifest(_Frozen):
