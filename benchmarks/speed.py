@@ -96,11 +96,11 @@ def choose(
     if name == "plain loop":
         from plain_loops import project
 
-        from hf_gip.core.rows import MemoryRows
-        from hf_gip.core.setting import prepare
+        from hf_gip.core.matrix import InMemoryMatrix
+        from hf_gip.core.normalize import normalize_problem
 
-        setting = prepare(MemoryRows(rows), queries, noise, None)
-        return project(rows, setting.scale, setting.queries, k, noise).indices.tolist(), k
+        problem = normalize_problem(InMemoryMatrix(rows), queries, None)
+        return project(rows, problem.scale, problem.queries, k, noise).indices.tolist(), k
     passes = [0]
     kept = int(name.rpartition(" ")[2]) if "prefilter" in name else None
     group = dist.group.WORLD if ranks else None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hf_gip import gip
-from hf_gip.core.queries import default_noise, precision_from_scores, whiten
+from hf_gip.core.queries import default_ridge, precision_from_scores, whiten
 
 from .methods import gip_with, largest
 from .pools import Pool
@@ -44,14 +44,14 @@ def by_quality(pool: Pool, unit: Unit) -> Tensor:
 def by_queries(pool: Pool, unit: Unit) -> Tensor:
     """Towards fewer rows of the target."""
     queries = some_queries(pool, unit["queries"], unit["seed"])
-    noise = default_noise(unit["k"], queries.shape[1], towards_target=True)
+    noise = default_ridge(unit["k"], queries.shape[1], towards_target=True)
     return gip(pool.vectors, queries, unit["k"], noise=noise).indices
 
 
 def by_whitening(pool: Pool, unit: Unit) -> Tensor:
     """Towards few or many queries, as they are, whitened, or by the information."""
     queries = some_queries(pool, unit["queries"], unit["seed"])
-    noise = default_noise(unit["k"], queries.shape[1], towards_target=True)
+    noise = default_ridge(unit["k"], queries.shape[1], towards_target=True)
     if unit["way"] == "whitened":
         queries = whiten(queries)
     objective = "information" if unit["way"] == "information" else "projection"

@@ -13,8 +13,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_gip.core.checks import TOO_LARGE, check_count, shown
-from hf_gip.core.limits import Limits
+from hf_gip.core.constraints import Constraints
+from hf_gip.core.validation import TOO_LARGE, brief, check_int
 from hf_gip.dataset.columns import read_categories, read_tokens
 from hf_gip.features.text import iter_texts, text_recipe
 
@@ -31,33 +31,33 @@ class Limited:
         request: The same as plain JSON, `include` as a digest: part of the cache key.
     """
 
-    limits: Limits
+    limits: Constraints
     request: dict[str, Any]
 
     def record(self, indices: Tensor) -> dict[str, Any]:
         """What the record says about the limits and about how the picks keep to them."""
         told = {name: value for name, value in self.request.items() if name != "include" and value is not None}
         limits = self.limits
-        if limits.include is not None:
-            told["include"] = len(limits.include)
+        if limits.initial_rows is not None:
+            told["include"] = len(limits.initial_rows)
         if limits.tokens is not None:
             told["tokens"] = int(limits.tokens[indices].sum())
-        if limits.groups is not None and len(limits.names) <= TOLD:
+        if limits.groups is not None and len(limits.group_names) <= TOLD:
             counts = Counter(limits.groups[indices].tolist())
-            told["groups"] = {str(name): counts[group] for group, name in enumerate(limits.names)}
+            told["groups"] = {str(name): counts[group] for group, name in enumerate(limits.group_names)}
         return told
 
-    def barred(self, indices: Tensor, row: int) -> str:
+    def blocked_reason(self, indices: Tensor, row: int) -> str:
         """Which limit shut a row out once `indices` were picked, in words; empty where none did."""
         limits = self.limits
         if limits.groups is not None and limits.max_per_group is not None:
             group = int(limits.groups[row])
-            if int(limits.counts(indices)[group]) >= int(limits.max_per_group[group]):
+            if int(limits.group_counts(indices)[group]) >= int(limits.max_per_group[group]):
                 return (
                     f"At the end it was not allowed: group {limits.name(group)} had its {limits.max_per_group[group]}."
                 )
-        if limits.budget is not None and limits.tokens is not None:
-            left = limits.budget - int(limits.tokens[indices].sum())
+        if limits.max_tokens is not None and limits.tokens is not None:
+            left = limits.max_tokens - int(limits.tokens[indices].sum())
             if int(limits.tokens[row]) > left:
                 return f"At the end it was not allowed: it has {limits.tokens[row]} tokens, {left} were left."
         return ""
@@ -82,7 +82,7 @@ def gather_limits(dataset: Dataset, options: Mapping[str, Any]) -> Limited | Non
         most = _quota("max_per_group", given, values, len(dataset))
         least = _quota("min_per_group", given, values, 0)
     tokens = None if given["budget_tokens"] is None else _tokens(dataset, options)
-    limits = Limits(include, groups, values, most, least, tokens, given["budget_tokens"])
+    limits = Constraints(include, groups, values, most, least, tokens, given["budget_tokens"])
     request = {name: _plain(value) for name, value in given.items()}
     request["include"] = None
     if include is not None:
@@ -98,7 +98,7 @@ def _check_pairs(given: Mapping[str, Any]) -> None:
         raise ValueError("`group_column` is for quotas, got none: give `max_per_group` or `min_per_group` too.")
     if given["token_column"] is not None and given["budget_tokens"] is None:
         raise ValueError("`token_column` is for a budget, got none: give `budget_tokens` too.")
-    check_count("budget_tokens", given["budget_tokens"], optional=True)
+    check_int("budget_tokens", given["budget_tokens"], optional=True)
 
 
 def _positions(include: Any, n: int) -> Tensor | None:
@@ -109,7 +109,7 @@ def _positions(include: Any, n: int) -> Tensor | None:
         ValueError: If the mask has another length.
     """
     if isinstance(include, str | bytes) or not isinstance(include, Iterable):
-        raise TypeError(f"`include` must be positions of rows or a mask, got {shown(include)}.")
+        raise TypeError(f"`include` must be positions of rows or a mask, got {brief(include)}.")
     try:
         found = np.asarray(include if hasattr(include, "__array__") else list(include))
     except ValueError:  # lists of uneven length
@@ -146,9 +146,9 @@ def _quota(name: str, given: Mapping[str, Any], values: list[Any], default: int)
     for group, count in by_group.items():
         if str(group) not in number:
             known = ", ".join(map(repr, values[:5])) + (", …" if len(values) > 5 else "")
-            raise ValueError(f"`{name}` must name groups of {given['group_column']!r} ({known}), got {shown(group)}.")
+            raise ValueError(f"`{name}` must name groups of {given['group_column']!r} ({known}), got {brief(group)}.")
         if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < TOO_LARGE:
-            raise ValueError(f"`{name}` must be whole numbers of at least 0, got {shown(count)}.")
+            raise ValueError(f"`{name}` must be whole numbers of at least 0, got {brief(count)}.")
         out[number[str(group)]] = count
     return out
 

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_gip.core.checks import shown
+from hf_gip.core.validation import brief
 from hf_gip.dataset.columns import check_column, read_vectors
 from hf_gip.features.encoders import DEFAULT_ENCODER, name_encoder
 from hf_gip.features.text import text_recipe
@@ -50,7 +50,7 @@ def as_matrix(name: str, given: Any, what: str) -> Tensor:
     except (TypeError, ValueError, RuntimeError, OverflowError):  # as torch finds it
         matrix = torch.tensor(0)
     if not matrix.ndim:
-        raise TypeError(f"`{name}` must be {what}, got {shown(given)}.")
+        raise TypeError(f"`{name}` must be {what}, got {brief(given)}.")
     return matrix
 
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
-from hf_gip.core.checks import check_device
+from hf_gip.core.validation import check_device
 from hf_gip.disk import CACHE, written
 from hf_gip.features.encoders import Encoder, NamedEncoder, as_numpy, name_encoder
 from hf_gip.features.text import TextRecipe, iter_texts, text_recipe

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from datasets.utils import tqdm
 
-from hf_gip.core.checks import shown
+from hf_gip.core.validation import brief
 from hf_gip.hashing import hash_folder
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -67,7 +67,7 @@ def name_encoder(encoder: str | Encoder, *, device: str | None = None) -> NamedE
         identity = {"encoder": f"{kind.__module__}.{kind.__qualname__}", "probe": _digest(answer.tobytes())}
         return NamedEncoder(identity, lambda: encoder)
     raise TypeError(
-        f"`encoder` must be a model id, 'lexical' or an object with an `encode` method, got {shown(encoder)}."
+        f"`encoder` must be a model id, 'lexical' or an object with an `encode` method, got {brief(encoder)}."
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_gip.core.checks import shown
+from hf_gip.core.validation import brief
 
 LAYOUTS: tuple[tuple[str, ...], ...] = (  # the usual SFT layouts, most specific first
     ("messages",),
@@ -62,7 +62,7 @@ def text_recipe(dataset: Dataset, columns: Sequence[str] | None = None, template
         raise ValueError("`columns` and `template` must not both be given: the template names its columns itself.")
     if template is not None:
         if not isinstance(template, str):
-            raise TypeError(f"`template` must be a text such as '{{title}}: {{body}}', got {shown(template)}.")
+            raise TypeError(f"`template` must be a text such as '{{title}}: {{body}}', got {brief(template)}.")
         columns = tuple(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name is not None))
         if not columns:
             raise ValueError(f"`template` must name at least one column in braces, got {template!r}.")
@@ -99,7 +99,7 @@ def _detect(dataset: Dataset) -> tuple[str, ...]:
 
 def _check_columns(dataset: Dataset, columns: Any) -> None:
     if isinstance(columns, str | bytes) or not isinstance(columns, Sequence):
-        raise TypeError(f"`columns` must be a list of column names such as ['text'], got {shown(columns)}.")
+        raise TypeError(f"`columns` must be a list of column names such as ['text'], got {brief(columns)}.")
     if not columns:
         raise ValueError("`columns` must name at least one column, got none.")
     for number, name in enumerate(columns):
@@ -110,7 +110,7 @@ def _check_columns(dataset: Dataset, columns: Any) -> None:
 
 def _check_text_column(dataset: Dataset, name: str) -> None:
     if not isinstance(name, str) or name not in dataset.column_names:
-        raise ValueError(f"`columns` must name columns of the dataset {dataset.column_names}, got {shown(name)}.")
+        raise ValueError(f"`columns` must name columns of the dataset {dataset.column_names}, got {brief(name)}.")
     if len(dataset) and not _is_text(value := dataset.select_columns([name]).with_format(None)[0][name]):
         raise ValueError(_not_text(name, value))
 

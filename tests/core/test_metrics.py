@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles_spice import conflict, log_det
 
-from hf_gip.core.diagnostics import curvature, greedy_guarantee, random_sets, set_quality
+from hf_gip.core.metrics import curvature, greedy_guarantee, random_sets, set_quality
 from hf_gip.core.spice import spice
 
 

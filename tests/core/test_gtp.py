@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from oracles_gtp import fitted, omp, top_k, written_out_pursuit
 from torch import Tensor
 
-from hf_gip.core import rows as core_rows
 from hf_gip.core.gtp import gtp
 from hf_gip.features.files import npy_rows
 
@@ -196,7 +195,7 @@ def test_rows_on_disk_and_short_blocks_give_the_same(tmp_path: Path, monkeypatch
     plain = gtp(A, b, 15)
     np.save(tmp_path / "rows.npy", A.numpy())
     assert gtp(npy_rows(tmp_path / "rows.npy"), b, 15).indices.tolist() == plain.indices.tolist()
-    monkeypatch.setattr(core_rows, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr("hf_gip.core.matrix.BLOCK_BYTES", 1000)
     assert gtp(A, b, 15).indices.tolist() == plain.indices.tolist()
     assert gtp(A.bfloat16(), b, 15).record["residual"] == pytest.approx(plain.record["residual"], rel=0.05)
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from oracles_spice import greedy_spice, log_det, windowed_spice
 from torch import Tensor
 
-from hf_gip.core import lazy
 from hf_gip.core.spice import spice
 
 FISHERS = ("full", "diagonal", "diagonal_g4")
@@ -57,8 +56,8 @@ def test_without_a_penalty_it_is_greedy_d_optimal_design() -> None:
 def test_a_short_shortlist_changes_nothing(fisher, monkeypatch: pytest.MonkeyPatch) -> None:
     G = sample(300, 24)
     whole = spice(G, 80, fisher=fisher)
-    monkeypatch.setattr(lazy, "SHORTLIST", 2)
-    monkeypatch.setattr(lazy, "BLOCK", 5)
+    monkeypatch.setattr("hf_gip.core.spice.SHORTLIST", 2)
+    monkeypatch.setattr("hf_gip.core.spice.BLOCK", 5)
     short = spice(G, 80, fisher=fisher)
     assert short.indices.tolist() == whole.indices.tolist()
     assert short.gains.numpy() == pytest.approx(whole.gains.numpy(), abs=1e-10)
@@ -76,7 +75,7 @@ def test_windows_give_what_the_written_out_algorithm_gives(fisher, stop_ratio, n
 def test_windows_in_several_batches_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     G = sample(230, 12)
     whole = spice(G, 40, window=20)
-    monkeypatch.setattr("hf_gip.core.windows.BYTES_AT_ONCE", 1)
+    monkeypatch.setattr("hf_gip.core.spice.WINDOW_BYTES", 1)
     assert spice(G, 40, window=20).indices.tolist() == whole.indices.tolist()
 
 
