@@ -27,6 +27,9 @@ from hf_gip.selection import Selection
 
 SHORTLIST = 256  # rows first brought up to date together; doubles and halves with what it buys
 BLOCK = 64  # choices at most before the shortlist is drawn anew
+MAX_FLOAT32 = 1e4  # α‖g‖² from which float32 would lose what is left of a row beside its copies
+MAX_FLOAT64 = 1e12  # and float64
+TIE_SLACK = 1e-6  # share of what a row adds to an empty S within which two scores are equal
 TINY = 1e-8  # keeps the cosine defined, as in the paper
 WINDOW_BYTES = 1 << 26  # of window rows and Gram matrices in work at a time
 
@@ -53,7 +56,8 @@ def spice(
 
     Over the whole pool the greedy is lazy, and exact: Δᵢ never rises, so a row whose last known Δᵢ is below the best
     score cannot win. It costs at most O(n k d), far less where gains differ; memory O(n + k d). In windows every row
-    is compared with its window alone, O(n · window · d) in all. Ties go to the lower row.
+    is compared with its window alone, O(n · window · d) in all. Of rows that tie up to
+    a millionth of what they would add to an empty S the lowest comes first: float32 and float64 pick alike.
 
     Args:
         gradients: One row per example, (n, d): gradients, or a projection of them that keeps inner products.
@@ -76,16 +80,19 @@ def spice(
 
     Raises:
         TypeError: If `gradients` is not a floating-point tensor.
-        ValueError: If `gradients` is not a finite matrix, or an option is out of its range.
+        ValueError: If `gradients` is not a finite matrix, its rows are too long for `alpha`, or an option is out of
+            its range.
     """
     check_matrix("gradients", gradients)
     check_k(k, len(gradients))
     check_spice_options(alpha, conflict_penalty, stop_ratio, fisher, window)
+    gradients = gradients.detach()
     options = SpiceOptions(float(alpha), float(conflict_penalty), stop_ratio, fisher)
+    dtype = spice_dtype(gradients, options.alpha)
     if window is None:
-        traces = [greedy_over_pool(gradients, k, options)]
+        traces = [greedy_over_pool(gradients, k, options, dtype)]
     else:
-        traces = greedy_in_windows(gradients, k, options, window)
+        traces = greedy_in_windows(gradients, k, options, window, dtype)
     indices = torch.tensor(list(chain.from_iterable(trace.rows for trace in traces)), dtype=torch.int64)
     gains = torch.tensor(list(chain.from_iterable(trace.gains for trace in traces)), dtype=torch.float64)
     conflict = torch.tensor(list(chain.from_iterable(trace.conflicts for trace in traces)), dtype=torch.float64)
@@ -149,7 +156,8 @@ def extend(
         traces: The run of each set, to which the choices are added.
         quotas: How many rows each set gives at most.
         options: The score.
-        rival: Highest bound of a row outside, and its number: no choice below it is safe.
+        rival: Highest bound of the rows outside, and the lowest of their numbers: a choice that one of them may beat,
+            or tie with from a lower place, is left to the next call.
     """
     ends = [len(trace.rows) + quota for trace, quota in zip(traces, quotas, strict=True)]
     active = [quota > 0 for quota in quotas]
@@ -159,13 +167,15 @@ def extend(
             candidates.alignment, candidates.norm, candidates.total_norm()[:, None], candidates.count
         )
         score = (gain - options.conflict_penalty * conflict).masked_fill_(~candidates.free, -torch.inf)
-        best = score.argmax(dim=1, keepdim=True)
+        best, slack = first_best_of_each(score, conflict, candidates.norm, options)
         numbers = candidates.numbers.gather(1, best)[:, 0].tolist()
-        values = torch.cat([each.gather(1, best) for each in (score, gain, conflict)], dim=1).tolist()
-        for i, (trace, row, (value, gain_of_best, conflict_of_best)) in enumerate(
+        safe = score.amax(dim=1, keepdim=True) - slack
+        values = torch.cat([safe, *(each.gather(1, best) for each in (score, gain, conflict))], dim=1).tolist()
+        for i, (trace, row, (safe_above, value, gain_of_best, conflict_of_best)) in enumerate(
             zip(traces, numbers, values, strict=True)
         ):
-            if not active[i] or (value, -row) < (rival[0], -rival[1]):
+            is_safe = rival[0] < safe_above or (rival[0] <= value and row < rival[1])
+            if not active[i] or not is_safe:
                 active[i] = False
                 continue
             if trace.gains and options.stop_ratio is not None:
@@ -181,12 +191,39 @@ def extend(
         active = [on and len(trace.rows) < end for on, trace, end in zip(active, traces, ends, strict=True)]
 
 
-def greedy_over_pool(gradients: Float[Tensor, "n d"], k: int, options: SpiceOptions) -> SpiceTrace:
+def first_best_of_each(
+    score: Float[Tensor, "w r"], conflict: Float[Tensor, "w r"], norm: Float[Tensor, "w r"], options: SpiceOptions
+) -> tuple[Int64[Tensor, "w 1"], Float[Tensor, "w 1"]]:
+    """The first row of each set whose score is the largest up to rounding, and the slack.
+
+    Rounding errs by a share of what goes into a score: what the row would add to an empty S, and its penalty.
+    """
+    highest = score.argmax(dim=1, keepdim=True)
+    gain_alone = torch.log1p(options.alpha * norm.gather(1, highest).square())
+    slack = TIE_SLACK * (gain_alone + options.conflict_penalty * conflict.gather(1, highest))
+    return (score >= score.gather(1, highest) - slack).to(torch.uint8).argmax(dim=1, keepdim=True), slack
+
+
+def spice_dtype(gradients: Float[Tensor, "n d"], alpha: float) -> torch.dtype:
+    """The type to work in: float64 for float64, and where gradients are long; else float32.
+
+    Raises:
+        ValueError: If they are too long for float64.
+    """
+    longest = alpha * float(torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).max()) ** 2
+    if longest > MAX_FLOAT64:
+        raise ValueError(
+            f"`alpha` times the squared length of a gradient must be at most {MAX_FLOAT64:g}, got {longest:.3g}: "
+            "scale the gradients down, or lower `alpha`."
+        )
+    return torch.float64 if longest > MAX_FLOAT32 else working_dtype(gradients.dtype)
+
+
+def greedy_over_pool(gradients: Float[Tensor, "n d"], k: int, options: SpiceOptions, dtype: torch.dtype) -> SpiceTrace:
     """Lazy greedy: bring the rows of highest bound up to date and choose among them while no other row can win.
 
     `bound` holds each row's latest Δ, which can only overstate its Δ now.
     """
-    dtype = working_dtype(gradients.dtype)
     fisher = new_fisher_state(options, k, gradients[0].to(dtype))
     energy = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).square_()
     norm, bound = energy.sqrt(), torch.log1p(options.alpha * energy)
@@ -203,7 +240,7 @@ def greedy_over_pool(gradients: Float[Tensor, "n d"], k: int, options: SpiceOpti
         )
         trace.evaluations += size
         outside = bound.index_fill(0, rows, -torch.inf)
-        rival = (float(outside.max()), int(outside.argmax()))
+        rival = (float(outside.max()), int((outside > -torch.inf).to(torch.uint8).argmax()))
         extend(shortlist, [trace], [min(BLOCK, k - num_before)], options, rival)
         energy[rows], age[rows] = shortlist.energy[0], len(trace.rows)
         bound[rows] = torch.log1p(options.alpha * energy[rows]).masked_fill_(~shortlist.free[0], -torch.inf)
@@ -254,7 +291,9 @@ def window_quotas(n: int, k: int, window: int) -> Int64[Tensor, " w"]:
     return torch.diff(shares, prepend=shares.new_zeros(1))
 
 
-def greedy_in_windows(gradients: Float[Tensor, "n d"], k: int, options: SpiceOptions, window: int) -> list[SpiceTrace]:
+def greedy_in_windows(
+    gradients: Float[Tensor, "n d"], k: int, options: SpiceOptions, window: int, dtype: torch.dtype
+) -> list[SpiceTrace]:
     """One greedy per window of consecutive rows, many windows side by side, O(n (window + k/n·window) d)."""
     n, d = gradients.shape
     window = min(window, n)
@@ -263,7 +302,7 @@ def greedy_in_windows(gradients: Float[Tensor, "n d"], k: int, options: SpiceOpt
     traces: list[SpiceTrace] = []
     for first in range(0, len(quotas), step):
         batch = quotas[first : first + step]
-        rows = gradients[first * window : (first + len(batch)) * window].to(working_dtype(gradients.dtype))
+        rows = gradients[first * window : (first + len(batch)) * window].to(dtype)
         padding = len(batch) * window - len(rows)  # the last window may be short
         padded = torch.cat([rows, rows.new_zeros(padding, d)]).view(len(batch), window, d)
         batch_traces = [SpiceTrace(evaluations=window) for _ in batch]
