@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Pool = TypeVar("Pool", Dataset, DatasetDict)
-VERSION = 1  # of the result: raise it when the same call would choose other rows, so that old caches are left behind
+VERSION = 2  # of the result: raise it when the same call would choose other rows, so that old caches are left behind
 
 
 def spice_select(
