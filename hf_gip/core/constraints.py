@@ -80,7 +80,8 @@ class Constraints:
             for group, count in enumerate(missing.tolist())
         ]
 
-    def _name(self, group: int) -> str:
+    def group(self, group: int) -> str:
+        """What a group is called in messages."""
         return repr(self.group_names[group]) if self.group_names else str(group)
 
     def _check_initial_rows(self, n: int, k: int) -> None:
@@ -105,17 +106,17 @@ class Constraints:
         high = sizes if self.max_per_group is None else torch.minimum(self.max_per_group, sizes)
         if (bad := _first_true(low > sizes)) is not None:
             raise ValueError(
-                f"`min_per_group` must not exceed the rows there are, got {low[bad]} for group {self._name(bad)} "
+                f"`min_per_group` must not exceed the rows there are, got {low[bad]} for group {self.group(bad)} "
                 f"of {sizes[bad]}: {low[bad] - sizes[bad]} too many."
             )
         if (bad := _first_true(low > high)) is not None:
             raise ValueError(
                 f"`min_per_group` must not exceed `max_per_group`, got {low[bad]} and {high[bad]} for group "
-                f"{self._name(bad)}."
+                f"{self.group(bad)}."
             )
         if (bad := _first_true(initial > high)) is not None:
             raise ValueError(
-                f"`include` must keep to `max_per_group`, got {initial[bad]} rows of group {self._name(bad)} where "
+                f"`include` must keep to `max_per_group`, got {initial[bad]} rows of group {self.group(bad)} where "
                 f"{high[bad]} are allowed: {initial[bad] - high[bad]} too many."
             )
         if (required := int(torch.maximum(low, initial).sum())) > k:

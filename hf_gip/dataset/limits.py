@@ -53,9 +53,8 @@ class Limited:
         if limits.groups is not None and limits.max_per_group is not None:
             group = int(limits.groups[row])
             if int(limits.group_counts(indices)[group]) >= int(limits.max_per_group[group]):
-                return (
-                    f"At the end it was not allowed: group {limits.name(group)} had its {limits.max_per_group[group]}."
-                )
+                quota = limits.max_per_group[group]
+                return f"At the end it was not allowed: group {limits.group(group)} had its {quota}."
         if limits.max_tokens is not None and limits.tokens is not None:
             left = limits.max_tokens - int(limits.tokens[indices].sum())
             if int(limits.tokens[row]) > left:
