@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from hf_gip import gradient_trajectories, gtp, less, rds
-from hf_gip.core.diagnostics import random_sets
+from hf_gip.core.metrics import random_sets
 from hf_gip.core.nnls import nnls
 from hf_gip.dataset.trajectories import Trajectories
 from hf_gip.features.proxy import LORA

@@ -14,8 +14,8 @@ import torch
 from machine import write_results
 
 from hf_gip.core.gip import gip
-from hf_gip.core.judge import coverage, vendi
-from hf_gip.core.queries import default_noise, precision_from_scores
+from hf_gip.core.metrics import coverage, vendi
+from hf_gip.core.queries import default_ridge, precision_from_scores
 from hf_gip.dataset.judging import interval
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -52,7 +52,7 @@ def main() -> None:
     settings = [(quality, 0.5) for quality in QUALITY] + [(1.0, diversity) for diversity in DIVERSITY]
     for quality, diversity in dict.fromkeys(settings):
         weights = precision_from_scores(scores, quality=quality)
-        noise = default_noise(K, pool.shape[1], towards_target=False, diversity=diversity)
+        noise = default_ridge(K, pool.shape[1], towards_target=False, diversity=diversity)
         picks = gip(pool, None, K, noise=noise * float(weights.square().mean()), precision=weights).indices
         line = {
             "selection": "gip",

@@ -28,6 +28,8 @@ from peers import PEERS, captured
 
 from hf_gip import gip
 from hf_gip.core.engine.greedy import BLOCK, greedy
+from hf_gip.core.matrix import InMemoryMatrix
+from hf_gip.core.normalize import normalize_problem
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))  # the plain loop is the tests' reference
@@ -96,10 +98,7 @@ def select(
     if name == "plain loop":
         from plain_loops import project
 
-        from hf_gip.core.rows import MemoryRows
-        from hf_gip.core.setting import prepare
-
-        problem = prepare(MemoryRows(rows), queries, noise, None)
+        problem = normalize_problem(InMemoryMatrix(rows), queries, noise, None)
         return project(rows, problem.scale, problem.queries, k, noise).indices.tolist(), k
     passes = [0]
     shortlist = int(name.rpartition(" ")[2]) if "prefilter" in name else None

@@ -6,9 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hf_gip.core.diagnostics import random_sets
-from hf_gip.core.fisher import information
-from hf_gip.core.lazy import conflict_of
+from hf_gip.core.metrics import random_sets
+from hf_gip.core.spice import SpiceOptions, conflict_with_chosen, new_fisher_state
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "spice.svg"
 
@@ -26,17 +25,18 @@ def spearman(a: Tensor, b: Tensor) -> float:
 def trace_set(G: Tensor, picks: Tensor, alpha: float) -> dict[str, Tensor]:
     """What each of `picks` added in its turn, its share of what it holds alone, overlap and conflict."""
     chosen = G[picks].double()
-    state = information("full", len(picks), chosen, alpha)
+    state = new_fisher_state(SpiceOptions(alpha, 0.0, None, "full"), len(picks), chosen[0])
     energy = chosen.square().sum(dim=1)
     single_information = torch.log1p(alpha * energy)
     gains = []
     for number in range(len(picks)):
         gains.append(math.log1p(alpha * float(energy[number])))
-        state.choose(chosen[number], energy[number])
-        energy = state.after_choice(chosen, energy)
+        energy = state.add(chosen, chosen[number], energy, energy[number])
     before = chosen.cumsum(dim=0) - chosen
     norms, totals = chosen.norm(dim=1), before.norm(dim=1)
-    conflict = conflict_of((chosen * before).sum(dim=1)[1:], norms[1:], totals[1:], torch.arange(1, len(picks)))
+    conflict = conflict_with_chosen(
+        (chosen * before).sum(dim=1)[1:], norms[1:], totals[1:], torch.arange(1, len(picks))
+    )
     gain = torch.tensor(gains, dtype=torch.float64)
     return {
         "gain": gain,

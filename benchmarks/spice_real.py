@@ -24,7 +24,7 @@ from spice_pool import down_proj_gradients, load_texts, lora_gradients, tokenize
 from torch import Tensor
 
 from hf_gip import spice
-from hf_gip.core.diagnostics import random_sets, set_quality
+from hf_gip.core.metrics import random_sets, set_quality
 
 POOL, DRAWS, WINDOW = 300, 10, 120
 PENALTIES = (0.0, 0.1, 0.5, 1.0, 2.0)

@@ -9,8 +9,8 @@ from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hf_gip.core.checks import check_amount, check_flag
-from hf_gip.core.selection import Selection
+from hf_gip.core.validation import check_bool, check_number
+from hf_gip.selection import Selection
 
 from .checks import check_attached, check_features, check_texts, check_trainer, warn_of_repeats
 from .choose import Recipe, Select
@@ -112,9 +112,9 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
             return
         check_trainer(trainer)
         check_features(features, objective, trainer)
-        check_amount("noise", noise, optional=True)
+        check_number("noise", noise, optional=True)
         check_encoder(encoder, features)
-        check_flag("reuse", reuse)
+        check_bool("reuse", reuse)
         check_push(push_to, push_each, pool)
         self.pool = read_pool(trainer, pool, id_column)
         check_texts(features, self.pool.rows.column_names, trainer.processing_class)

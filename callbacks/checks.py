@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from hf_gip.core.checks import shown
+from hf_gip.core.validation import brief
 from hf_gip.features.layers import lora_layers
 
 from .host import is_sharded
@@ -108,7 +108,7 @@ def check_features(features: str, objective: str, trainer: Trainer) -> None:
     """
     for name, value, known in (("features", features, FEATURES), ("objective", objective, OBJECTIVES)):
         if not isinstance(value, str) or value not in known:
-            raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {shown(value)}.")
+            raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {brief(value)}.")
     if features not in ("lora_gradient", "last_layer_gradient"):
         return
     if is_sharded(trainer):

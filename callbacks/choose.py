@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import Trainer
 
 from hf_gip.core.gip import gip
-from hf_gip.core.queries import default_noise, precision_from_scores
-from hf_gip.core.selection import Selection
+from hf_gip.core.queries import default_ridge, precision_from_scores
+from hf_gip.selection import Selection
 
 from .features import RowVectors, read_rows
 from .pool import Pool, token_counts
@@ -122,7 +122,7 @@ class Evidence:
         else:
             noise = self.recipe.noise
             if noise is None:
-                noise = default_noise(k, features.shape[1], towards_target=queries is not None)
+                noise = default_ridge(k, features.shape[1], towards_target=queries is not None)
             precision = None if self.precision is None else self.precision.to(device)
             picked = gip(features, queries, k, objective=self.recipe.objective, noise=noise, precision=precision)
         return Selection(self.rows[picked.indices], picked.gains, picked.total, picked.weights, picked.record)

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow.compute
 from datasets import Dataset
 
-from hf_gip.core.checks import TOO_LARGE, as_list, shown
-from hf_gip.core.selection import Selection
+from hf_gip.core.validation import TOO_LARGE, as_list, brief
 from hf_gip.features.encoders import name_encoder
+from hf_gip.selection import Selection
 
 arrow: Any = pyarrow.compute  # whose functions are made at run time
 
@@ -29,10 +29,10 @@ def check_options(
         )
     _check_names(scores)
     if select is not None and not callable(select):
-        raise TypeError(f"`select` must be a function or None, got {shown(select)}.")
+        raise TypeError(f"`select` must be a function or None, got {brief(select)}.")
     for name, value, least in (("every_n_epochs", every_n_epochs, 1), ("start_epoch", start_epoch, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < TOO_LARGE:
-            raise ValueError(f"`{name}` must be a whole number, at least {least}, got {shown(value)}.")
+            raise ValueError(f"`{name}` must be a whole number, at least {least}, got {brief(value)}.")
     if scores and select is not None:
         raise ValueError(
             "`scores` must be left out with `select`, which takes GIP's place and with it the scores: use them inside "
@@ -51,7 +51,7 @@ def _check_names(scores: Sequence[str]) -> None:
     if isinstance(scores, str):
         raise TypeError(f"`scores` must be a list of column names, got {scores!r}: write `scores=[{scores!r}]`.")
     if wrong := [name for name in as_list("scores", scores, "a list of column names") if not isinstance(name, str)]:
-        raise TypeError(f"`scores` must be a list of column names, got {shown(wrong[0])} in it.")
+        raise TypeError(f"`scores` must be a list of column names, got {brief(wrong[0])} in it.")
 
 
 def _has_number(rows: Dataset, name: str) -> bool:
@@ -111,7 +111,7 @@ def check_encoder(encoder: object, features: object) -> None:
         name_encoder(encoder)  # type: ignore[arg-type] — refuses what is none
     elif encoder != "lexical":
         raise ValueError(
-            f'`encoder` embeds texts, got {shown(encoder)} with `features={features!r}`: add `features="text"`.'
+            f'`encoder` embeds texts, got {brief(encoder)} with `features={features!r}`: add `features="text"`.'
         )
 
 
@@ -139,7 +139,7 @@ def check_push(push_to: str | None, push_each: bool, pool: Dataset | None) -> No
             raise ValueError("`push_each` needs the repository to push to, got `push_to=None`: name one.")
         return
     if not isinstance(push_to, str) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", push_to):
-        raise ValueError(f"`push_to` must be a dataset repository such as 'me/subset', got {shown(push_to)}.")
+        raise ValueError(f"`push_to` must be a dataset repository such as 'me/subset', got {brief(push_to)}.")
     if pool is None:
         raise ValueError(
             "`push_to` publishes rows as they were given to the trainer, got `pool=None`: pass that dataset."

@@ -12,9 +12,9 @@ from datasets import Dataset
 from transformers import Trainer
 
 import hf_gip
-from hf_gip.core.selection import Selection
 from hf_gip.dataset.source import describe_source
 from hf_gip.hashing import hash_columns
+from hf_gip.selection import Selection
 
 from .pool import Pool
 from .records import PACKAGES, described

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from hf_gip.core.checks import check_k, shown
-from hf_gip.core.selection import Selection
+from hf_gip.core.validation import brief, check_k
+from hf_gip.selection import Selection
 
 from .choose import Recipe
 from .host import packing_of, served_columns
@@ -30,7 +30,7 @@ def make_view(trainer: Trainer, pool: Pool, k: int) -> SelectionView | PackedVie
         check_k(k, len(pool))
         return SelectionView(rows, k)
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"`k` must be a whole number of packs, at least 1, got {shown(k)}.")
+        raise ValueError(f"`k` must be a whole number of packs, at least 1, got {brief(k)}.")
     view = PackedView(rows.select_columns(["input_ids", "labels"]), pool.lengths, k, packing)
     if view.fit(torch.arange(len(pool))) is None:
         raise ValueError(f"`k` must be a number of packs that the pool fills, got {k}: lower it or `max_length`.")

@@ -15,12 +15,12 @@ from hf_gip.dataset.gip_select import gip_select  # noqa: E402 — takes half a 
 from hf_gip.dataset.register import register  # noqa: E402
 
 if TYPE_CHECKING:
+    from hf_gip.core.baselines import less, rds
+    from hf_gip.core.constraints import Constraints
     from hf_gip.core.explain import explain
-    from hf_gip.core.gip import gip
+    from hf_gip.core.gip import gip, gip_dual
     from hf_gip.core.gtp import gtp
-    from hf_gip.core.less import less
-    from hf_gip.core.rds import rds
-    from hf_gip.core.selection import Selection
+    from hf_gip.core.matrix import MatrixSource
     from hf_gip.core.spice import spice
     from hf_gip.dataset.comparison import Comparison, compare
     from hf_gip.dataset.gtp_select import gtp_select
@@ -35,28 +35,33 @@ if TYPE_CHECKING:
     from hf_gip.hub.load import load_subset, reproduce, verify
     from hf_gip.hub.push import push_to_hub
     from hf_gip.manifest.save import save_subset
+    from hf_gip.selection import Explanation, Selection
 
 __version__ = version("hf-gip")
 
 _HOME = {  # public name: the module it lives in, imported on first use
     "Comparison": "hf_gip.dataset.comparison",
+    "Constraints": "hf_gip.core.constraints",
     "Endpoint": "hf_gip.dataset.rate",
+    "Explanation": "hf_gip.selection",
     "LocalModel": "hf_gip.dataset.local_judge",
-    "Selection": "hf_gip.core.selection",
+    "MatrixSource": "hf_gip.core.matrix",
+    "Selection": "hf_gip.selection",
     "adam_moments": "hf_gip.features.adam",
     "compare": "hf_gip.dataset.comparison",
     "embed": "hf_gip.features.embed",
     "explain": "hf_gip.core.explain",
     "gip": "hf_gip.core.gip",
+    "gip_dual": "hf_gip.core.gip",
     "gradient_features": "hf_gip.features.gradients",
     "gradient_trajectories": "hf_gip.dataset.trajectories",
     "gtp": "hf_gip.core.gtp",
     "gtp_select": "hf_gip.dataset.gtp_select",
-    "less": "hf_gip.core.less",
+    "less": "hf_gip.core.baselines",
     "load_subset": "hf_gip.hub.load",
     "push_to_hub": "hf_gip.hub.push",
     "rate": "hf_gip.dataset.rate",
-    "rds": "hf_gip.core.rds",
+    "rds": "hf_gip.core.baselines",
     "reproduce": "hf_gip.hub.load",
     "save_subset": "hf_gip.manifest.save",
     "spice": "hf_gip.core.spice",
@@ -67,14 +72,18 @@ _HOME = {  # public name: the module it lives in, imported on first use
 
 __all__ = [
     "Comparison",
+    "Constraints",
     "Endpoint",
+    "Explanation",
     "LocalModel",
+    "MatrixSource",
     "Selection",
     "adam_moments",
     "compare",
     "embed",
     "explain",
     "gip",
+    "gip_dual",
     "gip_select",
     "gradient_features",
     "gradient_trajectories",

@@ -94,7 +94,7 @@ def hash_model(model: "nn.Module") -> str:
     return hash_json({"weights": hash_tensors(model.state_dict()), "config": computed, "adapters": adapters})
 
 
-def hash_token_rows(rows: Iterable[Mapping[str, Any]]) -> str:
+def hash_token_rows(rows: Iterable[Any]) -> str:
     """16 hex digits that depend on every token and label, in order."""
     digest, names = hashlib.sha256(), ("input_ids", "labels")
     for row in rows:

@@ -1,6 +1,6 @@
 """Pictures of a selection, with matplotlib (`pip install 'hf-gip[plot]'`)."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -10,7 +10,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from hf_gip.core.selection import Selection
+    class Selection(Protocol):
+        """What is drawn of a selection."""
+
+        @property
+        def indices(self) -> Tensor: ...  # noqa: D102
+
+        @property
+        def gains(self) -> Tensor: ...  # noqa: D102
+
+        @property
+        def total(self) -> float | None: ...  # noqa: D102
+
+        def __len__(self) -> int: ...
+
 
 MAP_ROWS = 20_000  # the map's plane is fitted to at most so many rows, evenly spaced
 FEW_VALUES = 20

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from test_gtp import pool
+from samples import normal_rows
 from torch import Tensor
 
 from hf_gip import gtp
@@ -22,10 +22,10 @@ def problems() -> list[tuple[Tensor, Tensor | None, int]]:
     """Rows, a target and k: structure or none, copies, several targets, more rows than dimensions, hardly any help."""
     found = []
     for seed in range(32):
-        rows = pool(90 + seed, 8 + seed % 23, seed, clusters=3 * (seed % 2))
+        rows = normal_rows(90 + seed, 8 + seed % 23, seed, clusters=3 * (seed % 2))
         if seed % 5 == 0:
             rows = torch.cat([rows, rows[:30]])[torch.randperm(len(rows) + 30, generator=torch.manual_seed(seed))]
-        target = None if seed % 4 == 0 else pool(1 + 2 * (seed % 3 == 0), rows.shape[1], seed + 99)
+        target = None if seed % 4 == 0 else normal_rows(1 + 2 * (seed % 3 == 0), rows.shape[1], seed + 99)
         found.append((rows, target, 3 + seed % 29))
     eye = torch.eye(60, dtype=torch.float64)
     return [*found, (eye, -eye[:2].sum(0), 7), (eye.repeat(2, 1), eye[:2].sum(0), 70)]
@@ -99,7 +99,7 @@ def main() -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     rank, world = dist.get_rank(), dist.get_world_size()
     if mode == "dies":
-        rows = pool(400, 60, 1, clusters=5)
+        rows = normal_rows(400, 60, 1, clusters=5)
         try:
             gtp(share(rows, rank, world), None, 30, group=dist.group.WORLD, progress=die if rank == 1 else None)
             found: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hf_gip.core.engine.greedy import Picks
+from hf_gip.core.engine.greedy import GreedyResult
 from hf_gip.core.engine.shortlist import first_best
 
 
@@ -13,7 +13,7 @@ def project(
     queries: Tensor,
     k: int,
     ridge: float,
-) -> Picks:
+) -> GreedyResult:
     """Greedy for tr(Qᵀ Σ₀ Q) − tr(Qᵀ Σ_S Q): row i adds ‖Cᵢ‖² / (Dᵢ + ridge), C = X Σ_S Q and D = diag X Σ_S Xᵀ."""
     work = scale.dtype
     C = (features.to(work) @ queries.to(work)) * scale[:, None]
@@ -43,7 +43,7 @@ def project(
         taken[best] = True
         indices.append(best)
         gains.append(float(beta @ beta))
-    return Picks(torch.tensor(indices, dtype=torch.int64), torch.tensor(gains, dtype=torch.float64))
+    return GreedyResult(torch.tensor(indices, dtype=torch.int64), torch.tensor(gains, dtype=torch.float64))
 
 
 def inform(
@@ -52,7 +52,7 @@ def inform(
     whitened: Tensor,
     k: int,
     ridge: float,
-) -> Picks:
+) -> GreedyResult:
     """Greedy for the information: row i adds ½ log((vᵢ + ridge) / (uᵢ + ridge)), v without and u given the queries."""
     work = scale.dtype
     given = torch.eye(len(whitened), dtype=torch.float64, device=scale.device) - whitened @ whitened.T
@@ -76,4 +76,4 @@ def inform(
         taken[best] = True
         indices.append(best)
         gains.append(max(0.5 * float(torch.log(torch.tensor(top / bottom, dtype=torch.float64))), 0.0))
-    return Picks(torch.tensor(indices, dtype=torch.int64), torch.tensor(gains, dtype=torch.float64))
+    return GreedyResult(torch.tensor(indices, dtype=torch.int64), torch.tensor(gains, dtype=torch.float64))

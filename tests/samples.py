@@ -23,3 +23,13 @@ def queries(m: int, d: int, *, seed: int = 1, scale: float = 1.0) -> Tensor:
     """(m, d) float64 queries, some directions asked for more than others."""
     draw = torch.Generator().manual_seed(seed)
     return torch.randn(m, d, generator=draw, dtype=torch.float64) * torch.linspace(0.2, 2, d) * scale
+
+
+def normal_rows(n: int, d: int, seed: int, clusters: int = 0) -> Tensor:
+    """Rows without structure, or around a few centres."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    if clusters:
+        centres = torch.randn(clusters, d, generator=generator, dtype=torch.float64)
+        rows = centres[torch.randint(clusters, (n,), generator=generator)] + 0.4 * rows
+    return rows

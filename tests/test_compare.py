@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 
 import hf_gip
-from hf_gip.core.baselines import k_centre
-from hf_gip.core.judge import captured_share, coverage, vendi
+from hf_gip.core.baselines import k_center
+from hf_gip.core.metrics import captured_share, coverage, vendi
 from hf_gip.dataset.baselines import baselines
 
 GROUPS = ["a", "b", "c"]
@@ -128,7 +128,7 @@ def test_baselines_are_chosen_and_judged_in_one_call() -> None:
 
 def test_k_centre_takes_the_farthest_row_each_time() -> None:
     X = samples.rows(60, 5, duplicates=5, zeros=2)
-    picks = k_centre(X, 60).tolist()
+    picks = k_center(X, 60).tolist()
     assert sorted(picks) == list(range(60))
     unit = X.float() / X.float().norm(dim=1, keepdim=True).clamp(min=1e-30)
     cosines = unit @ unit.T

@@ -10,8 +10,7 @@ from ddp_gtp import choices, faults, problems, selected
 from test_gip_ddp import launched
 
 from hf_gip import gtp
-from hf_gip.core.pool import Share
-from hf_gip.core.rows import MemoryRows
+from hf_gip.core.matrix import InMemoryMatrix, RowRange
 
 pytestmark = pytest.mark.ddp
 SCRIPT = Path(__file__).with_name("ddp_gtp.py")
@@ -85,11 +84,11 @@ def test_a_rank_that_dies_ends_the_job(tmp_path: Path) -> None:
 
 
 def test_a_share_is_the_rows_between_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_gip.core.rows.BLOCK_BYTES", 7 * 4 * 8)
+    monkeypatch.setattr("hf_gip.core.matrix.BLOCK_BYTES", 7 * 4 * 8)
     rows = torch.arange(120.0, dtype=torch.float64).reshape(30, 4)
     for first in range(30):
         for n in range(1, 31 - first):
-            mine = Share(MemoryRows(rows), first, n)
+            mine = RowRange(InMemoryMatrix(rows), first, n)
             chunks = list(mine.chunks())
             assert torch.cat([chunk for _, chunk in chunks]).equal(rows[first : first + n])
             assert [start for start, _ in chunks] == [sum(len(c) for _, c in chunks[:i]) for i in range(len(chunks))]

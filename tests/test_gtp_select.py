@@ -22,8 +22,8 @@ from training import exactly, make_trainer, tiny_llama, word_rows, word_tokenize
 from transformers import LlamaForCausalLM
 
 import hf_gip
+from hf_gip.core.baselines import less
 from hf_gip.core.gtp import gtp
-from hf_gip.core.less import less
 from hf_gip.features import pace, store, warmup
 from hf_gip.features.adam import AdamMoments, adam_moments
 from hf_gip.features.gradients import gradient_features

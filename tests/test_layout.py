@@ -13,6 +13,7 @@ CORE_MAY_IMPORT = {
     *("collections", "contextlib", "dataclasses", "functools", "itertools", "math", "os", "pathlib", "time", "typing"),
     "warnings",
 }
+BESIDE_CORE = {"hf_gip.distributed", "hf_gip.selection"}  # which import no more than the core does
 ALLOWED_BESIDES = {("selection.py", "hf_gip.pictures"), ("selection.py", "matplotlib.figure")}  # `Selection.plot`
 
 
@@ -27,16 +28,27 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+def foreign(path: Path, allowed: str) -> set[str]:
+    """Modules that the file imports and the core may not, those under `allowed` left out."""
+    return {
+        name
+        for name in imports(path)
+        if name.split(".")[0] not in CORE_MAY_IMPORT
+        and not name.startswith(allowed)
+        and name not in BESIDE_CORE
+        and (path.name, name) not in ALLOWED_BESIDES
+    }
+
+
 def test_the_core_imports_torch_and_itself_only() -> None:
     for path in (ROOT / "hf_gip" / "core").rglob("*.py"):
-        foreign = {
-            name
-            for name in imports(path)
-            if name.split(".")[0] not in CORE_MAY_IMPORT
-            and not name.startswith("hf_gip.core")
-            and (path.name, name) not in ALLOWED_BESIDES
-        }
-        assert not foreign, f"{path.relative_to(ROOT)} imports {foreign}"
+        assert not foreign(path, "hf_gip.core"), path
+
+
+def test_selections_and_collectives_import_torch_only() -> None:
+    for name in BESIDE_CORE:
+        path = ROOT / (name.replace(".", "/") + ".py")
+        assert not foreign(path, name), path
 
 
 def test_no_module_of_the_package_imports_the_callbacks() -> None:

@@ -13,10 +13,8 @@ import torch
 from datasets import Dataset, config
 
 import hf_gip
-from hf_gip.core import reasons
-from hf_gip.core.explain import explain
+from hf_gip.core.explain import explain, summarize_picks
 from hf_gip.core.gip import gip
-from hf_gip.core.reasons import reasons_of_picks
 from hf_gip.page.write import write_page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -92,26 +90,26 @@ def test_the_share_that_is_new_is_the_explanations_novelty(tmp_path: Path) -> No
 def test_the_reasons_of_all_picks_are_their_explanations(
     objective: str, block: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reasons, "BLOCK", block)
+    monkeypatch.setattr("hf_gip.core.explain.BLOCK", block)
     X, Q = samples.rows(40, 6, seed=block, duplicates=8), samples.queries(4, 6)
     w = torch.linspace(0.2, 1, 40, dtype=torch.float64) if weighted else None
     for asked, names in ((Q, None), (Q, [None, 7, "source=wiki", None]), (Q, [None] * 4), (None, None)):
         selection = gip(X, asked, 25, noise=0.2, objective=objective, precision=w)
-        found = reasons_of_picks(selection, X, asked, precision=w, names=names)
+        found = summarize_picks(selection, X, asked, precision=w, names=names)
         picks = selection.indices.tolist()
         unit = X / X.norm(dim=1, keepdim=True)
         for place, row in enumerate(picks):
             told = explain(selection, row, X, asked, precision=w, names=names)
-            assert float(found.new[place]) == pytest.approx(told.novelty, abs=1e-9)
+            assert float(found.novelty[place]) == pytest.approx(told.novelty, abs=1e-9)
             assert [name for name, _ in found.served[place]] == [name for name, _ in told.served[:2]]
             assert [share for _, share in found.served[place]] == pytest.approx(
                 [share for _, share in told.served[:2]]
             )
             cosines = (unit[picks[:place]] @ unit[row]).tolist()
-            assert (int(found.like[place]) == -1) == (place == 0)
+            assert (int(found.most_similar[place]) == -1) == (place == 0)
             assert float(found.cosine[place]) == pytest.approx(max(cosines, default=0.0), abs=1e-6)
             if place:
-                assert cosines[int(found.like[place])] == pytest.approx(max(cosines), abs=1e-6)
+                assert cosines[int(found.most_similar[place])] == pytest.approx(max(cosines), abs=1e-6)
 
 
 def test_the_table_says_what_a_pick_serves_and_what_it_repeats(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from datasets import Dataset, config
 
 import hf_gip
 from hf_gip.core.gip import gip
-from hf_gip.core.queries import mixed, precision_from_scores, square_root
+from hf_gip.core.queries import blend_target_and_pool, gram_sqrt, precision_from_scores
 
 SOURCES = ["forum"] * 40 + ["wiki"] * 15 + ["code"] * 5
 
@@ -63,9 +63,9 @@ def test_covering_a_column_is_one_coordinate_a_value() -> None:
 def test_a_target_shares_what_is_asked_with_the_pool() -> None:
     rows = pool()
     X, T = torch.tensor(rows["vector"][:]), torch.ones(2, 8)
-    Q = mixed(T, X, 0.25)
+    Q = blend_target_and_pool(T, X, 0.25)
     assert float(Q[:2].square().sum() / Q.square().sum()) == pytest.approx(0.25, rel=1e-5)
-    assert torch.allclose(square_root(X).T @ square_root(X), (X.T @ X).double(), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(gram_sqrt(X).T @ gram_sqrt(X), (X.T @ X).double(), rtol=1e-4, atol=1e-4)
     got = choose(6, target=T.numpy(), target_weight=0.25, noise=0.3)
     assert got.selection.indices.equal(gip(X, Q, 6, noise=0.3).indices)
     assert got.selection.record["queries"]["weight"] == 0.25

@@ -16,9 +16,9 @@ import torch
 from tiny import tiny_model, tiny_rows
 from torch import multiprocessing, nn
 
+from hf_gip.distributed import first_available, run_on_all
 from hf_gip.features import store
 from hf_gip.features.gradients import gradient_features
-from hf_gip.features.ranks import first_found, together
 from hf_gip.features.reader import GradientRecipe
 from hf_gip.features.store import open_store, store_gradients
 
@@ -156,13 +156,13 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
     store.SHARD_ROWS = 6
     store_gradients(folder / "two", tiny_model(), tiny_rows(30), RECIPE)
     seen = {
-        "late": first_found([0, 1, 2] if rank == 0 else [2]),
-        "one": first_found(None if rank == 0 else "found"),
-        "none": first_found(None),
+        "late": first_available([0, 1, 2] if rank == 0 else [2]),
+        "one": first_available(None if rank == 0 else "found"),
+        "none": first_available(None),
         "not finite": told(lambda: store_gradients(folder / "bad", *poisoned(), RECIPE)),
         "own folders": told(lambda: store_gradients(folder / f"of{rank}", tiny_model(), tiny_rows(30), RECIPE)),
         "other models": told(lambda: store_gradients(folder / "one", tiny_model(rank), tiny_rows(4), RECIPE)),
-        "full disk": told(lambda: together(full_disk)),
+        "full disk": told(lambda: run_on_all(full_disk)),
     }
     (folder / f"{rank}.json").write_text(json.dumps(seen))
     torch.distributed.destroy_process_group()

@@ -12,7 +12,7 @@ from datasets import Dataset, disable_progress_bars
 from tiny import tiny_model, tiny_rows
 
 import hf_gip
-from hf_gip.core.checks import shown
+from hf_gip.core.validation import brief
 
 WILD: tuple[Any, ...] = (
     None,
@@ -223,9 +223,9 @@ def faults(call: Callable[..., Any], option: str) -> Iterator[str]:
         except (TypeError, ValueError, OSError) as error:  # the last where a place is meant
             refused += 1
             if not re.fullmatch(rf"[^\n]*`{option}`[^\n]*\.", str(error)):
-                yield f"{call.__name__}({option}={shown(value)}): {type(error).__name__}: {error}"
+                yield f"{call.__name__}({option}={brief(value)}): {type(error).__name__}: {error}"
         except Exception as error:  # whatever else a wrong value brings about is what is looked for
-            yield f"{call.__name__}({option}={shown(value)}): {type(error).__name__}: {error}"
+            yield f"{call.__name__}({option}={brief(value)}): {type(error).__name__}: {error}"
     if refused < len(WILD) // 2:
         yield f"{call.__name__}({option}=…): only {refused} of {len(WILD)} wrong values were refused"
 

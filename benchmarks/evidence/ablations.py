@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hf_gip import gip
-from hf_gip.core.queries import default_noise, precision_from_scores, whiten
+from hf_gip.core.queries import default_ridge, precision_from_scores, whiten
 
 from .jobs import Job
 from .methods import gip_with, top_k
@@ -44,14 +44,14 @@ def with_quality(pool: Pool, job: Job) -> Tensor:
 def with_fewer_queries(pool: Pool, job: Job) -> Tensor:
     """Towards a sample of the target rows."""
     queries = sample_queries(pool, job["queries"], job["seed"])
-    noise = default_noise(job["k"], queries.shape[1], towards_target=True)
+    noise = default_ridge(job["k"], queries.shape[1], towards_target=True)
     return gip(pool.vectors, queries, job["k"], noise=noise).indices
 
 
 def with_query_transform(pool: Pool, job: Job) -> Tensor:
     """Towards a sample of the queries: unchanged, whitened, or with the information objective."""
     queries = sample_queries(pool, job["queries"], job["seed"])
-    noise = default_noise(job["k"], queries.shape[1], towards_target=True)
+    noise = default_ridge(job["k"], queries.shape[1], towards_target=True)
     if job["variant"] == "whitened":
         queries = whiten(queries)
     objective = "information" if job["variant"] == "information" else "projection"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hf_gip.core.judge import coverage, vendi
+from hf_gip.core.metrics import coverage, vendi
 
 from .data import Bank
 from .pools import Pool

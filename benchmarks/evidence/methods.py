@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_gip import gip, gtp, less, rds, spice
-from hf_gip.core.queries import default_noise, precision_from_scores
+from hf_gip.core.queries import default_ridge, precision_from_scores
 
 from .baselines import facility_location, k_center
 from .model_features import ModelFeatures
@@ -56,7 +56,7 @@ def select_by_gip(method: str, pool: Pool, features: ModelFeatures, k: int) -> T
     """GIP as `gip_select` calls it, or on gradients in place of texts."""
     if method == "GIP target, gradients":
         rows, queries = unit_rows(features.gradients[0][pool.members]), unit_rows(features.queries[pool.task][0])
-        noise = default_noise(k, rows.shape[1], towards_target=True)
+        noise = default_ridge(k, rows.shape[1], towards_target=True)
         return gip(rows, queries, k, noise=noise).indices
     return gip_with(pool, k, **GIP_OPTIONS[method])
 
@@ -73,7 +73,7 @@ def gip_with(
 ) -> Tensor:
     """GIP on sentence vectors with the defaults of `gip_select`."""
     if noise is None:
-        noise = default_noise(k, pool.vectors.shape[1], towards_target=target)
+        noise = default_ridge(k, pool.vectors.shape[1], towards_target=target)
     precision = precision_from_scores(pool.scores, quality=quality) if scores else None
     if precision is not None:
         noise *= float(precision.square().mean())

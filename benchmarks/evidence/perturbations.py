@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from hf_gip import gip
-from hf_gip.core.judge import captured_share
-from hf_gip.core.queries import default_noise, precision_from_scores
+from hf_gip.core.metrics import captured_share
+from hf_gip.core.queries import default_ridge, precision_from_scores
 
 from .ablations import random_rows
 from .jobs import Job
@@ -16,7 +16,7 @@ from .pools import Pool
 def compare_objectives(pool: Pool, job: Job) -> Job:
     """Share of each objective that the other one reaches, and overlap of the picks."""
     k, target = job["k"], job["mode"] == "target"
-    noise = default_noise(k, pool.vectors.shape[1], towards_target=target)
+    noise = default_ridge(k, pool.vectors.shape[1], towards_target=target)
     queries = pool.queries.vectors if target else None
     picks = {
         name: gip(pool.vectors, queries, k, noise=noise, objective=name) for name in ("projection", "information")

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from hf_gip import gip
-from hf_gip.core.judge import coverage, vendi
-from hf_gip.core.queries import default_noise
+from hf_gip.core.metrics import coverage, vendi
+from hf_gip.core.queries import default_ridge
 from hf_gip.features.lexical import LexicalEncoder
 
 from .ablations import ABLATIONS, random_rows
@@ -102,7 +102,7 @@ class Sensitivity:
             rows, queries = bank_vectors(self.data, name)[pool.members], embedded_texts(pool.queries, ENCODERS[name]())
         else:
             rows, queries = pool.vectors, pool.queries.vectors
-        return gip(rows, queries, k, noise=default_noise(k, rows.shape[1], towards_target=True)).indices
+        return gip(rows, queries, k, noise=default_ridge(k, rows.shape[1], towards_target=True)).indices
 
 
 OPTIONS = ("k", "c", "variant", "exponent", "queries", "encoder", "mode", "change")

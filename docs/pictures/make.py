@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from hf_gip import gip
-from hf_gip.core.judge import captured_share
+from hf_gip.core.metrics import captured_share
 from hf_gip.pictures import plot_gains
 
 HERE = Path(__file__).parent

@@ -8,8 +8,8 @@ import typer
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_gip.core.selection import Selection
     from hf_gip.manifest.schema import Manifest
+    from hf_gip.selection import Selection
 
 Target = Annotated[str | None, typer.Option(help="The target again, where it was a dataset or file.")]
 TargetSplit = Annotated[str | None, typer.Option(help="Split of the target; train, where it has splits.")]

@@ -10,8 +10,8 @@ from hf_gip.cli.again import open_pool
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_gip.core.selection import Selection
     from hf_gip.manifest.schema import Manifest
+    from hf_gip.selection import Selection
 
 
 def compare_command(

@@ -24,8 +24,8 @@ from hf_gip.cli.again import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_gip.core.selection import Selection
     from hf_gip.manifest.schema import Manifest
+    from hf_gip.selection import Selection
 
 
 def explain_command(
@@ -72,12 +72,12 @@ def _explained(
 
         return recorded_gtp_evidence(pool, recorded_gtp_options(manifest, given)).explain(selection, row)
     if manifest.method == "spice":
-        from hf_gip.core.explain_spice import explain_pick
+        from hf_gip.core.explain import explain_spice_pick
         from hf_gip.dataset.spice_evidence import recorded_spice_evidence
         from hf_gip.manifest.again_spice import recorded_spice_options
 
         if row in selection.indices.tolist() or manifest.parameters["update_every"] is not None:
-            return explain_pick(selection, row)  # needs no gradient, or one that is gone
+            return explain_spice_pick(selection, row)  # needs no gradient, or one that is gone
         return recorded_spice_evidence(pool, recorded_spice_options(manifest, given)).explain(selection, row)
     if manifest.method != "gip":
         raise ValueError(

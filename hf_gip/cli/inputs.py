@@ -127,8 +127,8 @@ def check_counts(**options: int | None) -> None:
     Raises:
         ValueError: If one is not.
     """
-    from hf_gip.core.checks import check_count
+    from hf_gip.core.validation import check_int
 
     for name, value in options.items():
         if value is not None:
-            check_count(name, value)
+            check_int(name, value)

@@ -22,8 +22,8 @@ from hf_gip.cli.again import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_gip.core.selection import Selection
     from hf_gip.manifest.schema import Manifest
+    from hf_gip.selection import Selection
 
 
 def report_command(

@@ -1,32 +1,88 @@
-"""Greedy Information Projection: choose rows whose span answers the queries."""
+r"""Greedy Information Projection: choose rows whose span answers the queries.
+
+A Gaussian g ~ N(0, I) is read through noise by the rows, zᵢ = xᵢᵀg + (σ/wᵢ)·ε, and by the queries, yⱼ = qⱼᵀg + τ·ε
+([GIP](https://huggingface.co/papers/2603.13790)). Once the rows S are known, g has the covariance
+
+    Σ_S = (I + X_Sᵀ W_S² X_S / σ²)⁻¹,                                                                    (1)
+
+and the two objectives, and what row i adds to them, are
+
+    projection    tr(Q Qᵀ) − tr(Q Σ_S Qᵀ),   ‖Q Σ_S xᵢ‖² / (xᵢᵀ Σ_S xᵢ + σ²/wᵢ²),                        (2)
+    information   ½ log det(Q Qᵀ + τ²I) − ½ log det(Q Σ_S Qᵀ + τ²I),   ½ log((vᵢ + σ²/wᵢ²) / (uᵢ + σ²/wᵢ²)),  (3)
+
+with vᵢ = xᵢᵀ Σ_S xᵢ the row's variance given S, and uᵢ that given S and the queries. (The numbers are of this page.
+The paper maximizes (3), I(z_S; y), through (2), which bounds it from below.)
+
+`gip_reference` is (1) to (3) as written. `gip` makes the same picks through `engine/`, which reads the rows once per
+block of picks. `gip_dual` starts from X Qᵀ instead of Q, `matching_pursuit` never revises a pick.
+"""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hf_gip.core.captured import most, notes, span_full_at
-from hf_gip.core.checks import check_k, check_run
-from hf_gip.core.engine.greedy import greedy
-from hf_gip.core.engine.information import Information
-from hf_gip.core.engine.ledger import Ledger
-from hf_gip.core.engine.loop import match
-from hf_gip.core.engine.projection import Projection
-from hf_gip.core.engine.ranks import Ranks, admit, agree, fingerprint, shared
-from hf_gip.core.engine.shortlist import ratio
-from hf_gip.core.gip_checks import check_limits, check_names, check_precision, check_prefilter
-from hf_gip.core.limits import Limits
-from hf_gip.core.rows import MemoryRows, Rows, check_rows
-from hf_gip.core.selection import Selection
-from hf_gip.core.setting import prepare
+from hf_gip.core.constraints import Constraints, ConstraintState
+from hf_gip.core.engine.greedy import GreedyResult, greedy
+from hf_gip.core.engine.shortlist import first_best, gain_ratio, tie_slack
+from hf_gip.core.engine.state import InformationState, ObjectiveState, ProjectionState
+from hf_gip.core.matrix import InMemoryMatrix, MatrixSource, as_source, gather_numbered, gram, working_dtype
+from hf_gip.core.normalize import NormalizedProblem, mean_row_energy, normalize_problem
+from hf_gip.core.validation import (
+    brief,
+    check_choice,
+    check_group_and_progress,
+    check_k,
+    check_number,
+    is_int,
+    is_number,
+)
+from hf_gip.distributed import RowPartition, assert_equal_on_all, check_on_all, partition_rows, tensor_checksum
+from hf_gip.selection import Selection
+
+SATURATED = 0.999  # share of the queries' energy from which the picks' span counts as full
+
+
+def gip_reference(
+    X: Float[Tensor, "n d"], Q: Float[Tensor, "m d"], k: int, *, sigma2: float, tau2: float | None = None
+) -> tuple[list[int], list[float]]:
+    """The greedy loop as the equations have it, in float64: picks and gains. The yardstick of `gip`, O(k n d²).
+
+    Maximises the projection (2); given `tau2`, the information (3).
+    """
+    X, Q = X.double(), Q.double()
+    Sigma = torch.eye(X.shape[1], dtype=torch.float64)  # (1) for S = ∅
+    known = Sigma if tau2 is None else torch.linalg.inv(Sigma + Q.T @ Q / tau2)  # the same, given the queries
+    indices: list[int] = []
+    gains: list[float] = []
+    for _ in range(k):
+        variance = ((X @ Sigma) * X).sum(1) + sigma2
+        if tau2 is None:
+            gain = (X @ Sigma @ Q.T).square().sum(1) / variance  # (2)
+        else:
+            gain = 0.5 * (variance / (((X @ known) * X).sum(1) + sigma2)).log()  # (3)
+        gain[indices] = -torch.inf
+        i = int((gain >= gain.max() - tie_slack(torch.float64) * gain.max().abs()).to(torch.uint8).argmax())
+        indices.append(i)
+        gains.append(float(gain[i]))
+        Sigma = condition_on(Sigma, X[i], sigma2)
+        known = condition_on(known, X[i], sigma2)
+    return indices, gains
+
+
+def condition_on(Sigma: Float[Tensor, "d d"], x: Float[Tensor, " d"], sigma2: float) -> Float[Tensor, "d d"]:
+    """The covariance once xᵀg is known up to noise of variance `sigma2` (Sherman and Morrison)."""
+    b = Sigma @ x
+    return Sigma - torch.outer(b, b) / (x @ b + sigma2)
 
 
 def gip(
-    features: Float[Tensor, "n d"] | Rows,
+    features: Float[Tensor, "n d"] | MatrixSource,
     queries: Float[Tensor, "m d"] | None,
     k: int,
     *,
@@ -35,15 +91,14 @@ def gip(
     precision: Float[Tensor, " n"] | None = None,
     pursuit: Literal["orthogonal", "matching"] = "orthogonal",
     prefilter: int | None = None,
-    limits: Limits | None = None,
+    constraints: Constraints | None = None,
     group: dist.ProcessGroup | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Selection:
     r"""Choose `k` rows that hold most of what the queries ask for.
 
-    Queries and rows are read through noise, yⱼ = qⱼᵀg + τ·ε and zᵢ = xᵢᵀg + (σ/wᵢ)·ε with g ~ N(0, I)
-    ([GIP](https://huggingface.co/papers/2603.13790)). With Σ_S = (I + X_Sᵀ W_S² X_S / σ²)⁻¹, what g may still be once
-    the rows S are known, the two objectives are
+    With Σ_S = (I + X_Sᵀ W_S² X_S / σ²)⁻¹, what g ~ N(0, I) may still be once the rows S are known up to noise
+    ([GIP](https://huggingface.co/papers/2603.13790)), the two objectives are
 
     - projection: tr(Q Qᵀ) − tr(Q Σ_S Qᵀ), the queries' energy held by the (ridge) span of the rows. Row i adds
       ‖Q Σ_S xᵢ‖² / (xᵢᵀ Σ_S xᵢ + σ²/wᵢ²);
@@ -64,23 +119,27 @@ def gip(
             `hf_gip.features.files.npy_rows(path)`, which are read in order once per block.
         queries: What the chosen rows should be able to express, (m, d); None means the features themselves.
         k: How many rows to choose.
-        objective: What is maximised.
-        noise: Noise on rows and queries as a share of their mean energy. 0 is the plain projection.
-        precision: How far each row is to be trusted, wᵢ ≥ 0, (n,): its noise is σ²/wᵢ². None means 1 for all.
+        objective: What is maximized, *optional*, defaults to `"projection"`.
+        noise: Noise on rows and queries as a share of their mean energy, *optional*, defaults to `0.1`. 0 is the plain
+            projection.
+        precision: How far each row is to be trusted, wᵢ ≥ 0, (n,): its noise is σ²/wᵢ². *Optional*, defaults to 1 for
+            all.
         pursuit: `"orthogonal"` revises the whole projection at each pick; `"matching"` is plain matching pursuit: a
-            pick takes its own share ‖Rxᵢ‖² / ‖xᵢ‖² of the residual R and stays as it is (no noise, no precision).
+            pick explains its own share ‖Rxᵢ‖² / ‖xᵢ‖² of the residual R and stays as it is (no noise, no precision).
+            *Optional*, defaults to `"orthogonal"`.
         prefilter: An approximation for huge pools, in rows: only this many rows with the largest first gains are
-            candidates. `record["prefilter"]` holds the first gain of the last row kept and of the first row cut.
-        limits: Rows given from the start, quotas per group, a budget of tokens (`hf_gip.core.limits.Limits`); each
-            pick is the best row that is still allowed. A budget, and each given row, costs one pass per pick.
-        group: Processes that share the rows (`torch.distributed.group.WORLD` under `torchrun`): `features` and
-            `precision` are then this rank's share, rows are numbered through in rank order, and every rank returns
+            candidates. `record["prefilter"]` holds the first gain of the last candidate and of the first row cut.
+            *Optional*, defaults to all rows.
+        constraints: Initial rows, quotas per group, a budget of tokens (`hf_gip.Constraints`), *optional*; each
+            pick is the best row that is still allowed. A budget, and each initial row, costs one pass per pick.
+        group: Processes that share the rows (`torch.distributed.group.WORLD` under `torchrun`), *optional*: `features`
+            and `precision` are then this rank's share, rows are numbered through in rank order, and every rank returns
             the whole selection. A block of picks costs one gather of its shortlist and one reduction. A rank that
             ends makes the others fail; one that hangs does so within the group's `timeout`.
-        progress: Called after each pass with the number of picks and of passes so far.
+        progress: Called after each pass with the number of picks and of passes so far, *optional*.
 
     Returns:
-        The picks in order, given rows first; `total` is tr(Q Qᵀ), or for the information that of the whole pool
+        The picks in order, initial rows first; `total` is tr(Q Qᵀ), or for the information that of the whole pool
         where it costs no more than the picks (k ≥ d, or no queries). Fewer than `k` with `noise=0`, once nothing is
         left to gain, and where a budget is spent; `record["notes"]` then says so.
 
@@ -89,40 +148,38 @@ def gip(
         ValueError: If a shape, a value or a name is wrong, the features or the queries are all zero, or ranks
             disagree.
     """
-    check_names(objective, pursuit, noise, precision)
-    check_run(group, progress)
-    source = _share(features, pursuit, precision, group)
+    check_objective(objective, noise)
+    _check_pursuit(pursuit, objective, features, precision)
+    check_group_and_progress(group, progress)
+    source = check_on_all(lambda: _checked_rows(features, precision), group)
     if group is not None:
-        if pursuit == "matching" or prefilter is not None or limits is not None:
-            raise ValueError("`group` must go without `pursuit`, `prefilter` and `limits`: select in one process.")
-        told = {"k": k, "objective": objective, "noise": noise, "width": source.d, "dtype": str(source.dtype)}
-        agree({**told, "queries": fingerprint(queries)}, group)
-    ranks = shared(source.n, group)
-    check_k(k, ranks.n)
-    if prefilter is not None:
-        check_prefilter(prefilter, k, source.n)
-    if limits is not None:
-        check_limits(limits, source.n, k, noise, prefilter is None and pursuit == "orthogonal")
-    setting = prepare(source, queries, noise, precision, ranks)
-    work = _Work(source, setting.scale, setting.queries, k, float(noise), objective)
-    kept, cut = None, None
-    if prefilter is not None:
-        kept, cut = _strongest(work, prefilter)
-        work = replace(work, source=MemoryRows(source.rows(kept)), scale=setting.scale[kept])
-    if isinstance(features, Tensor) and pursuit == "matching":
-        inside = features if kept is None else features[kept]
-        picks = match(inside, work.scale, setting.queries, k)
+        if pursuit == "matching" or prefilter is not None or constraints is not None:
+            raise ValueError(
+                "`group` must go without `pursuit`, `prefilter` and `constraints`: select in one process."
+            )
+        arguments = {"k": k, "objective": objective, "noise": noise, "width": source.d, "dtype": str(source.dtype)}
+        assert_equal_on_all(arguments | {"queries": tensor_checksum(queries)}, group)
+    partition = partition_rows(source.n, group)
+    check_k(k, partition.n)
+    if prefilter is not None and not (is_int(prefilter) and k <= prefilter <= source.n):
+        raise ValueError(
+            f"`prefilter` must lie between `k` ({k}) and the number of rows ({source.n}), got {brief(prefilter)}."
+        )
+    if constraints is not None:
+        _check_constraints(constraints, source.n, k, noise, prefilter is None and pursuit == "orthogonal")
+    problem = normalize_problem(source, queries, precision, partition)
+    solve = _Solver(problem, k, float(noise), objective, pursuit)
+    if prefilter is None:
+        result, cut = solve(source, problem.scale, constraints, partition, progress), {}
     else:
-        state = work.state()
-        told = {"log": objective == "information"}
-        ledger = None if limits is None else Ledger(limits, source.n, k, setting.scale.device, **told)
-        inside = ranks if kept is None else None
-        picks = greedy(work.source, state, k, ledger=ledger, ranks=inside, progress=progress)
-    indices = picks.indices if kept is None else kept.cpu()[picks.indices]
-    gains = picks.gains * (setting.query_energy if objective == "projection" else 1.0)
-    chosen = _chosen(source, indices, ranks) / math.sqrt(setting.row_energy)
-    full_at = span_full_at(chosen, setting.queries)
-    record = {
+        candidates, cut = solve.prefilter(source, prefilter)
+        inside = InMemoryMatrix(source.rows(candidates))
+        result = solve(inside, problem.scale[candidates], None, None, progress)
+        result = GreedyResult(candidates.cpu()[result.indices], result.gains, result.passes)
+    gains = result.gains * (problem.query_energy if objective == "projection" else 1.0)
+    chosen = gather_numbered(source, result.indices, partition) / math.sqrt(problem.row_energy)
+    saturated_at = rank_saturated_at(chosen, problem.queries)
+    record: dict[str, Any] = {
         "method": "gip",
         "parameters": {
             "k": k,
@@ -130,95 +187,262 @@ def gip(
             "noise": noise,
             "pursuit": pursuit,
             "precision": precision is not None,
-            "sigma2": noise * setting.row_energy,
-            "tau2": noise * setting.query_energy,
-            "query_rank": setting.queries.shape[1],
-            "dtype": str(setting.scale.dtype).removeprefix("torch."),
+            "sigma2": noise * problem.row_energy,
+            "tau2": noise * problem.query_energy,
+            "query_rank": problem.queries.shape[1],
+            "dtype": str(problem.scale.dtype).removeprefix("torch."),
         },
-        "span_full_at": full_at,
-        "notes": notes(k, len(gains), full_at, budget=None if limits is None else limits.budget),
+        "span_full_at": saturated_at,
+        "notes": selection_notes(k, len(gains), saturated_at, None if constraints is None else constraints.max_tokens),
+        **cut,
     }
-    if cut is not None:
-        record["prefilter"] = cut
-    total = most(source, setting, k, objective, noise, queries is None, ranks)
-    return Selection(indices, gains, total=total, record=record)
+    total = max_objective(source, problem, k, objective, noise, queries is None, partition)
+    return Selection(result.indices, gains, total=total, record=record)
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """What the engine is to solve."""
+class _Solver:
+    """A normalized problem, to be solved over all rows or over candidates."""
 
-    source: Rows
-    scale: Float[Tensor, " n"]
-    queries: Float[Tensor, "d r"]
+    problem: NormalizedProblem
     k: int
     noise: float
     objective: str
+    pursuit: str
 
-    def state(self) -> Projection | Information:
+    def __call__(
+        self,
+        source: MatrixSource,
+        scale: Float[Tensor, " n"],
+        constraints: Constraints | None,
+        partition: RowPartition | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> GreedyResult:
+        if self.pursuit == "matching":
+            assert isinstance(source, InMemoryMatrix)
+            return matching_pursuit(source.matrix, scale, self.problem.queries, self.k)
+        allowed = None
+        if constraints is not None:
+            log_gain = self.objective == "information"
+            allowed = ConstraintState(constraints, source.n, self.k, scale.device, log_gain=log_gain)
+        state = self.state(source, scale)
+        return greedy(source, state, self.k, constraints=allowed, partition=partition, progress=progress)
+
+    def state(self, source: MatrixSource, scale: Float[Tensor, " n"]) -> ObjectiveState:
+        queries = self.problem.queries
         if self.objective == "projection":
-            return Projection(self.source, self.scale, self.queries, self.k, self.noise)
-        return Information(self.source, self.scale, _whiten(self.queries, self.noise), self.k, self.noise)
+            return ProjectionState(source, scale, queries, self.k, self.noise)
+        whitened = queries / (queries.square().sum(0) + self.noise).sqrt()  # W = Q (QᵀQ + τ²I)^(−½): I − WWᵀ given y
+        return InformationState(source, scale, whitened, self.k, self.noise)
+
+    def prefilter(self, source: MatrixSource, size: int) -> tuple[Int64[Tensor, " p"], dict[str, Any]]:
+        """The rows with the largest first gains, in their order, and what was cut."""
+        state = self.state(source, self.problem.scale)
+        first_gains = gain_ratio(state.numerator, state.denominator, state.min_denominator)
+        gains, order = first_gains.sort(descending=True, stable=True)
+        cut = {
+            "kept": size,
+            "last_kept": float(gains[size - 1]),
+            "first_cut": float(gains[size]) if size < len(gains) else None,
+        }
+        return order[:size].sort().values, {"prefilter": cut}
 
 
-def _rows(features: Float[Tensor, "n d"] | Rows, pursuit: str, precision: Float[Tensor, " n"] | None) -> Rows:
-    n, _ = check_rows("features", features)
-    if precision is not None:
-        check_precision(precision, n)
-    if isinstance(features, Tensor):
-        return MemoryRows(features)
-    if pursuit == "matching":
-        raise ValueError('`features` must be a tensor for `pursuit="matching"`, got rows elsewhere: load them.')
-    return features
+def gip_dual(features: Float[Tensor, "n d"], scores: Float[Tensor, "n s"], k: int, *, noise: float = 0.1) -> Selection:
+    r"""Choose `k` rows by the paper's dual form, in which no query vector is built ([GIP](https://huggingface.co/papers/2603.13790)).
 
+    What a query would have in common with each row, C = X Qᵀ, starts as the scores themselves, one column each, and
+    every pick j takes from all rows what they share with it:
 
-def _share(
-    features: Float[Tensor, "n d"] | Rows,
-    pursuit: str,
-    precision: Float[Tensor, " n"] | None,
-    group: dist.ProcessGroup | None,
-) -> Rows:
-    """This rank's rows; all ranks end with the one whose rows or weights cannot be used.
+        j = argmax ‖Cᵢ‖² / (Dᵢ + σ²),  C ← C − a Cⱼ / √(Dⱼ + σ²),  D ← D − a²,  a = X Σ_S xⱼ / √(Dⱼ + σ²).
+
+    Columns are brought to mean square 1, so that judges with other scales weigh alike, and are not centered: the gain
+    squares C and does not see signs, so that after centering the worst rows would count as much as the best. Scores
+    as precision (`gip`) choose better rows on real data; this form is here to compare with the paper. Cost and memory
+    as for `gip` with s queries.
+
+    Args:
+        features: One row per example, (n, d).
+        scores: One column per judge, at least 0, larger is better, NaN where a judge gave none (it then counts as
+            the judge's mean), (n, s).
+        k: How many rows to choose.
+        noise: The ridge σ² in units of the mean ‖xᵢ‖², above 0, *optional*, defaults to `0.1`.
+
+    Returns:
+        The picks in order. There is no `total`: scores need not lie in the rows' span.
 
     Raises:
-        TypeError: If they are no floating-point tensor.
-        ValueError: If they are no finite matrix.
+        TypeError: If a matrix is no floating-point tensor.
+        ValueError: If a shape or a value is wrong, or a score is negative.
     """
-    if group is None:
-        return _rows(features, pursuit, precision)
-    try:
-        source = _rows(features, pursuit, precision)
-    except (TypeError, ValueError) as error:
-        admit(str(error), group)
-        raise
-    admit(None, group)
+    source = as_source("features", features)
+    check_k(k, source.n)
+    if not (is_number(noise) and noise > 0):
+        raise ValueError(f"`noise` must be a finite number above 0 for the dual form, got {noise!r}.")
+    row_energy, device = mean_row_energy(source)
+    filled = torch.where(scores.isnan(), scores.nanmean(dim=0), scores).detach().double()
+    if float(filled.min()) < 0:
+        raise ValueError(
+            f"`scores` must be at least 0 as queries, got {float(filled.min()):g}: the projection does not see signs, "
+            "so add a constant, or use them as precision."
+        )
+    columns = filled / filled.square().mean(dim=0).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    dtype = working_dtype(source.dtype)
+    scale = torch.full((source.n,), 1 / math.sqrt(row_energy), dtype=dtype, device=device)
+    state = ProjectionState(source, scale, None, k, float(noise), correlation=columns.to(device, dtype))
+    result = greedy(source, state, k)
+    parameters = {
+        "k": k,
+        "objective": "projection",
+        "noise": noise,
+        "pursuit": "dual",
+        "sigma2": noise * row_energy,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    return Selection(result.indices, result.gains, record={"method": "gip", "parameters": parameters, "notes": []})
+
+
+def matching_pursuit(
+    features: Float[Tensor, "n d"], scale: Float[Tensor, " n"], queries: Float[Tensor, "d r"], k: int
+) -> GreedyResult:
+    """Plain matching pursuit, one pass a pick: each pick explains its share of the residual, none is revised."""
+    dtype = scale.dtype
+    residual, unit = queries.double().clone(), 1.0
+    C = (features.to(dtype) @ queries.to(dtype)) * scale[:, None]
+    D = (features.double().square().sum(1) * scale.double() ** 2).to(dtype)
+    D[D == 0] = 1.0  # a zero row has nothing to share: C is zero as well
+    chosen = torch.zeros(len(D), dtype=torch.bool, device=D.device)
+    indices, gains = [], []
+    for _ in range(k):
+        best = int(first_best((C.square().sum(1) / D).masked_fill_(chosen, -torch.inf)))
+        x = features[best].double() * float(scale[best])
+        share = (residual.T @ x) / max(float(x @ x), torch.finfo(torch.float64).tiny)
+        indices.append(best)
+        gains.append(float(share @ share) * float(x @ x) * unit**2)
+        residual -= torch.outer(x, share)
+        chosen[best] = True
+        norm = float(residual.norm())
+        if 0 < norm < 1e-2:  # it falls geometrically: start from fresh sums, far from underflow
+            residual /= norm
+            unit *= norm
+            C = (features.to(dtype) @ residual.to(dtype)) * scale[:, None]
+        else:
+            C -= torch.outer((features.to(dtype) @ x.to(dtype)) * scale, share.to(dtype))
+    return GreedyResult(torch.tensor(indices, dtype=torch.int64), torch.tensor(gains, dtype=torch.float64))
+
+
+def rank_saturated_at(chosen: Float[Tensor, "k d"], queries: Float[Tensor, "d r"]) -> int | None:
+    """Number of first picks whose span holds `SATURATED` of the queries' energy, or None if all of them do not."""
+    basis = queries.new_zeros(0, len(queries))
+    target, captured = SATURATED * float(queries.square().sum()), 0.0
+    for start in range(0, len(chosen), 64):
+        rows = chosen[start : start + 64]
+        norms = rows.norm(dim=1)
+        for _ in range(2):
+            rows = rows - (rows @ basis.T) @ basis
+        directions, triangle = torch.linalg.qr(rows.T)
+        independent = triangle.diagonal().abs() > 1e-6 * norms[: len(triangle.diagonal())]
+        energies = (directions.T @ queries).square().sum(1) * independent
+        reached = captured + energies.cumsum(0)
+        if float(reached[-1]) >= target:
+            return start + int((reached >= target).to(torch.uint8).argmax()) + 1
+        captured = float(reached[-1])
+        basis = torch.cat([basis, directions.T[independent]])
+    return None
+
+
+def max_objective(
+    source: MatrixSource,
+    problem: NormalizedProblem,
+    k: int,
+    objective: str,
+    noise: float,
+    of_pool: bool,
+    partition: RowPartition,
+) -> float | None:
+    """What all rows together would reach; None where that cost a pass nobody asked for."""
+    queries = problem.queries
+    if objective == "projection":
+        return problem.query_energy * float(queries.square().sum())
+    if k < source.d and not of_pool:
+        return None
+    precision = partition.all_reduce_sum(gram(source, problem.scale.dtype, problem.scale)) / noise
+    precision.diagonal().add_(1.0)
+    unexplained = queries.T @ torch.linalg.solve(precision, queries)
+    eye = torch.eye(len(unexplained), dtype=torch.float64, device=unexplained.device)
+    prior = torch.linalg.slogdet(queries.T @ queries / noise + eye)[1]
+    return 0.5 * float(prior - torch.linalg.slogdet(unexplained / noise + eye)[1])
+
+
+def selection_notes(k: int, num_picks: int, saturated_at: int | None, max_tokens: int | None) -> list[str]:
+    """What a reader of the record should know of how the picks ended."""
+    notes = []
+    if num_picks < k and max_tokens is not None:
+        notes.append(f"{num_picks:,} rows of at most {k:,}: no other row fits what is left of {max_tokens:,} tokens.")
+    elif num_picks < k:
+        notes.append(
+            f"{num_picks:,} of {k:,} picks hold all that this pool can tell about the queries without noise; "
+            "none was added."
+        )
+    if saturated_at is not None and saturated_at < num_picks:
+        notes.append(f"{saturated_at:,} of {num_picks:,} picks filled the span; the rest refine it.")
+    return notes
+
+
+def check_objective(objective: str, noise: float) -> None:
+    """Raise unless the objective exists and goes with the noise.
+
+    Raises:
+        ValueError: If not.
+    """
+    check_choice("objective", objective, ("projection", "information"))
+    check_number("noise", noise)
+    if objective == "information" and noise == 0:
+        raise ValueError("`noise` must be above 0 for the information, which is infinite without noise, got 0.")
+
+
+def check_precision(precision: Float[Tensor, " n"], n: int) -> None:
+    """Raise unless there is a weight for every row, and one of them above 0.
+
+    Raises:
+        TypeError: If `precision` is no tensor.
+        ValueError: If a weight is wrong, or there are not `n`.
+    """
+    if not isinstance(precision, Tensor):
+        raise TypeError(f"`precision` must be a tensor with one weight per row, got {brief(precision)}.")
+    if precision.shape != (n,):
+        raise ValueError(f"`precision` must hold one weight per row ({n}), got shape {tuple(precision.shape)}.")
+    if not bool((precision.isfinite() & (precision >= 0)).all() and (precision > 0).any()):
+        raise ValueError("`precision` must be finite, at least 0 and not all 0: rescale the weights to (0, 1].")
+
+
+def _check_pursuit(pursuit: str, objective: str, features: object, precision: object) -> None:
+    check_choice("pursuit", pursuit, ("orthogonal", "matching"))
+    if pursuit != "matching":
+        return
+    if objective == "information" or precision is not None:
+        raise ValueError(
+            '`pursuit="matching"` must go with the projection and without `precision`, got '
+            f"objective={objective!r}, precision {'given' if precision is not None else 'not given'}: "
+            'use `pursuit="orthogonal"`.'
+        )
+    if isinstance(features, MatrixSource):
+        raise ValueError('`features` must be a tensor for `pursuit="matching"`, got rows elsewhere: load them.')
+
+
+def _checked_rows(features: Tensor | MatrixSource, precision: Float[Tensor, " n"] | None) -> MatrixSource:
+    source = as_source("features", features)
+    if precision is not None:
+        check_precision(precision, source.n)
     return source
 
 
-def _chosen(source: Rows, indices: Int64[Tensor, " k"], ranks: Ranks) -> Float[Tensor, "k d"]:
-    """The rows `indices`, whoever holds them, in float64."""
-    if ranks.group is None:
-        return source.rows(indices).double()
-    here = (indices >= ranks.first) & (indices < ranks.first + source.n)
-    mine = source.rows(indices[here] - ranks.first).double()
-    out = mine.new_zeros(len(indices), source.d)
-    out[here.to(out.device)] = mine
-    return ranks.total(out)
-
-
-def _strongest(work: _Work, size: int) -> tuple[Int64[Tensor, " p"], dict[str, float | int | None]]:
-    """The rows with the largest first gains, in their order, and what was cut."""
-    state = work.state()
-    first = ratio(state.top, state.bottom, state.floor)
-    gains, order = first.sort(descending=True, stable=True)
-    cut = {
-        "kept": size,
-        "last_kept": float(gains[size - 1]),
-        "first_cut": float(gains[size]) if size < len(gains) else None,
-    }
-    return order[:size].sort().values, cut
-
-
-def _whiten(queries: Float[Tensor, "d r"], noise: float) -> Float[Tensor, "d r"]:
-    """W with I − WWᵀ the covariance once the queries are known: Q (QᵀQ + τ²I)^(−½) for orthogonal columns."""
-    return queries / (queries.square().sum(0) + noise).sqrt()
+def _check_constraints(constraints: Constraints, n: int, k: int, noise: float, is_plain: bool) -> None:
+    if not isinstance(constraints, Constraints):
+        raise TypeError(f"`constraints` must be `hf_gip.Constraints` or None, got {brief(constraints)}.")
+    if not is_plain or noise == 0:
+        raise ValueError(
+            "`constraints` needs the orthogonal pursuit, `noise` above 0 and no `prefilter`, which could leave out "
+            "what a quota asks for: leave one of them out."
+        )
+    constraints.check(n, k)

@@ -13,7 +13,7 @@ PANEL = 64
 def nnls(
     gram: Float[Tensor, "t t"], target: Float[Tensor, " t"], start: Int64[Tensor, " s"] | None = None
 ) -> Float[Tensor, " t"]:
-    """The w ≥ 0 that minimises ½ wᵀGw − cᵀw, for G = AᵀA and c = Aᵀb the non-negative least squares of b on A.
+    """The w ≥ 0 that minimizes ½ wᵀGw − cᵀw, for G = AᵀA and c = Aᵀb the non-negative least squares of b on A.
 
     Active sets after Lawson and Hanson, but many rows enter at once: all rows with a positive gradient c − Gw, best
     correlated first; then every row with a negative weight leaves until none is left. Where such a step does not
@@ -24,7 +24,7 @@ def nnls(
     Args:
         gram: G, positive semi-definite, float64, (t, t).
         target: c, float64, (t,).
-        start: Rows to enter first, e.g. those with weight in a nearby problem.
+        start: Rows to enter first, e.g. those with weight in a nearby problem, *optional*, defaults to none.
 
     Returns:
         The weights, (t,). Some ten Cholesky factorizations of the rows in, O(p³) each.
@@ -50,7 +50,6 @@ class ActiveSet:
     """The rows with weight, in the order in which they entered, and the least squares on them."""
 
     def __init__(self, gram: Float[Tensor, "t t"], target: Float[Tensor, " t"]) -> None:
-        """Start from no rows."""
         self.gram, self.target = gram, target
         self.norms = gram.diagonal().clamp(min=0).sqrt()
         self.slack = SLACK * float((target.abs() / self.norms.clamp(min=1e-300)).max())
@@ -68,14 +67,14 @@ class ActiveSet:
         return order[rising[order]]
 
     def enter(self, fresh: Int64[Tensor, " f"]) -> bool:
-        """Let rows in and drop negative weights until none is left; keep the result if it is better."""
+        """Let rows in and drop negative weights until none is left; accept the result if it is better."""
         rows, factor = self._extended(fresh)
         while len(rows):
             weights = torch.cholesky_solve(self.target[rows, None], factor)[:, 0]
-            kept = self._above(rows, weights)
-            if bool(kept.all()):
+            positive = self._is_positive(rows, weights)
+            if bool(positive.all()):
                 return self._accept(rows, factor, weights)
-            rows, factor = self._factored(rows[kept])
+            rows, factor = self._factored(rows[positive])
         return False
 
     def enter_one(self, row: int) -> bool:
@@ -85,10 +84,10 @@ class ActiveSet:
             return False
         old = self.weights[rows]
         weights = torch.cholesky_solve(self.target[rows, None], factor)[:, 0]
-        if not bool(self._above(rows, weights)[-1]):
+        if not bool(self._is_positive(rows, weights)[-1]):
             return False
-        while not bool((inside := self._above(rows, weights)).all()):
-            steps = torch.where(~inside, old / (old - weights).clamp(min=1e-300), torch.inf)
+        while not bool((positive := self._is_positive(rows, weights)).all()):
+            steps = torch.where(~positive, old / (old - weights).clamp(min=1e-300), torch.inf)
             step = float(steps.min())
             old = (old + step * (weights - old)).clamp(min=0)
             rows, old = rows[steps > step], old[steps > step]
@@ -96,7 +95,7 @@ class ActiveSet:
             weights = torch.cholesky_solve(self.target[rows, None], factor)[:, 0]
         return self._accept(rows, factor, weights)
 
-    def _above(self, rows: Int64[Tensor, " p"], weights: Float[Tensor, " p"]) -> Bool[Tensor, " p"]:
+    def _is_positive(self, rows: Int64[Tensor, " p"], weights: Float[Tensor, " p"]) -> Bool[Tensor, " p"]:
         """Which weights are above zero by more than rounding."""
         shares = weights * self.norms[rows]
         return shares > ROUNDING * shares.abs().max()
@@ -114,23 +113,23 @@ class ActiveSet:
         """The rows in and those of `fresh` that are no combination of earlier ones, with their Cholesky factor."""
         across = self.gram[self.rows][:, fresh]
         lower = torch.linalg.solve_triangular(self.factor, across, upper=False).T
-        own = self.gram[fresh][:, fresh]
-        kept, corner = independent(own - lower @ lower.T, own.diagonal())
+        corner = self.gram[fresh][:, fresh]
+        independent, corner = independent_rows(corner - lower @ lower.T, corner.diagonal())
         top = torch.cat([self.factor, across.new_zeros(len(self.rows), len(corner))], dim=1)
-        factor = torch.cat([top, torch.cat([lower[kept], corner], dim=1)])
-        return torch.cat([self.rows, fresh[kept]]), factor
+        factor = torch.cat([top, torch.cat([lower[independent], corner], dim=1)])
+        return torch.cat([self.rows, fresh[independent]]), factor
 
     def _factored(self, rows: Int64[Tensor, " r"]) -> tuple[Int64[Tensor, " p"], Float[Tensor, "p p"]]:
         """The same for rows of which none is in."""
         block = self.gram[rows][:, rows]
-        kept, factor = independent(block, block.diagonal())
-        return rows[kept], factor
+        independent, factor = independent_rows(block, block.diagonal())
+        return rows[independent], factor
 
 
-def independent(
+def independent_rows(
     gram: Float[Tensor, "r r"], energies: Float[Tensor, " r"]
 ) -> tuple[Bool[Tensor, " r"], Float[Tensor, "p p"]]:
-    """Which rows are no combination of earlier kept ones, and the Cholesky factor of these.
+    """Which rows are no combination of earlier independent ones, and the Cholesky factor of these.
 
     Where a plain factorization shows a row with at most the share `DEPENDENT` of `energies` to itself, the rows are
     taken one after another, a panel at a time, and such rows left out.
@@ -139,7 +138,7 @@ def independent(
     if not int(info) and bool((factor.diagonal().square() > DEPENDENT * energies).all()):
         return torch.ones_like(energies, dtype=torch.bool), factor
     size = len(gram)
-    kept = torch.zeros(size, dtype=torch.bool, device=gram.device)
+    independent = torch.zeros(size, dtype=torch.bool, device=gram.device)
     limits = (DEPENDENT * energies).tolist()
     basis = gram.new_zeros(0, size)  # rows of Lᵀ over all columns
     for first in range(0, size, PANEL):
@@ -149,10 +148,10 @@ def independent(
         count = 0
         for row, limit in enumerate(limits[panel], start=0):
             fresh = rest[row] - done[:count, first + row] @ done[:count]
-            own = float(fresh[first + row])
-            if own > max(limit, 0.0):
-                kept[first + row] = True
-                done[count] = fresh / own**0.5
+            remainder = float(fresh[first + row])
+            if remainder > max(limit, 0.0):
+                independent[first + row] = True
+                done[count] = fresh / remainder**0.5
                 count += 1
         basis = torch.cat([basis, done[:count]])
-    return kept, basis[:, kept].T.tril()
+    return independent, basis[:, independent].T.tril()

@@ -1,4 +1,4 @@
-"""What the queries and the noise are made of: scores → precision, budget → ridge, categories → coordinates."""
+"""What queries and noise are made of: scores → precision, budget → ridge, categories → dimensions."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hf_gip.core.checks import is_number, shown
+from hf_gip.core.matrix import InMemoryMatrix, gram, working_dtype
+from hf_gip.core.validation import brief, is_number
 
 PURE_SPAN = 1e-3  # the least ridge: below it float32 features no longer tell the last gains from rounding
 TOP_K = 1e6  # the largest ridge: so much noise that earlier picks explain nothing away
 
 
-def default_noise(k: int, d: int, *, towards_target: bool, diversity: float = 0.5) -> float:
+def default_ridge(k: int, d: int, *, towards_target: bool, diversity: float = 0.5) -> float:
     """The ridge, in units of the mean ‖xᵢ‖², that keeps `k` picks from filling the span of `d` dimensions.
 
     max(0.1, 10 k/d) towards a target and max(0.1, k/d) for covering the pool, times (1 − diversity) / diversity:
@@ -24,7 +25,7 @@ def default_noise(k: int, d: int, *, towards_target: bool, diversity: float = 0.
     """
     if not is_number(diversity) or not 0.0 <= diversity <= 1.0:
         raise ValueError(
-            f"`diversity` must be between 0 (relevance alone) and 1 (span alone), got {shown(diversity)}."
+            f"`diversity` must be between 0 (relevance alone) and 1 (span alone), got {brief(diversity)}."
         )
     rule = max(0.1, (10 if towards_target else 1) * k / d)
     if diversity == 0.0:
@@ -44,8 +45,8 @@ def precision_from_scores(
 
     Args:
         scores: One column per judge, larger is better, NaN where a judge gave none, (n, s).
-        quality: Exponent: 0 ignores the scores, large values end at top-k by score.
-        weights: How much each judge counts, above 0, (s,); alike unless told.
+        quality: Exponent, *optional*, defaults to `1.0`: 0 ignores the scores, large values end at top-k by score.
+        weights: How much each judge counts, above 0, (s,), *optional*, defaults to all alike.
 
     Returns:
         The weights, (n,), float64.
@@ -54,7 +55,7 @@ def precision_from_scores(
         ValueError: If `quality` is negative or so large that no row counts, or a weight is not above 0.
     """
     if not is_number(quality) or quality < 0:
-        raise ValueError(f"`quality` must be 0 (ignore the scores) or larger, got {shown(quality)}.")
+        raise ValueError(f"`quality` must be 0 (ignore the scores) or larger, got {brief(quality)}.")
     shares = torch.stack([_mid_rank_shares(column) for column in scores.double().unbind(dim=1)], dim=1)
     if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
         raise ValueError(
@@ -66,7 +67,7 @@ def precision_from_scores(
     share = torch.where(share.isnan(), share.nanmedian(), share)
     weight = share.pow(float(quality))
     if not bool((weight > 0).any()):
-        raise ValueError(f"`quality` must leave the best row a weight above 0, got {shown(quality)}: lower it.")
+        raise ValueError(f"`quality` must leave the best row a weight above 0, got {brief(quality)}: lower it.")
     return weight
 
 
@@ -84,31 +85,27 @@ def whiten(queries: Float[Tensor, "m d"]) -> Float[Tensor, "r d"]:
     For a few unlike queries; many queries whitened mean "every direction alike" and lose their relevance.
     """
     _, strengths, directions = torch.linalg.svd(queries.double(), full_matrices=False)
-    kept = strengths > strengths[0] * 1e-6
-    return directions[kept].to(queries.dtype)
+    return directions[strengths > strengths[0] * 1e-6].to(queries.dtype)
 
 
-def square_root(features: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:
-    """Few rows with the features' own XᵀX, float64: what the pool asks of itself."""
+def gram_sqrt(features: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:
+    """Few rows with the features' own XᵀX, float64: the pool as queries of itself."""
     rows = features.detach()
-    total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
-    unit = 2.0 ** round(math.log2(float(rows.abs().max()) or 1.0))  # squares of 1e20 or of 1e-30 are no float32
-    for chunk in rows.split(65_536):
-        chunk = (chunk if chunk.dtype == torch.float64 else chunk.float()) / unit
-        total += (chunk.T @ chunk).double()
-    energies, directions = torch.linalg.eigh(total)
+    unit = 2.0 ** round(math.log2(float(rows.abs().max()) or 1.0))
+    energies, directions = torch.linalg.eigh(gram(InMemoryMatrix(rows), working_dtype(rows.dtype), unit=unit))
     return (directions * energies.clamp(min=0).sqrt()).T * unit
 
 
-def mixed(target: Float[Tensor, "m d"], features: Float[Tensor, "n d"], weight: float) -> Float[Tensor, "q d"]:
+def blend_target_and_pool(
+    target: Float[Tensor, "m d"], features: Float[Tensor, "n d"], weight: float
+) -> Float[Tensor, "q d"]:
     """The target's queries and below them the pool's own: `weight` of the energy is the target's."""
-    own = square_root(features).to(target)
-    energies = (target.double().square().sum(), own.double().square().sum())
-    own = own * math.sqrt((1 - weight) / weight * float(energies[0] / energies[1]))
-    return torch.cat([target, own])
+    pool = gram_sqrt(features).to(target)
+    ratio = target.double().square().sum() / pool.double().square().sum()
+    return torch.cat([target, pool * math.sqrt((1 - weight) / weight * float(ratio))])
 
 
-def with_categories(
+def append_category_dims(
     features: Float[Tensor, "n d"],
     queries: Float[Tensor, "m d"],
     codes: Sequence[Int64[Tensor, " n"]],
@@ -123,7 +120,7 @@ def with_categories(
 
     Args:
         features: One row per example, (n, d).
-        queries: What is asked of the features, (m, d).
+        queries: What the rows should be able to express, (m, d).
         codes: For each column the number of each row's value, from 0, −1 where missing, (n,).
         weights: The weight of each column, above 0.
         energy: Mean ‖x‖² of the rows that may be chosen.
@@ -131,16 +128,16 @@ def with_categories(
     Returns:
         The features, (n, d + values), and the queries, (m + values, d + values); values in the order of `codes`.
     """
-    asked = float(queries.double().square().sum())
+    energy_of_queries = float(queries.double().square().sum())
     sizes = [int(code.max()) + 1 for code in codes]
     n, d, width = *features.shape, sum(sizes)
     wide = torch.cat([features, features.new_zeros(n, width)], dim=1)
-    below = queries.new_zeros(width, d + width)
+    value_queries = queries.new_zeros(width, d + width)
     start = d
     for code, weight, size in zip(codes, weights, sizes, strict=True):
         rows = (code >= 0).nonzero().flatten()
         wide[rows.to(wide.device), (start + code[rows]).to(wide.device)] = math.sqrt(weight * energy)
         values = torch.arange(start, start + size)
-        below[values - d, values] = math.sqrt(weight * asked / size)
+        value_queries[values - d, values] = math.sqrt(weight * energy_of_queries / size)
         start += size
-    return wide, torch.cat([torch.cat([queries, queries.new_zeros(len(queries), width)], dim=1), below])
+    return wide, torch.cat([torch.cat([queries, queries.new_zeros(len(queries), width)], dim=1), value_queries])

@@ -8,7 +8,7 @@ GOLDEN = -7046029254386353131  # 2⁶⁴/φ and the two mixers of splitmix64, as
 MIX = (-4658895280553007687, -7723592293110705685)
 
 
-def scrambled(counter: Int64[Tensor, " c"], seed: int, stream: int) -> Int64[Tensor, " c"]:
+def random_bits(counter: Int64[Tensor, " c"], seed: int, stream: int) -> Int64[Tensor, " c"]:
     """64 pseudo-random bits for every counter (splitmix64, a hash of its counter, so any slice can be had alone)."""
     key = (seed * 0x9E3779B1 + stream * 0x85EBCA77 + 1) & ((1 << 62) - 1)
     bits = (counter + key) * GOLDEN
@@ -20,7 +20,7 @@ def scrambled(counter: Int64[Tensor, " c"], seed: int, stream: int) -> Int64[Ten
 def signs(start: int, count: int, seed: int, stream: int, device: torch.device) -> Tensor:
     """Signs of the coordinates `start` … `start + count`, int8 of ±1, (count,)."""
     first, last = start // 64, (start + count + 63) // 64
-    words = scrambled(torch.arange(first, last, device=device), seed, stream)
+    words = random_bits(torch.arange(first, last, device=device), seed, stream)
     bits = (words[:, None] >> torch.arange(64, device=device)) & 1
     return bits.to(torch.int8).mul_(2).sub_(1).flatten()[start - 64 * first :][:count]
 
@@ -47,12 +47,12 @@ def add_sketch(
     wide = out.new_zeros(len(out), 2 * d)  # the second half is what wraps round
     stretches = range(start // d, (end + d - 1) // d)
     numbers = torch.arange(stretches.start, stretches.stop)  # on the CPU: the shifts steer slices
-    shifts = ((scrambled(numbers, seed, ~stream) >> 1) & ((1 << 62) - 1)) % d
+    shifts = ((random_bits(numbers, seed, ~stream) >> 1) & ((1 << 62) - 1)) % d
     for stretch, shift in zip(stretches, shifts.tolist(), strict=True):
         low, high = max(start, stretch * d), min(end, (stretch + 1) * d)
-        place = (low - stretch * d + shift) % d
+        column = (low - stretch * d + shift) % d
         flip = flips[low - start : high - start].to(values.dtype)
-        wide[:, place : place + high - low].addcmul_(values[:, low - start : high - start], flip)
+        wide[:, column : column + high - low].addcmul_(values[:, low - start : high - start], flip)
     out += wide[:, :d] + wide[:, d:]
 
 

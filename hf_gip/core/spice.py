@@ -1,16 +1,40 @@
-"""SPICE: the rows with the most Fisher information and the least gradient conflict."""
+"""SPICE: the rows with the most Fisher information and the least gradient conflict.
 
+With gᵢ the gradient of row i's loss and F_S = Σ_{i∈S} gᵢgᵢᵀ ([SPICE](https://huggingface.co/papers/2601.23155)), rows
+are chosen greedily for the information of the set,
+
+    log det(I + αF_S),   to which row i adds   Δᵢ = log(1 + α vᵢ),   vᵢ = gᵢᵀ(I + αF_S)⁻¹gᵢ,                  (1)
+
+less a penalty where the row pulls against those chosen before it, ḡ_S being their mean gradient:
+
+    scoreᵢ = Δᵢ − λ · max(0, −cos(gᵢ, ḡ_S)).                                                              (2)
+
+(The numbers are of this page.) `extend` is the greedy loop. It runs in many windows at once, from each one's own Gram
+matrix; or over the whole pool, where it is lazy: vᵢ never rises, so that a row's last known Δᵢ bounds its score.
+"""
+
+from dataclasses import dataclass, field
 from itertools import chain
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from hf_gip.core.checks import check_k, check_matrix, is_number, shown
-from hf_gip.core.fisher import FISHERS, Fisher
-from hf_gip.core.lazy import LazyGreedy, Picks, Rule
-from hf_gip.core.selection import Selection
-from hf_gip.core.windows import greedy_in_windows
+from hf_gip.core.matrix import working_dtype
+from hf_gip.core.validation import brief, check_k, check_matrix, is_int, is_number
+from hf_gip.selection import Selection
+
+SHORTLIST = 256  # rows first brought up to date together; doubles and halves with what it buys
+BLOCK = 64  # choices at most before the shortlist is drawn anew
+MAX_FLOAT32 = 1e4  # α‖g‖² from which float32 would lose what is left of a row beside its copies
+MAX_FLOAT64 = 1e12  # and float64
+TIE_SLACK = 1e-6  # share of what a row adds to an empty S within which two scores are equal
+TINY = 1e-8  # keeps the cosine defined, as in the paper
+WINDOW_BYTES = 1 << 26  # of window rows and Gram matrices in work at a time
+
+Fisher = Literal["full", "diagonal", "diagonal_g4"]
+FISHERS: tuple[Fisher, ...] = get_args(Fisher)
 
 
 def spice(
@@ -32,77 +56,387 @@ def spice(
 
     Over the whole pool the greedy is lazy, and exact: Δᵢ never rises, so a row whose last known Δᵢ is below the best
     score cannot win. It costs at most O(n k d), far less where gains differ; memory O(n + k d). In windows every row
-    is compared with its window alone, O(n · window · d) in all. Ties go to the lower row.
+    is compared with its window alone, O(n · window · d) in all. Of rows that tie up to
+    a millionth of what they would add to an empty S the lowest comes first: float32 and float64 pick alike.
 
     Args:
         gradients: One row per example, (n, d): gradients, or a projection of them that keeps inner products.
         k: How many rows to choose.
-        alpha: Weight α of the gradients against the identity.
-        conflict_penalty: Weight λ of the conflict; 0.1 to 0.5 did equally well in the paper.
+        alpha: Weight α of the gradients against the identity, *optional*, defaults to `1.0`.
+        conflict_penalty: Weight λ of the conflict, *optional*, defaults to `0.1`; 0.1 to 0.5 did equally well in the
+            paper.
         stop_ratio: Stop before the first row whose Δ is at most this share of the first pick's Δ (the paper's ω,
-            0.5); in windows, each window stops by itself. None: never stop.
+            0.5); in windows, each window stops by itself. *Optional*, defaults to never.
         fisher: `"full"`, exact; `"diagonal"`, F_S cut down to its diagonal as in the paper; `"diagonal_g4"`, what
-            the authors' released code computes, fourth powers of the gradients in place of squares.
+            the authors' released code computes, fourth powers of the gradients in place of squares. *Optional*,
+            defaults to `"full"`.
         window: Choose from consecutive windows of this many rows, each giving its share of `k` and starting from an
-            empty S (120 and a tenth in the paper); shuffle the rows first. None: choose from all rows together.
+            empty S (120 and a tenth in the paper); shuffle the rows first. *Optional*, defaults to all rows together.
 
     Returns:
         At most `k` rows, fewer only where `stop_ratio` ended the run, with the information each added in nats
         (`.gains`) and the curves `conflict`, max(0, −cos), and `overlap`, ε = Δ − log(1 + α‖g‖²) ≤ 0: what the
-        rows already chosen took away.
+        rows already chosen explain.
 
     Raises:
         TypeError: If `gradients` is not a floating-point tensor.
-        ValueError: If `gradients` is not a finite matrix, or an option is out of its range.
+        ValueError: If `gradients` is not a finite matrix, its rows are too long for `alpha`, or an option is out of
+            its range.
     """
     check_matrix("gradients", gradients)
     check_k(k, len(gradients))
-    check_options(alpha, conflict_penalty, stop_ratio, fisher, window)
-    rule = Rule(float(alpha), float(conflict_penalty), stop_ratio)
+    check_spice_options(alpha, conflict_penalty, stop_ratio, fisher, window)
+    gradients = gradients.detach()
+    options = SpiceOptions(float(alpha), float(conflict_penalty), stop_ratio, fisher)
+    dtype = spice_dtype(gradients, options.alpha)
     if window is None:
-        runs = [LazyGreedy(gradients, k, rule, fisher).run()]
+        traces = [greedy_over_pool(gradients, k, options, dtype)]
     else:
-        runs = greedy_in_windows(gradients, k, rule, fisher, window)
-    parameters = {
-        "k": k,
-        "alpha": alpha,
-        "conflict_penalty": conflict_penalty,
-        "stop_ratio": stop_ratio,
-        "fisher": fisher,
-        "window": window,
-    }
-    return as_selection(gradients, runs, parameters)
-
-
-def as_selection(gradients: Float[Tensor, "n d"], runs: list[Picks], parameters: dict[str, object]) -> Selection:
-    """One Selection of all runs, in their order."""
-    indices = torch.tensor(list(chain.from_iterable(run.rows for run in runs)), dtype=torch.int64)
-    gains = torch.tensor(list(chain.from_iterable(run.gains for run in runs)), dtype=torch.float64)
-    conflict = torch.tensor(list(chain.from_iterable(run.conflicts for run in runs)), dtype=torch.float64)
+        traces = greedy_in_windows(gradients, k, options, window, dtype)
+    indices = torch.tensor(list(chain.from_iterable(trace.rows for trace in traces)), dtype=torch.int64)
+    gains = torch.tensor(list(chain.from_iterable(trace.gains for trace in traces)), dtype=torch.float64)
+    conflict = torch.tensor(list(chain.from_iterable(trace.conflicts for trace in traces)), dtype=torch.float64)
     norms = torch.linalg.vector_norm(gradients[indices.to(gradients.device)], dim=1, dtype=torch.float64).cpu()
-    alone = torch.log1p(float(str(parameters["alpha"])) * norms.square())
+    gain_alone = torch.log1p(options.alpha * norms.square())
     record = {
         "method": "spice",
-        "parameters": parameters,
-        "stopped_early": any(run.stopped for run in runs),
-        "evaluations": sum(run.evaluations for run in runs),
+        "parameters": {
+            "k": k,
+            "alpha": alpha,
+            "conflict_penalty": conflict_penalty,
+            "stop_ratio": stop_ratio,
+            "fisher": fisher,
+            "window": window,
+        },
+        "stopped_early": any(trace.stopped for trace in traces),
+        "evaluations": sum(trace.evaluations for trace in traces),
     }
-    return Selection(indices, gains, record=record, curves={"conflict": conflict, "overlap": gains - alone})
+    return Selection(indices, gains, record=record, curves={"conflict": conflict, "overlap": gains - gain_alone})
 
 
-def check_options(alpha: object, conflict_penalty: object, stop_ratio: object, fisher: object, window: object) -> None:
+@dataclass(frozen=True, slots=True)
+class SpiceOptions:
+    """The score (2), and when to stop."""
+
+    alpha: float
+    conflict_penalty: float
+    stop_ratio: float | None
+    fisher: Fisher
+
+
+@dataclass(slots=True)
+class SpiceTrace:
+    """What each choice of one run was and added; `evaluations` counts rows brought up to date."""
+
+    rows: list[int] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
+    conflicts: list[float] = field(default_factory=list)
+    evaluations: int = 0
+    stopped: bool = False
+
+
+def conflict_with_chosen(
+    alignment: Float[Tensor, "*m"], norm: Float[Tensor, "*m"], total_norm: Tensor, count: int | Int64[Tensor, "*m"]
+) -> Float[Tensor, "*m"]:
+    """max(0, −cos(g, ḡ_S)), from alignment = g·Σ_S g and |S| = `count`; zero while nothing is chosen."""
+    return (-alignment / (norm * total_norm + TINY * count).clamp_min(1e-300)).clamp_min_(0)
+
+
+def extend(
+    candidates: "PoolShortlist | Windows",
+    traces: list[SpiceTrace],
+    quotas: list[int],
+    options: SpiceOptions,
+    rival: tuple[float, int] = (-torch.inf, 0),
+) -> None:
+    """Greedy steps in each set of candidates at once, by `quotas[i]` rows, until the gains fall or `rival` could win.
+
+    Args:
+        candidates: Sets of rows, (w, r), each with an S of its own.
+        traces: The run of each set, to which the choices are added.
+        quotas: How many rows each set gives at most.
+        options: The score.
+        rival: Highest bound of the rows outside, and the lowest of their numbers: a choice that one of them may beat,
+            or tie with from a lower place, is left to the next call.
+    """
+    ends = [len(trace.rows) + quota for trace, quota in zip(traces, quotas, strict=True)]
+    active = [quota > 0 for quota in quotas]
+    while any(active):
+        gain = torch.log1p(options.alpha * candidates.energy)
+        conflict = conflict_with_chosen(
+            candidates.alignment, candidates.norm, candidates.total_norm()[:, None], candidates.count
+        )
+        score = (gain - options.conflict_penalty * conflict).masked_fill_(~candidates.free, -torch.inf)
+        best, slack = first_best_of_each(score, conflict, candidates.norm, options)
+        numbers = candidates.numbers.gather(1, best)[:, 0].tolist()
+        safe = score.amax(dim=1, keepdim=True) - slack
+        values = torch.cat([safe, *(each.gather(1, best) for each in (score, gain, conflict))], dim=1).tolist()
+        for i, (trace, row, (safe_above, value, gain_of_best, conflict_of_best)) in enumerate(
+            zip(traces, numbers, values, strict=True)
+        ):
+            is_safe = rival[0] < safe_above or (rival[0] <= value and row < rival[1])
+            if not active[i] or not is_safe:
+                active[i] = False
+                continue
+            if trace.gains and options.stop_ratio is not None:
+                trace.stopped = gain_of_best <= options.stop_ratio * trace.gains[0]
+            if trace.stopped:
+                active[i] = False
+                continue
+            trace.rows.append(row)
+            trace.gains.append(gain_of_best)
+            trace.conflicts.append(conflict_of_best)
+        if any(active):
+            candidates.add(best)
+        active = [on and len(trace.rows) < end for on, trace, end in zip(active, traces, ends, strict=True)]
+
+
+def first_best_of_each(
+    score: Float[Tensor, "w r"], conflict: Float[Tensor, "w r"], norm: Float[Tensor, "w r"], options: SpiceOptions
+) -> tuple[Int64[Tensor, "w 1"], Float[Tensor, "w 1"]]:
+    """The first row of each set whose score is the largest up to rounding, and the slack.
+
+    Rounding errs by a share of what goes into a score: what the row would add to an empty S, and its penalty.
+    """
+    highest = score.argmax(dim=1, keepdim=True)
+    gain_alone = torch.log1p(options.alpha * norm.gather(1, highest).square())
+    slack = TIE_SLACK * (gain_alone + options.conflict_penalty * conflict.gather(1, highest))
+    return (score >= score.gather(1, highest) - slack).to(torch.uint8).argmax(dim=1, keepdim=True), slack
+
+
+def spice_dtype(gradients: Float[Tensor, "n d"], alpha: float) -> torch.dtype:
+    """The type to work in: float64 for float64, and where gradients are long; else float32.
+
+    Raises:
+        ValueError: If they are too long for float64.
+    """
+    longest = alpha * float(torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).max()) ** 2
+    if longest > MAX_FLOAT64:
+        raise ValueError(
+            f"`alpha` times the squared length of a gradient must be at most {MAX_FLOAT64:g}, got {longest:.3g}: "
+            "scale the gradients down, or lower `alpha`."
+        )
+    return torch.float64 if longest > MAX_FLOAT32 else working_dtype(gradients.dtype)
+
+
+def greedy_over_pool(gradients: Float[Tensor, "n d"], k: int, options: SpiceOptions, dtype: torch.dtype) -> SpiceTrace:
+    """Lazy greedy: bring the rows of highest bound up to date and choose among them while no other row can win.
+
+    `bound` holds each row's latest Δ, which can only overstate its Δ now.
+    """
+    fisher = new_fisher_state(options, k, gradients[0].to(dtype))
+    energy = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).square_()
+    norm, bound = energy.sqrt(), torch.log1p(options.alpha * energy)
+    age = torch.zeros(len(gradients), dtype=torch.int64, device=gradients.device)  # picks that `energy` knows of
+    total = torch.zeros(gradients.shape[1], dtype=torch.float64, device=gradients.device)  # Σ_S g
+    trace, size = SpiceTrace(), min(SHORTLIST, len(gradients))
+    while len(trace.rows) < k and not trace.stopped:
+        num_before = len(trace.rows)
+        rows = torch.topk(bound, size, sorted=False).indices.sort().values
+        members = gradients[rows].to(dtype)
+        current = fisher.refresh(members, energy[rows], age[rows])
+        shortlist = PoolShortlist(
+            rows, members, current, norm[rows], bound[rows] > -torch.inf, total, fisher, num_before
+        )
+        trace.evaluations += size
+        outside = bound.index_fill(0, rows, -torch.inf)
+        rival = (float(outside.max()), int((outside > -torch.inf).to(torch.uint8).argmax()))
+        extend(shortlist, [trace], [min(BLOCK, k - num_before)], options, rival)
+        energy[rows], age[rows] = shortlist.energy[0], len(trace.rows)
+        bound[rows] = torch.log1p(options.alpha * energy[rows]).masked_fill_(~shortlist.free[0], -torch.inf)
+        bought = len(trace.rows) - num_before
+        if bought <= BLOCK // 8:
+            size = min(2 * size, len(bound))
+        elif bought > BLOCK // 2:
+            size = max(size // 2, min(SHORTLIST, len(bound)))
+    return trace
+
+
+class PoolShortlist:
+    """One set of candidates of a whole pool, (1, m), which shares S with all others."""
+
+    def __init__(
+        self,
+        numbers: Int64[Tensor, " m"],
+        rows: Float[Tensor, "m d"],
+        energy: Float[Tensor, " m"],
+        norm: Float[Tensor, " m"],
+        free: Bool[Tensor, " m"],
+        total: Float[Tensor, " d"],
+        fisher: "FullFisher | DiagonalFisher",
+        count: int,
+    ) -> None:
+        self.rows, self.total, self.fisher, self.count = rows, total, fisher, count
+        self.numbers, self.energy, self.norm, self.free = numbers[None], energy[None], norm[None], free[None]
+        self.alignment = (rows @ total.to(rows.dtype)).double()[None]  # g·Σ_S g
+
+    def total_norm(self) -> Float[Tensor, " 1"]:
+        """‖Σ_S g‖."""
+        return self.total.norm()[None]
+
+    def add(self, best: Int64[Tensor, "1 1"]) -> None:
+        """Add the best row to S."""
+        gradient = self.rows[best[0, 0]]
+        self.energy = self.fisher.add(self.rows, gradient, self.energy[0], self.energy[0, best[0, 0]])[None]
+        self.total += gradient
+        self.alignment += (self.rows @ gradient).double()
+        self.free.scatter_(1, best, value=False)
+        self.count += 1
+
+
+def window_quotas(n: int, k: int, window: int) -> Int64[Tensor, " w"]:
+    """How many of `k` each window of `window` rows gives: shares of its rows, rounded so that they add up to k."""
+    ends = torch.arange(window, n + window, window).clamp_max_(n)
+    shares = ends * k // n
+    return torch.diff(shares, prepend=shares.new_zeros(1))
+
+
+def greedy_in_windows(
+    gradients: Float[Tensor, "n d"], k: int, options: SpiceOptions, window: int, dtype: torch.dtype
+) -> list[SpiceTrace]:
+    """One greedy per window of consecutive rows, many windows side by side, O(n (window + k/n·window) d)."""
+    n, d = gradients.shape
+    window = min(window, n)
+    quotas = window_quotas(n, k, window).tolist()
+    step = max(1, WINDOW_BYTES // (8 * window * (d + window)))
+    traces: list[SpiceTrace] = []
+    for first in range(0, len(quotas), step):
+        batch = quotas[first : first + step]
+        rows = gradients[first * window : (first + len(batch)) * window].to(dtype)
+        padding = len(batch) * window - len(rows)  # the last window may be short
+        padded = torch.cat([rows, rows.new_zeros(padding, d)]).view(len(batch), window, d)
+        batch_traces = [SpiceTrace(evaluations=window) for _ in batch]
+        extend(Windows(padded, len(rows), first * window, options), batch_traces, batch, options)
+        traces += batch_traces
+    return traces
+
+
+class Windows:
+    """Windows of rows, (w, r), each a pool of its own."""
+
+    def __init__(self, rows: Float[Tensor, "w r d"], num_rows: int, first: int, options: SpiceOptions) -> None:
+        self.gram = (rows @ rows.mT).double()
+        self.energy = torch.diagonal(self.gram, dim1=1, dim2=2).clone()
+        self.norm = self.energy.sqrt()
+        self.alignment = torch.zeros_like(self.energy)  # g·Σ_S g
+        self.total_energy = torch.zeros_like(self.energy[:, 0])  # ‖Σ_S g‖²
+        positions = torch.arange(self.energy.numel(), device=rows.device).view(self.energy.shape)
+        self.numbers, self.free, self.count = first + positions, positions < num_rows, 0
+        self.alpha = options.alpha
+        self.rows = rows if options.fisher != "full" else rows[:, :0]
+        self.diagonal = None if options.fisher == "full" else new_diagonal_fisher(options, rows[:, 0])
+        self.columns: list[Tensor] = []  # of the pivoted Cholesky factor of Gram + I/α
+
+    def total_norm(self) -> Float[Tensor, " w"]:
+        """‖Σ_S g‖ of each window."""
+        return self.total_energy.clamp_min(0).sqrt()
+
+    def add(self, best: Int64[Tensor, "w 1"]) -> None:
+        """Add the best row of each window to its S."""
+        products = self.gram.gather(2, best[:, None].expand(-1, self.gram.shape[1], -1))[..., 0]
+        self.total_energy += 2 * self.alignment.gather(1, best)[:, 0] + products.gather(1, best)[:, 0]
+        self.alignment += products
+        self.free.scatter_(1, best, value=False)
+        self.count += 1
+        if self.diagonal is not None:
+            gradient = self.rows.gather(1, best[..., None].expand(-1, -1, self.rows.shape[2]))[:, 0]
+            self.energy = self.diagonal.add(self.rows, gradient, self.energy)
+            return
+        for column in self.columns:
+            products = products - column * column.gather(1, best)
+        products = products / torch.sqrt(self.energy.gather(1, best) + 1 / self.alpha)
+        self.columns.append(products)
+        self.energy = (self.energy - products.square()).clamp_min_(0)
+
+
+class FullFisher:
+    """F_S = Σ g gᵀ. Holds (I + αF_S)⁻¹ = I − BᵀB as the rows of B, one more with each choice: O(k d) memory."""
+
+    def __init__(self, k: int, like: Float[Tensor, " d"], alpha: float) -> None:
+        self.basis = like.new_zeros(k, len(like))
+        self.count = 0
+        self.ridge = 1 / alpha
+
+    def refresh(
+        self, rows: Float[Tensor, "m d"], energy: Float[Tensor, " m"], age: Int64[Tensor, " m"]
+    ) -> Float[Tensor, " m"]:
+        """Subtract what the choices since `age` explain: one matrix product, O(m d (count − min age))."""
+        first = int(age.min())
+        if first == self.count:
+            return energy
+        products = rows @ self.basis[first : self.count].T
+        is_new = torch.arange(first, self.count, device=age.device) >= age[:, None]
+        explained = products.square_().mul_(is_new).sum(dim=1, dtype=torch.float64)
+        return (energy - explained).clamp_min_(0)
+
+    def add(
+        self, rows: Float[Tensor, "m d"], gradient: Float[Tensor, " d"], energy: Float[Tensor, " m"], v: Tensor
+    ) -> Float[Tensor, " m"]:
+        """Append b = (I + αF_S)⁻¹g / √(v + 1/α) (Sherman and Morrison) and subtract (rows·b)²; O((k + m) d)."""
+        basis = self.basis[: self.count]
+        b = (gradient - (basis @ gradient) @ basis) / torch.sqrt(v + self.ridge)
+        self.basis[self.count] = b
+        self.count += 1
+        products = (rows @ self.basis[self.count - 1]).double()
+        return (energy - products.square()).clamp_min_(0)
+
+
+class DiagonalFisher:
+    """F_S cut down to its diagonal, as SPICE does at scale: v = Σⱼ gⱼ²/denⱼ with den = 1 + α Σ_S gⱼ^power.
+
+    `power` 2 is the diagonal of F_S. The authors' released code squares g∘|g| instead, which makes it 4.
+    """
+
+    def __init__(self, like: Float[Tensor, "*w d"], alpha: float, power: int) -> None:
+        self.denominator = torch.ones_like(like, dtype=torch.float64)
+        self.inverse = torch.ones_like(like)
+        self.alpha = alpha
+        self.power = power
+
+    def refresh(
+        self, rows: Float[Tensor, "*w m d"], energy: Float[Tensor, "*w m"], age: Int64[Tensor, "*w m"] | None = None
+    ) -> Float[Tensor, "*w m"]:
+        """Σⱼ gⱼ²/denⱼ afresh, O(m d); `energy` and `age` are not needed."""
+        return (rows.square() @ self.inverse[..., None])[..., 0].double()
+
+    def add(
+        self,
+        rows: Float[Tensor, "*w m d"],
+        gradient: Float[Tensor, "*w d"],
+        energy: Float[Tensor, "*w m"],
+        v: Tensor | None = None,
+    ) -> Float[Tensor, "*w m"]:
+        """Add α g^power to the denominators, O(m d)."""
+        self.denominator += self.alpha * gradient.double() ** self.power
+        self.inverse = self.denominator.reciprocal().to(gradient.dtype)
+        return self.refresh(rows, energy)
+
+
+def new_fisher_state(options: SpiceOptions, k: int, like: Float[Tensor, " d"]) -> FullFisher | DiagonalFisher:
+    """An empty state for choosing up to `k` rows of the width, dtype and device of `like`."""
+    return FullFisher(k, like, options.alpha) if options.fisher == "full" else new_diagonal_fisher(options, like)
+
+
+def new_diagonal_fisher(options: SpiceOptions, like: Float[Tensor, "*w d"]) -> DiagonalFisher:
+    """An empty diagonal state of the shape, dtype and device of `like`."""
+    return DiagonalFisher(like, options.alpha, power=4 if options.fisher == "diagonal_g4" else 2)
+
+
+def check_spice_options(
+    alpha: object, conflict_penalty: object, stop_ratio: object, fisher: object, window: object
+) -> None:
     """Raise unless every option is in its range.
 
     Raises:
         ValueError: Naming the option, the value found and the range.
     """
     if not (is_number(alpha) and alpha > 0):
-        raise ValueError(f"`alpha` must be a positive number, got {shown(alpha)}: 1.0 is the paper's.")
+        raise ValueError(f"`alpha` must be a positive number, got {brief(alpha)}: 1.0 is the paper's.")
     if not (is_number(conflict_penalty) and conflict_penalty >= 0):
-        raise ValueError(f"`conflict_penalty` must be zero or a positive number, got {shown(conflict_penalty)}.")
+        raise ValueError(f"`conflict_penalty` must be zero or a positive number, got {brief(conflict_penalty)}.")
     if stop_ratio is not None and not (is_number(stop_ratio) and 0 < stop_ratio < 1):
-        raise ValueError(f"`stop_ratio` must be between 0 and 1, or None never to stop, got {shown(stop_ratio)}.")
+        raise ValueError(f"`stop_ratio` must be between 0 and 1, or None never to stop, got {brief(stop_ratio)}.")
     if not isinstance(fisher, str) or fisher not in FISHERS:
-        raise ValueError(f"`fisher` must be one of {', '.join(FISHERS)}, got {shown(fisher)}.")
-    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
-        raise ValueError(f"`window` must be a whole number of rows, or None for the whole pool, got {shown(window)}.")
+        raise ValueError(f"`fisher` must be one of {', '.join(FISHERS)}, got {brief(fisher)}.")
+    if window is not None and not (is_int(window) and window >= 1):
+        raise ValueError(f"`window` must be a whole number of rows, or None for the whole pool, got {brief(window)}.")

@@ -7,8 +7,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from hf_gip.core.baselines import k_centre, neighbours
-from hf_gip.core.rds import rds
+from hf_gip.core.baselines import k_center, nearest_rows, rds
 
 NEAR = 100  # nearest rows that facility location knows of each row: all of them would be n × n
 
@@ -27,7 +26,7 @@ def baselines(
         found["longest"] = lambda: _largest(lengths, k)
     if target is not None:
         found["RDS+"] = lambda: rds(matrix, target, k).indices
-    found["k-centre"] = lambda: k_centre(matrix, k)
+    found["k-centre"] = lambda: k_center(matrix, k)
     if find_spec("apricot") is not None:
         found["facility location"] = lambda: _facility_location(matrix, k)
     return {f"{name}, {k:,} rows": choose() for name, choose in found.items()}
@@ -42,7 +41,7 @@ def _facility_location(matrix: Tensor, k: int) -> Tensor:
     from scipy.sparse import csr_matrix
 
     n, near = len(matrix), min(NEAR, len(matrix))
-    cosines, rows = neighbours(matrix.cpu(), near)
+    cosines, rows = nearest_rows(matrix.cpu(), near)
     of = torch.arange(n).repeat_interleave(near)
     graph = csr_matrix((cosines.clamp(min=0).flatten().double().numpy(), (of.numpy(), rows.flatten().numpy())), (n, n))
     facility_location = import_module("apricot").FacilityLocationSelection

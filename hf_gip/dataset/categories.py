@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 from torch import Tensor
 
-from hf_gip.core.checks import is_number, shown
+from hf_gip.core.validation import brief, is_number
 from hf_gip.dataset.columns import read_categories
 from hf_gip.dataset.requests import described, plain_value
 
@@ -68,11 +68,11 @@ def column_weights(argument: str, given: Sequence[str] | Mapping[str, float], sa
             f"`{argument}` must be a list of column names such as {sample}, got {described(given)}{advice}."
         )
     if wrong := [name for name in given if not isinstance(name, str)]:
-        raise TypeError(f"`{argument}` must be a list of column names such as {sample}, got {shown(wrong[0])} in it.")
+        raise TypeError(f"`{argument}` must be a list of column names such as {sample}, got {brief(wrong[0])} in it.")
     weights = dict.fromkeys(given, 1.0)
     if isinstance(given, Mapping):
         weights = {name: plain_value(weight) for name, weight in given.items()}
     for name, weight in weights.items():
         if not is_number(weight) or weight <= 0:
-            raise ValueError(f"`{argument}` weights must be above 0 and finite, got {shown(weight)} for {name!r}.")
+            raise ValueError(f"`{argument}` weights must be above 0 and finite, got {brief(weight)} for {name!r}.")
     return {name: float(weight) for name, weight in weights.items()}

@@ -20,10 +20,10 @@ def check_column(argument: str, name: Any, dataset: Dataset, *, of: str = "datas
     Raises:
         ValueError: If it has none.
     """
-    from hf_gip.core.checks import shown
+    from hf_gip.core.validation import brief
 
     if not isinstance(name, str) or name not in dataset.column_names:
-        raise ValueError(f"`{argument}` must name a column of the {of} {dataset.column_names}, got {shown(name)}.")
+        raise ValueError(f"`{argument}` must name a column of the {of} {dataset.column_names}, got {brief(name)}.")
 
 
 def read_vectors(dataset: Dataset, name: str) -> "Tensor":

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hf_gip.core.selection import Selection
     from hf_gip.features.encoders import Encoder
+    from hf_gip.selection import Selection
 
     Vectors = NDArray[np.floating] | Tensor
 
@@ -116,7 +116,7 @@ def compare(
     """
     import torch
 
-    from hf_gip.core.checks import check_device
+    from hf_gip.core.validation import check_device
     from hf_gip.dataset.judging import Judge, interval, jaccard
     from hf_gip.dataset.requests import plain_value
 
@@ -175,19 +175,19 @@ def _check_options(pool: Dataset, noise: object, seeds: object, groups: object, 
     Raises:
         ValueError: Naming the option, the value found and the range.
     """
-    from hf_gip.core.checks import check_flag, is_number, shown
+    from hf_gip.core.validation import brief, check_bool, is_number
 
     if not is_number(noise) or noise <= 0:
         raise ValueError(
-            f"`noise` must be above 0, so that `captured` is defined for every subset, got {shown(noise)}."
+            f"`noise` must be above 0, so that `captured` is defined for every subset, got {brief(noise)}."
         )
     if isinstance(seeds, bool) or not isinstance(seeds, int) or not 2 <= seeds <= MOST_SEEDS:
         raise ValueError(
-            f"`seeds` must be at least 2, so that there is an interval, and at most {MOST_SEEDS}, got {shown(seeds)}."
+            f"`seeds` must be at least 2, so that there is an interval, and at most {MOST_SEEDS}, got {brief(seeds)}."
         )
     if groups is not None:
         check_column("groups", groups, pool, of="pool")
-    check_flag("baselines", baselines)
+    check_bool("baselines", baselines)
 
 
 def _positions(name: str, subset: Any, n: int) -> list[int]:
@@ -196,7 +196,7 @@ def _positions(name: str, subset: Any, n: int) -> list[int]:
     Raises:
         ValueError: If it has no record, or names rows the pool does not have.
     """
-    from hf_gip.core.checks import shown
+    from hf_gip.core.validation import brief
 
     if isinstance(subset, Dataset):
         if not hasattr(subset, "selection"):
@@ -210,7 +210,7 @@ def _positions(name: str, subset: Any, n: int) -> list[int]:
         found = [index(row) for row in getattr(given, "tolist", lambda: given)()]
     except TypeError:
         raise ValueError(
-            f"`subsets` entry {name!r} must be a selection or whole row positions, got {shown(given)}."
+            f"`subsets` entry {name!r} must be a selection or whole row positions, got {brief(given)}."
         ) from None
     if not found or not all(0 <= row < n for row in found) or len(set(found)) < len(found):
         raise ValueError(

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from hf_gip.core.checks import check_device
 from hf_gip.core.explain import Explanation, explain
-from hf_gip.core.selection import Selection
+from hf_gip.core.validation import check_device
 from hf_gip.dataset.signals import Problem, Signals, gather_signals
+from hf_gip.selection import Selection
 
 AT_HAND = 1e11  # products per figure: some seconds on two cores
 
@@ -29,12 +29,12 @@ class GipEvidence:
 
     def explain(self, selection: Selection, row: int) -> Explanation:
         """Explain `row` of the pool."""
-        problem, barred = self.problem(selection), self._barred(selection, row)
+        problem, reason = self.problem(selection), self._blocked_reason(selection, row)
         asked, names = problem.queries, problem.names
         if asked is None:  # what covered itself is the pool without the excluded rows
             asked, names = None if problem.kept is None else problem.rows(), None
         found = explain(selection, row, problem.matrix, asked, precision=self.signals.precision(), names=names)
-        return replace(found, barred=barred, served=found.served if problem.queries is not None else ())
+        return replace(found, blocked_reason=reason, served=found.served if problem.queries is not None else ())
 
     def problem(self, selection: Selection) -> Problem:
         """What `gip` was handed."""
@@ -45,7 +45,7 @@ class GipEvidence:
             kept = asked.nonzero().flatten()
         return self.signals.problem(features, kept)
 
-    def _barred(self, selection: Selection, row: int) -> str:
+    def _blocked_reason(self, selection: Selection, row: int) -> str:
         """Which limit kept a row out, in words."""
         if row in set(selection.indices.tolist()):
             return ""
@@ -53,7 +53,7 @@ class GipEvidence:
             if copy == row:
                 return f"It was not allowed: it copies row {other} of `exclude` (cosine {cosine})."
         limited = self.signals.limited
-        return "" if limited is None else limited.barred(selection.indices, row)
+        return "" if limited is None else limited.blocked_reason(selection.indices, row)
 
     def beside_random(self, selection: Selection) -> str | None:
         """A Markdown table: the picks' figures beside those of random rows; None where that takes minutes."""

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hf_gip.core.limits import Limits
-    from hf_gip.core.selection import Selection
+    from hf_gip.core.constraints import Constraints
     from hf_gip.dataset.signals import Problem, Signals
     from hf_gip.features.encoders import Encoder
+    from hf_gip.selection import Selection
 
     Vectors = NDArray[np.floating] | Tensor
 
@@ -149,7 +149,7 @@ def gip_select(
     k = plain_value(k)
     k = len(dataset) if k is None and budget_tokens is not None and isinstance(dataset, Dataset) else k
     check_dataset(dataset, k, id_column)
-    from hf_gip.core.checks import check_device
+    from hf_gip.core.validation import check_device
     from hf_gip.dataset.evidence import GipEvidence
     from hf_gip.dataset.signals import gather_signals
 
@@ -164,7 +164,7 @@ def gip_select(
 
 
 def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Selection":
-    from hf_gip.core.queries import default_noise
+    from hf_gip.core.queries import default_ridge
 
     features = signals.features()
     precision = signals.precision()
@@ -173,14 +173,14 @@ def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Se
     if excluded is not None:
         kept = _keep(len(features.matrix), excluded["pairs"], k, limits)
         precision = None if precision is None else precision[kept]
-        limits = None if limits is None else limits.among(kept)
+        limits = None if limits is None else limits.restrict(kept)
     problem = signals.problem(features, kept)
     embedded = time.perf_counter()
     noise = options["noise"]
     if noise is None:
         knob = 0.5 if options["diversity"] is None else options["diversity"]
         towards = options["target"] is not None or options["scores_as"] == "queries"
-        noise = default_noise(_expected(k, limits), problem.matrix.shape[1], towards_target=towards, diversity=knob)
+        noise = default_ridge(_expected(k, limits), problem.matrix.shape[1], towards_target=towards, diversity=knob)
         noise *= 1.0 if precision is None else float(precision.square().mean())
     selection = _solve(problem, precision, signals, limits, k, noise)
     if kept is not None:
@@ -203,19 +203,23 @@ def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Se
     return replace(selection, record=record)
 
 
-def _expected(k: int, limits: "Limits | None") -> int:
+def _expected(k: int, limits: "Constraints | None") -> int:
     """How many rows there will be, about: what the ridge follows."""
-    if limits is None or limits.budget is None or limits.tokens is None:
+    if limits is None or limits.max_tokens is None or limits.tokens is None:
         return k
-    return min(k, max(1, round(limits.budget / float(limits.tokens.double().mean()))))
+    return min(k, max(1, round(limits.max_tokens / float(limits.tokens.double().mean()))))
 
 
 def _solve(
-    problem: "Problem", precision: "Tensor | None", signals: "Signals", limits: "Limits | None", k: int, noise: float
+    problem: "Problem",
+    precision: "Tensor | None",
+    signals: "Signals",
+    limits: "Constraints | None",
+    k: int,
+    noise: float,
 ) -> "Selection":
-    from hf_gip.core.dual import gip_dual
-    from hf_gip.core.gip import gip
-    from hf_gip.core.rows import MemoryRows
+    from hf_gip.core.gip import gip, gip_dual
+    from hf_gip.core.matrix import InMemoryMatrix
 
     options = signals.options
     device, matrix = options["device"], problem.rows()
@@ -223,17 +227,17 @@ def _solve(
         scores = signals.scores if problem.kept is None else signals.scores[problem.kept]
         return gip_dual(matrix.to(device), scores.to(device), k, noise=noise)
     return gip(
-        MemoryRows(matrix.to(device)),  # checked already
+        InMemoryMatrix(matrix.to(device)),  # checked already
         None if problem.queries is None else problem.queries.to(device),
         k,
         objective=options["objective"],
         noise=noise,
         precision=None if precision is None else precision.to(device),
-        limits=limits,
+        constraints=limits,
     )
 
 
-def _keep(n: int, pairs: list[list[Any]], k: int, limits: "Limits | None") -> "Tensor":
+def _keep(n: int, pairs: list[list[Any]], k: int, limits: "Constraints | None") -> "Tensor":
     """The rows that are not excluded.
 
     Raises:
@@ -244,13 +248,13 @@ def _keep(n: int, pairs: list[list[Any]], k: int, limits: "Limits | None") -> "T
     allowed = torch.ones(n, dtype=torch.bool)
     allowed[[row for row, _, _ in pairs]] = False
     kept = torch.nonzero(allowed).flatten()
-    least = k if limits is None or limits.budget is None else 1
+    least = k if limits is None or limits.max_tokens is None else 1
     if len(kept) < least:
         raise ValueError(
             f"`exclude` must leave at least k={least} rows, got {len(kept)} of {n}: raise `exclude_above` or lower "
             "`k`."
         )
-    given = set() if limits is None else set(limits.given().tolist())
+    given = set() if limits is None else set(limits.initial().tolist())
     if both := [pair for pair in pairs if pair[0] in given]:
         row, other, cosine = both[0]
         raise ValueError(

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from hf_gip.core.checkpoints import as_goals
-from hf_gip.core.explain_gtp import GtpExplanation, explain_match
-from hf_gip.core.rows import SideBySide
-from hf_gip.core.selection import Selection
+from hf_gip.core.explain import GtpExplanation, explain_gtp
+from hf_gip.core.gtp import target_rows
+from hf_gip.core.matrix import ConcatenatedMatrix
 from hf_gip.dataset.trajectories import Plan, plan_trajectories
+from hf_gip.selection import Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +40,18 @@ class GtpEvidence:
         if not bool((found.rows == row).any()):
             raise ValueError(f"`row` must have a labelled token, got row {row}, which took no part.")
         scales = [rate**0.5 for rate in found.rates]
-        pool, targets = SideBySide(found.features, scales), found.goals()
-        goals = pool.means()[0][None] if targets is None else as_goals(targets, found.features, scales)
+        pool, targets = ConcatenatedMatrix(found.features, scales), found.goals()
+        goals = pool.means()[0][None] if targets is None else target_rows(targets, found.features, scales)
         places = torch.searchsorted(found.rows, torch.cat([torch.tensor([row]), selection.indices]))
         values = pool.rows(places).cpu()
-        return explain_match(selection, row, values[0], values[1:], goals)
+        return explain_gtp(selection, row, values[0], values[1:], goals)
 
     def report(self, selection: Selection, path: str | PathLike[str]) -> Path:
         """Write the page about `selection`."""
         from hf_gip.dataset.report import write_report
 
         chosen = self.dataset.select(selection.indices.numpy())
-        setattr(chosen, "selection", replace(selection, evidence=None))  # noqa: B010 — an attribute of this instance
+        setattr(chosen, "selection", replace(selection, context=None))  # noqa: B010 — an attribute of this instance
         return write_report(chosen, path)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:

@@ -16,7 +16,7 @@ from hf_gip.dataset.trajectories import Plan, Target, plan_trajectories
 if TYPE_CHECKING:
     from torch import nn
 
-    from hf_gip.core.selection import Selection
+    from hf_gip.selection import Selection
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +116,9 @@ def _select(dataset: Dataset, k: int, plan: Plan, ridge: float | None, id_column
     from torch import distributed
 
     from hf_gip.core.gtp import gtp
-    from hf_gip.core.pool import Share
+    from hf_gip.core.matrix import RowRange
+    from hf_gip.distributed import rank_and_world
     from hf_gip.features.pace import ANNOUNCE_SECONDS
-    from hf_gip.features.ranks import rank_and_world
 
     found, (rank, world) = plan.gather(k), rank_and_world()
     logger.info("stage 3 of 3: the pursuit of %d rows among %d", k, len(found.rows))
@@ -136,7 +136,7 @@ def _select(dataset: Dataset, k: int, plan: Plan, ridge: float | None, id_column
     features, group = found.features, distributed.group.WORLD if world > 1 else None
     if world > 1:
         ends = [len(found.rows) * each // world for each in (rank, rank + 1)]
-        features = [Share(each, ends[0], ends[1] - ends[0]) for each in features]
+        features = [RowRange(each, ends[0], ends[1] - ends[0]) for each in features]
     selection = gtp(features, found.goals(), k, rates=found.rates, ridge=ridge, group=group, progress=tell)
     timings = {**found.record["timings"], "select_seconds": time.monotonic() - began}
     record = {**selection.record, **found.record, **environment(dataset, id_column), "timings": timings}
@@ -144,6 +144,6 @@ def _select(dataset: Dataset, k: int, plan: Plan, ridge: float | None, id_column
 
 
 def _check_ridge(ridge: float | None) -> None:
-    from hf_gip.core.checkpoints import check_options
+    from hf_gip.core.gtp import check_gtp_options
 
-    check_options(None, 1, ridge, 1)
+    check_gtp_options(None, 1, ridge, 1)

@@ -10,7 +10,7 @@ from datasets import Dataset
 from scipy.stats import t
 from torch import Tensor
 
-from hf_gip.core.judge import captured_share, coverage, vendi
+from hf_gip.core.metrics import captured_share, coverage, vendi
 from hf_gip.dataset.baselines import baselines
 from hf_gip.dataset.signals import gather_signals
 from hf_gip.features.text import iter_texts, text_recipe

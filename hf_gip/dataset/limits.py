@@ -11,8 +11,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_gip.core.checks import TOO_LARGE, check_count, shown
-from hf_gip.core.limits import Limits
+from hf_gip.core.constraints import Constraints
+from hf_gip.core.validation import TOO_LARGE, brief, check_int
 from hf_gip.dataset.columns import read_categories, read_tokens
 from hf_gip.dataset.requests import described, plain_value
 from hf_gip.features.text import iter_texts, text_recipe
@@ -32,7 +32,7 @@ class Limited:
         columns: The columns that were read.
     """
 
-    limits: Limits
+    limits: Constraints
     request: dict[str, Any]
     columns: list[str]
 
@@ -40,26 +40,25 @@ class Limited:
         """What the record says about the limits and about how the picks keep to them."""
         told = {name: value for name, value in self.request.items() if name != "include" and value is not None}
         limits = self.limits
-        if limits.include is not None:
-            told["include"] = len(limits.include)
+        if limits.initial_rows is not None:
+            told["include"] = len(limits.initial_rows)
         if limits.tokens is not None:
             told["tokens"] = int(limits.tokens[indices].sum())
-        if limits.groups is not None and len(limits.names) <= TOLD:
+        if limits.groups is not None and len(limits.group_names) <= TOLD:
             counts = Counter(limits.groups[indices].tolist())
-            told["groups"] = {str(name): counts[group] for group, name in enumerate(limits.names)}
+            told["groups"] = {str(name): counts[group] for group, name in enumerate(limits.group_names)}
         return told
 
-    def barred(self, indices: Tensor, row: int) -> str:
+    def blocked_reason(self, indices: Tensor, row: int) -> str:
         """Which limit shut a row out once `indices` were picked, in words; empty where none did."""
         limits = self.limits
         if limits.groups is not None and limits.max_per_group is not None:
             group = int(limits.groups[row])
-            if int(limits.counts(indices)[group]) >= int(limits.max_per_group[group]):
-                return (
-                    f"At the end it was not allowed: group {limits.name(group)} had its {limits.max_per_group[group]}."
-                )
-        if limits.budget is not None and limits.tokens is not None:
-            left = limits.budget - int(limits.tokens[indices].sum())
+            if int(limits.group_counts(indices)[group]) >= int(limits.max_per_group[group]):
+                quota = limits.max_per_group[group]
+                return f"At the end it was not allowed: group {limits.group(group)} had its {quota}."
+        if limits.max_tokens is not None and limits.tokens is not None:
+            left = limits.max_tokens - int(limits.tokens[indices].sum())
             if int(limits.tokens[row]) > left:
                 return f"At the end it was not allowed: it has {limits.tokens[row]} tokens, {left} were left."
         return ""
@@ -92,7 +91,7 @@ def gather_limits(dataset: Dataset, options: Mapping[str, Any]) -> Limited | Non
     if given["budget_tokens"] is not None:
         tokens, read = _tokens(dataset, options)
         columns += read
-    return Limited(Limits(include, groups, values, most, least, tokens, given["budget_tokens"]), request, columns)
+    return Limited(Constraints(include, groups, values, most, least, tokens, given["budget_tokens"]), request, columns)
 
 
 def _check_pairs(given: Mapping[str, Any]) -> None:
@@ -106,7 +105,7 @@ def _check_pairs(given: Mapping[str, Any]) -> None:
     for name in ("max_per_group", "min_per_group"):
         if not isinstance(given[name], Mapping):
             _check_quota(name, given[name])
-    check_count("budget_tokens", given["budget_tokens"], optional=True)
+    check_int("budget_tokens", given["budget_tokens"], optional=True)
 
 
 def _positions(include: Any, n: int) -> Tensor | None:
@@ -117,7 +116,7 @@ def _positions(include: Any, n: int) -> Tensor | None:
         ValueError: If the mask has another length.
     """
     if isinstance(include, str | bytes | Mapping) or not isinstance(include, Iterable):
-        raise TypeError(f"`include` must be positions of rows or a mask, got {shown(include)}.")
+        raise TypeError(f"`include` must be positions of rows or a mask, got {brief(include)}.")
     try:
         found = np.asarray(include if hasattr(include, "__array__") else list(include))
     except ValueError:  # lists of uneven length
@@ -152,7 +151,7 @@ def _by_name(name: str, given: Mapping[str, Any], values: list[Any], labels: lis
         called = labels[group] if labels is not None and numbered else str(group)
         if called not in names:
             known = ", ".join(map(repr, values[:5])) + (", …" if len(values) > 5 else "")
-            raise ValueError(f"`{name}` must name groups of {given['group_column']!r} ({known}), got {shown(group)}.")
+            raise ValueError(f"`{name}` must name groups of {given['group_column']!r} ({known}), got {brief(group)}.")
         quota[called] = _check_quota(name, plain_value(count))
     return quota
 

@@ -37,10 +37,10 @@ class LocalModel:
         """
         from torch import nn
 
-        from hf_gip.core.checks import check_count, check_device
+        from hf_gip.core.validation import check_device, check_int
         from hf_gip.features.proxy import name_model
 
-        check_count("batch_size", batch_size)
+        check_int("batch_size", batch_size)
         if tokenizer is None and isinstance(model, nn.Module):
             raise ValueError("`tokenizer` must be given with a live model, got None.")
         self.batch_size = batch_size

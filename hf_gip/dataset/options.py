@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from hf_gip.core.checks import check_flag, is_number, shown
-from hf_gip.core.gip_checks import check_names
-from hf_gip.core.queries import default_noise, precision_from_scores
+from hf_gip.core.gip import check_objective
+from hf_gip.core.queries import default_ridge, precision_from_scores
+from hf_gip.core.validation import brief, check_bool, is_number
 from hf_gip.features.encoders import check_encoder_id
 
 DEFAULTS: Mapping[str, Any] = {  # of every argument that says what to choose by
@@ -50,9 +50,9 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 def _check_combinations(options: Mapping[str, Any]) -> None:
     _check_numbers(options)
-    check_flag("whiten", options["whiten"])
+    check_bool("whiten", options["whiten"])
     check_encoder_id(options["encoder_id"], options["encoder"])
-    check_names(options["objective"], "orthogonal", 1.0 if options["noise"] is None else options["noise"], None)
+    check_objective(options["objective"], 1.0 if options["noise"] is None else options["noise"])
     if options["quality"] is not None and options["scores"] is None:
         raise ValueError("`quality` weighs scores, got no `scores`: name the score columns too.")
     if options["whiten"] and options["target"] is None:
@@ -72,7 +72,7 @@ def _check_scores_as(options: Mapping[str, Any]) -> None:
         ValueError: If the name is unknown, there are no scores, or another option says what is wanted as well.
     """
     if not isinstance(options["scores_as"], str) or options["scores_as"] not in ("precision", "queries"):
-        raise ValueError(f'`scores_as` must be "precision" or "queries", got {shown(options["scores_as"])}.')
+        raise ValueError(f'`scores_as` must be "precision" or "queries", got {brief(options["scores_as"])}.')
     if options["scores_as"] == "precision":
         return
     if options["scores"] is None:
@@ -93,12 +93,12 @@ def _check_numbers(options: Mapping[str, Any]) -> None:
     if options["noise"] is not None and options["diversity"] is not None:
         raise ValueError("`noise` and `diversity` must not both be given: `diversity` only moves the default noise.")
     if options["diversity"] is not None:
-        default_noise(1, 1, towards_target=False, diversity=options["diversity"])  # refuses a bad value
+        default_ridge(1, 1, towards_target=False, diversity=options["diversity"])  # refuses a bad value
     above, weight = options["exclude_above"], options["target_weight"]
     if not is_number(above) or not 0 < above <= 1:
-        raise ValueError(f"`exclude_above` must be a cosine in (0, 1], got {shown(above)}.")
+        raise ValueError(f"`exclude_above` must be a cosine in (0, 1], got {brief(above)}.")
     if weight is not None and not (is_number(weight) and 0 < weight <= 1):
-        raise ValueError(f"`target_weight` must be above 0 and at most 1 (the target alone), got {shown(weight)}.")
+        raise ValueError(f"`target_weight` must be above 0 and at most 1 (the target alone), got {brief(weight)}.")
 
 
 def quality_of(options: Mapping[str, Any]) -> float:

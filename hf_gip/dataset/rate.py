@@ -13,7 +13,7 @@ from datasets import Dataset, config
 from datasets.utils import tqdm
 from filelock import FileLock
 
-from hf_gip.core.checks import check_count, shown
+from hf_gip.core.validation import brief, check_int
 from hf_gip.dataset.local_judge import LocalModel
 from hf_gip.dataset.subset import check_dataset
 from hf_gip.disk import CACHE, written
@@ -59,14 +59,14 @@ class Endpoint:
             ValueError: If the URL is none, a name is empty, or `concurrency` is not positive.
         """
         if not isinstance(self.url, str) or not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"`url` must begin with http:// or https://, got {shown(self.url)}.")
+            raise ValueError(f"`url` must begin with http:// or https://, got {brief(self.url)}.")
         for name in ("model", "api_key"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise ValueError(
-                    f"`{name}` must be a non-empty text, got {shown(value) if name == 'model' else 'none'}."
+                    f"`{name}` must be a non-empty text, got {brief(value) if name == 'model' else 'none'}."
                 )
-        check_count("concurrency", self.concurrency)
+        check_int("concurrency", self.concurrency)
 
     def __repr__(self) -> str:
         """The endpoint without its key."""
@@ -145,7 +145,7 @@ def rate(
     if taken := [attribute for attribute in attributes if attribute in dataset.column_names]:
         raise ValueError(f"`attributes` must be new columns, got {taken[0]!r}, which exists: rename or drop it first.")
     if name is not None and not (isinstance(name, str) and name):
-        raise ValueError(f"`name` must be a non-empty text or None, got {shown(name)}.")
+        raise ValueError(f"`name` must be a non-empty text or None, got {brief(name)}.")
     if not isinstance(judge, Endpoint | LocalModel) and name is None:
         raise ValueError("`name` must say what the judge is when it is a function, got None: ratings are kept by it.")
     recipe = text_recipe(dataset, columns, template)
@@ -185,7 +185,7 @@ def _check(dataset: Dataset, judge: Any, attributes: Any) -> None:
         raise TypeError(f"`judge` must be an `Endpoint`, a `LocalModel` or a function, got {type(judge).__name__}.")
     wanted = attributes if isinstance(attributes, list | tuple) else []
     if not wanted or not all(isinstance(each, str) for each in wanted) or len(set(wanted)) < len(wanted):
-        raise ValueError(f"`attributes` must be a list of different names, got {shown(attributes)}.")
+        raise ValueError(f"`attributes` must be a list of different names, got {brief(attributes)}.")
 
 
 def _ask_missing(prompts: dict[str, str], judge: Answer, attributes: Sequence[str], kept: "_Ratings") -> None:

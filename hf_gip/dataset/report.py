@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from hf_gip.core.explain import called
-from hf_gip.core.judge import captured_share
-from hf_gip.core.reasons import reasons_of_picks
-from hf_gip.core.selection import Selection
+from hf_gip.core.explain import summarize_picks
+from hf_gip.core.metrics import captured_share
 from hf_gip.dataset.signals import Problem, Signals
 from hf_gip.disk import check_path
 from hf_gip.features.text import iter_texts, text_recipe
 from hf_gip.page.write import write_page
 from hf_gip.pictures import plot_gains, plot_histogram, plot_map
+from hf_gip.selection import Selection, query_name
 
 RANDOM_SIZES, RANDOM_SEEDS = 8, 5  # of the band beside the gains
 
@@ -45,8 +44,8 @@ def write_report(subset: Dataset, path: str | PathLike[str]) -> Path:
             "`selection`: transforms drop it, report before them."
         )
     check_path("path", path, "a file to write, such as 'report.html'")
-    if selection.evidence is not None:
-        return selection.evidence.report(selection, path)
+    if selection.context is not None:
+        return selection.context.report(selection, path)
     pictures = [("What each pick added", plot_gains(selection))]
     texts, columns = _texts(subset, selection.record) or [""] * len(subset), _own_columns(selection)
     return write_page(Path(path), selection, texts=texts, pictures=pictures, columns=columns)
@@ -97,18 +96,18 @@ def _reasons(
     selection: Selection, signals: Signals, problem: Problem
 ) -> tuple[dict[str, Sequence[Any]], dict[str, Sequence[str]]]:
     """Columns of the table: how new each pick was; what it served, and which earlier pick it repeats."""
-    found = reasons_of_picks(
+    found = summarize_picks(
         selection, problem.matrix, problem.queries, precision=signals.precision(), names=problem.names
     )
     picks = selection.indices.tolist()
     remarks: dict[str, Sequence[str]] = {}
     if any(found.served):
-        remarks["serves"] = [", ".join(f"{called(q)} ({share:.0%})" for q, share in each) for each in found.served]
+        remarks["serves"] = [", ".join(f"{query_name(q)} ({share:.0%})" for q, share in each) for each in found.served]
     remarks["most like"] = [
         f"row {picks[place]:,} ({cosine:.2f})" if place >= 0 else ""
-        for place, cosine in zip(found.like.tolist(), found.cosine.tolist(), strict=True)
+        for place, cosine in zip(found.most_similar.tolist(), found.cosine.tolist(), strict=True)
     ]
-    return {"new": [f"{share:.0%}" for share in found.new.tolist()]}, remarks
+    return {"new": [f"{share:.0%}" for share in found.novelty.tolist()]}, remarks
 
 
 def _random_band(matrix: torch.Tensor, queries: torch.Tensor | None, k: int, noise: float) -> dict[int, list[float]]:

@@ -10,7 +10,7 @@ import torch
 from datasets import Column, Dataset
 from torch import Tensor
 
-from hf_gip.core.checks import check_matrix, shown
+from hf_gip.core.validation import brief, check_matrix
 from hf_gip.dataset.columns import read_vectors
 from hf_gip.features.embed import Features, identify_encoder
 from hf_gip.features.encoders import DEFAULT_ENCODER
@@ -106,7 +106,7 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def described(value: Any) -> str:
     """What a value is, for an error: itself where it is short by nature, else its type."""
-    return shown(value) if isinstance(value, str | bytes | int | float | list | tuple) else type(value).__name__
+    return brief(value) if isinstance(value, str | bytes | int | float | list | tuple) else type(value).__name__
 
 
 def as_matrix(name: str, value: Any, what: str) -> Tensor:

@@ -25,7 +25,7 @@ def check_shared_cache() -> None:
     Raises:
         ValueError: If caching is off.
     """
-    from hf_gip.features.ranks import rank_and_world
+    from hf_gip.distributed import rank_and_world
 
     if not is_caching_enabled() and rank_and_world()[1] > 1:
         raise ValueError(

@@ -7,8 +7,8 @@ from typing import Any
 
 from datasets import config
 
-from hf_gip.core.selection import Selection
 from hf_gip.disk import CACHE, written
+from hf_gip.selection import Selection
 
 
 def load_selection(fingerprint: str) -> Selection | None:

@@ -8,15 +8,15 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_gip.core.checks import check_matrix
-from hf_gip.core.judge import near_copies
+from hf_gip.core.metrics import find_copies
 from hf_gip.core.queries import (
-    mixed,
+    append_category_dims,
+    blend_target_and_pool,
+    gram_sqrt,
     precision_from_scores,
-    square_root,
     whiten,
-    with_categories,
 )
+from hf_gip.core.validation import check_matrix
 from hf_gip.dataset.categories import Categories, column_weights, read_cover
 from hf_gip.dataset.columns import read_scores, read_vectors
 from hf_gip.dataset.limits import Limited, gather_limits
@@ -122,12 +122,12 @@ class Signals:
         pool = matrix if kept is None else matrix[kept]
         weight = self.options["target_weight"]
         if queries is not None and weight not in (None, 1):
-            queries = mixed(queries, pool, weight)
+            queries = blend_target_and_pool(queries, pool, weight)
         if self.categories is not None:
-            queries = square_root(pool).to(matrix) if queries is None else queries
+            queries = gram_sqrt(pool).to(matrix) if queries is None else queries
             energy = float(torch.linalg.vector_norm(pool, dim=1, dtype=torch.float64).square().mean())
             chosen = (self.categories.codes, list(self.categories.weights.values()))
-            matrix, queries = with_categories(matrix, queries, *chosen, energy=energy)
+            matrix, queries = append_category_dims(matrix, queries, *chosen, energy=energy)
             own = len(queries) - len(self.categories.names)
             names = [*names, *[None] * (own - len(names)), *self.categories.names]
         elif queries is not None:
@@ -153,7 +153,7 @@ class Signals:
             return None
         matrix, recipe = self._like_features(exclude)
         check_matrix("exclude", matrix, width=features.matrix.shape[1])
-        rows, others, cosines = near_copies(features.matrix, matrix, above)
+        rows, others, cosines = find_copies(features.matrix, matrix, above)
         pairs = [
             [row, other, round(cosine, 4)]
             for row, other, cosine in zip(rows.tolist(), others.tolist(), cosines.tolist(), strict=True)

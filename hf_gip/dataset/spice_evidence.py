@@ -11,8 +11,8 @@ from datasets import Dataset
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hf_gip.core.explain_spice import SpiceExplanation, explain_left_out, explain_pick
-from hf_gip.core.selection import Selection
+from hf_gip.core.explain import SpiceExplanation, explain_spice_candidate, explain_spice_pick
+from hf_gip.selection import Selection
 
 if TYPE_CHECKING:
     from hf_gip.features.proxy import NamedModel
@@ -41,19 +41,19 @@ class SpiceEvidence:
         if isinstance(row, bool) or not 0 <= row < len(self.dataset):
             raise ValueError(f"`row` must be a row of the pool, 0 to {len(self.dataset) - 1}, got {row!r}.")
         if self.options["update_every"] is not None or row in selection.indices.tolist():
-            return explain_pick(selection, row)
+            return explain_spice_pick(selection, row)
         usable, rows, model = self._opened()
         rivals = self._window_of(row, usable)
         picks = [pick for pick in selection.indices.tolist() if pick in rivals]
         found = self._gradients(rows, [*picks, row], model)
-        return explain_left_out(row, found[-1], picks, found[:-1], dict(selection.record["parameters"]))
+        return explain_spice_candidate(row, found[-1], picks, found[:-1], dict(selection.record["parameters"]))
 
     def report(self, selection: Selection, path: str | PathLike[str]) -> Path:
         """Write the page about `selection`."""
         from hf_gip.dataset.report import write_report
 
         chosen = self.dataset.select(selection.indices.numpy())
-        setattr(chosen, "selection", replace(selection, evidence=None))  # noqa: B010 — an attribute of this instance
+        setattr(chosen, "selection", replace(selection, context=None))  # noqa: B010 — an attribute of this instance
         return write_report(chosen, path)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -103,7 +103,7 @@ class SpiceEvidence:
 
 def recorded_spice_evidence(pool: Dataset, options: Mapping[str, Any]) -> SpiceEvidence:
     """The evidence of a recorded call: its arguments again, on its pool."""
-    from hf_gip.core.checks import check_device
+    from hf_gip.core.validation import check_device
     from hf_gip.features.proxy import name_model
 
     named = name_model(options["model"], options["tokenizer"], device=check_device(None))

@@ -16,14 +16,14 @@ from hf_gip.hashing import hash_json, hash_rows
 if TYPE_CHECKING:
     from torch import nn
 
-    from hf_gip.core.fisher import Fisher
-    from hf_gip.core.selection import Selection
+    from hf_gip.core.spice import Fisher
     from hf_gip.features.proxy import NamedModel
+    from hf_gip.selection import Selection
 
 logger = logging.getLogger(__name__)
 
 Pool = TypeVar("Pool", Dataset, DatasetDict)
-VERSION = 1  # of the result: raise it when the same call would choose other rows, so that old caches are left behind
+VERSION = 2  # of the result: raise it when the same call would choose other rows, so that old caches are left behind
 
 
 def spice_select(
@@ -99,7 +99,7 @@ def spice_select(
     if isinstance(dataset, DatasetDict):
         chosen = {name: spice_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
-    from hf_gip.core.checks import check_device
+    from hf_gip.core.validation import check_device
     from hf_gip.dataset.requests import plain_options, plain_value
     from hf_gip.features.proxy import name_model
     from hf_gip.features.tokenise import columns_read
@@ -223,13 +223,13 @@ def _frozen(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any],
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    from hf_gip.core.checks import check_count, check_seed
-    from hf_gip.core.spice import check_options
+    from hf_gip.core.spice import check_spice_options
+    from hf_gip.core.validation import check_int, check_seed
     from hf_gip.features.layers import check_parameters
 
-    check_options(*(options[name] for name in ("alpha", "conflict_penalty", "stop_ratio", "fisher", "window")))
+    check_spice_options(*(options[name] for name in ("alpha", "conflict_penalty", "stop_ratio", "fisher", "window")))
     every, window = options["update_every"], options["window"]
-    check_count("update_every", every, optional=True)
+    check_int("update_every", every, optional=True)
     if every is not None and window is None:
         raise ValueError(
             "`window` must be a number of rows where the proxy is trained between windows, got None: add "
@@ -238,7 +238,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     check_parameters(options["parameters"])
     if every is not None and options["parameters"] == "hidden":
         raise ValueError("`parameters='hidden'` are no weights to train: add `update_every=None`.")
-    check_count("max_length", options["max_length"])
-    check_count("batch_size", options["batch_size"])
-    check_count("dims", options["dims"], optional=True)
+    check_int("max_length", options["max_length"])
+    check_int("batch_size", options["batch_size"])
+    check_int("dims", options["dims"], optional=True)
     check_seed(options["seed"])

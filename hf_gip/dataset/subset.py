@@ -11,7 +11,7 @@ from hf_gip.dataset.columns import check_column
 from hf_gip.hashing import content_fingerprint, hash_columns, hash_json
 
 if TYPE_CHECKING:
-    from hf_gip.core.selection import Selection
+    from hf_gip.selection import Selection
 
 
 def check_dataset(dataset: Any, k: Any, id_column: str | None = None, *, name: str = "dataset") -> None:
@@ -22,7 +22,7 @@ def check_dataset(dataset: Any, k: Any, id_column: str | None = None, *, name: s
         ValueError: If it is empty or shown through a transform, `k` does not fit, or `id_column` is unknown or not
             unique.
     """
-    from hf_gip.core.checks import check_k, shown
+    from hf_gip.core.validation import brief, check_k
     from hf_gip.features.text import check_no_transform
 
     if not isinstance(dataset, Dataset):
@@ -34,7 +34,7 @@ def check_dataset(dataset: Any, k: Any, id_column: str | None = None, *, name: s
     if not len(dataset):
         raise ValueError(f"`{name}` must have at least one row, got 0: check the split or the filter before it.")
     if isinstance(k, Mapping):
-        raise ValueError(f"`k` must be a whole number for a single split, got {shown(dict(k))}.")
+        raise ValueError(f"`k` must be a whole number for a single split, got {brief(dict(k))}.")
     check_k(k, len(dataset))
     if id_column is not None:
         _check_id_column(dataset, id_column)
@@ -53,9 +53,9 @@ def select_once(request: Mapping[str, Any], select: "Callable[[], Selection]", *
     key = hash_json(request)
     selection = cached = load_selection(key) if is_caching_enabled() else None
     if shared:
-        from hf_gip.features.ranks import first_found
+        from hf_gip.distributed import first_available
 
-        selection = first_found(cached)
+        selection = first_available(cached)
     if selection is None:
         selection = select()
     if cached is None and is_caching_enabled():
@@ -96,12 +96,12 @@ def splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, 
     Raises:
         ValueError: If a split does not exist, or none is named.
     """
-    from hf_gip.core.checks import shown
+    from hf_gip.core.validation import brief
 
     wanted = k if isinstance(k, Mapping) else {"train": k}
     unknown = [name for name in wanted if name not in dataset]
     if unknown or not wanted:
-        found = shown(unknown[0]) if unknown else "none"
+        found = brief(unknown[0]) if unknown else "none"
         raise ValueError(
             f"`k` must name splits of the dataset {list(dataset)}, got {found}: give a mapping such as "
             f"{{{next(iter(dataset), 'train')!r}: 1000}}."

@@ -12,7 +12,7 @@ from hf_gip.dataset.subset import check_dataset
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hf_gip.core.rows import Rows
+    from hf_gip.core.matrix import MatrixSource
 
 Target = Dataset | Sequence[str] | Mapping[str, Dataset]
 
@@ -30,7 +30,7 @@ class Trajectories:
         record: How they were made, as plain JSON.
     """
 
-    features: "list[Rows]"
+    features: "list[MatrixSource]"
     rows: "Tensor"
     targets: "list[Tensor] | None"
     subtasks: list[int]
@@ -141,7 +141,7 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
         TypeError: If an argument is of the wrong kind.
         ValueError: If an argument is out of its range.
     """
-    from hf_gip.core.checks import check_device
+    from hf_gip.core.validation import check_device
     from hf_gip.dataset.trajectory_run import gather
     from hf_gip.features.folder_checks import check_folders
     from hf_gip.features.proxy import name_model
@@ -208,22 +208,22 @@ def _check_options(options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Naming the option, the value found and the range.
     """
-    from hf_gip.core.checks import check_count, check_flag, check_seed, is_number, shown
+    from hf_gip.core.validation import brief, check_bool, check_int, check_seed, is_number
     from hf_gip.features.layers import check_parameters
 
     check_parameters(options["parameters"], hidden=False)
     if options["parameters"] == "hidden":
         raise ValueError('`parameters="hidden"` are no weights to train: name layers, or leave it out for LoRA.')
     if not isinstance(options["subspace"], str) or options["subspace"] not in ("random", "snapshots"):
-        raise ValueError(f'`subspace` must be "random" or "snapshots", got {shown(options["subspace"])}.')
+        raise ValueError(f'`subspace` must be "random" or "snapshots", got {brief(options["subspace"])}.')
     for name in ("epochs", "max_length", "batch_size", "dims"):
-        check_count(name, options[name], optional=name == "dims")
+        check_int(name, options[name], optional=name == "dims")
     check_seed(options["seed"])
-    check_flag("adam", options["adam"])
+    check_bool("adam", options["adam"])
     share, rate = options["share"], options["learning_rate"]
     if not is_number(share) or not 0 < share <= 1:
-        raise ValueError(f"`share` must be a part of the pool in (0, 1], got {shown(share)}.")
+        raise ValueError(f"`share` must be a part of the pool in (0, 1], got {brief(share)}.")
     if not is_number(rate) or rate <= 0:
-        raise ValueError(f"`learning_rate` must be a positive number, got {shown(rate)}.")
+        raise ValueError(f"`learning_rate` must be a positive number, got {brief(rate)}.")
     if options["rates"] is not None and options["checkpoints"] is None:
         raise ValueError("`rates` belong to `checkpoints`, got none: the warm-up run knows its own.")

@@ -13,16 +13,16 @@ import torch
 from datasets import Dataset, is_caching_enabled
 from torch import Tensor, nn
 
-from hf_gip.core.rows import MemoryRows, Rows
+from hf_gip.core.matrix import InMemoryMatrix, MatrixSource
 from hf_gip.dataset.run_cache import cache_folder, cached_gradients, check_shared_cache
 from hf_gip.dataset.trajectories import Trajectories
+from hf_gip.distributed import rank_and_world, run_on_all
 from hf_gip.features.checkpoints import Checkpoint, adapter_folder, at, trainer_checkpoints, warm_checkpoints
 from hf_gip.features.files import FileRows
 from hf_gip.features.gradients import context_length
 from hf_gip.features.layers import find_layers
 from hf_gip.features.pace import Told
 from hf_gip.features.proxy import NamedModel, prepared
-from hf_gip.features.ranks import rank_and_world, together
 from hf_gip.features.reader import NOT_FINITE, GradientReader, GradientRecipe
 from hf_gip.features.subspace import snapshot_basis
 from hf_gip.features.tokenise import TokenRows, check_vocabulary, target_columns, tokenised
@@ -89,7 +89,7 @@ def gather(
         points = _checkpoints(ready, run, hash_json(_warm_up_request(request, run)))
         begun = time.perf_counter()
         stored, targets = _finite_gradients(ready, points, run)
-        features = stored if is_caching_enabled() else [MemoryRows(each.load()) for each in stored]
+        features = stored if is_caching_enabled() else [InMemoryMatrix(each.load()) for each in stored]
     record = {
         "proxy": named.identity,
         "checkpoints": [
@@ -158,7 +158,7 @@ def _checkpoints(model: nn.Module, run: Run, key: str) -> list[Checkpoint]:
             length, batch_size = options["max_length"], options["batch_size"]
             warm_up(folder, reader, run.pool.rows, run.pool.usable, plan, max_length=length, batch_size=batch_size)
 
-    together(first_rank_runs)
+    run_on_all(first_rank_runs)
     return warm_checkpoints(folder, plan, steps)
 
 
@@ -208,7 +208,7 @@ def _gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tupl
     return features, targets
 
 
-def _record(run: Run, features: Sequence[Rows], tasks: Sequence[tuple[str, Dataset]]) -> dict[str, Any]:
+def _record(run: Run, features: Sequence[MatrixSource], tasks: Sequence[tuple[str, Dataset]]) -> dict[str, Any]:
     """How the gradients were made."""
     names = ("parameters", "subspace", "adam", "dims", "seed")
     kept = {name: run.options[name] for name in names} | {"widths": [each.d for each in features]}

@@ -17,7 +17,7 @@ from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
-from hf_gip.core.checks import check_device
+from hf_gip.core.validation import check_device
 from hf_gip.disk import CACHE, written
 from hf_gip.features.embedding_cache import EmbeddingCache, check_room, empty_matrix, write_shard
 from hf_gip.features.encoders import Encoder, NamedEncoder, name_encoder, read_answer

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from datasets.utils import tqdm
 
-from hf_gip.core.checks import shown
+from hf_gip.core.validation import brief
 from hf_gip.hashing import hash_folder, hash_json, hash_tensors
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -73,7 +73,7 @@ def name_encoder(encoder: str | Encoder, *, device: str | None = None, encoder_i
         return _sentence_transformer(encoder, device)
     if isinstance(encoder, str | type) or not callable(getattr(encoder, "encode", None)):  # text has an `encode`, too
         raise TypeError(
-            f"`encoder` must be a model id, 'lexical' or an object with an `encode` method, got {shown(encoder)}."
+            f"`encoder` must be a model id, 'lexical' or an object with an `encode` method, got {brief(encoder)}."
         )
     kind = f"{type(encoder).__module__}.{type(encoder).__qualname__}"
     if any(hasattr(encoder, name) for name in ("convert_tokens_to_ids", "token_to_id", "n_vocab")):
@@ -102,7 +102,7 @@ def read_answer(answer: Any, count: int) -> np.ndarray:
         advice = (
             "that is of a tokenizer, pass a model" if "input_ids" in answer else "return the matrix of vectors in it"
         )
-        raise TypeError(f"{what}, got a {kind} of {shown(list(answer))}: {advice}.")
+        raise TypeError(f"{what}, got a {kind} of {brief(list(answer))}: {advice}.")
     if isinstance(answer, list | tuple) and len(answer) and isinstance(answer[0], torch.Tensor):
         answer = [vector.detach().float().cpu().numpy() for vector in answer]
     try:
@@ -111,7 +111,7 @@ def read_answer(answer: Any, count: int) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError):  # rows of uneven length, lists of objects
         vectors = None
     if vectors is None:
-        raise TypeError(f"{what}, got a {kind} of something else, {shown(answer)}: return a float array.")
+        raise TypeError(f"{what}, got a {kind} of something else, {brief(answer)}: return a float array.")
     if vectors.ndim != 2 or len(vectors) != count or not vectors.shape[1]:
         raise ValueError(f"{what}, got shape {vectors.shape} for {count} texts: return shape ({count}, width).")
     if bad := int((~np.isfinite(vectors).all(axis=1)).sum()):
@@ -129,7 +129,7 @@ def check_encoder_id(encoder_id: Any, encoder: Any) -> None:
     if encoder_id is None:
         return
     if not isinstance(encoder_id, str) or not encoder_id:
-        raise TypeError(f"`encoder_id` must be a text that names the encoder, got {shown(encoder_id)}.")
+        raise TypeError(f"`encoder_id` must be a text that names the encoder, got {brief(encoder_id)}.")
     if encoder is None or isinstance(encoder, str):
         raise ValueError(f"`encoder_id` names an encoder object, got it beside encoder={encoder!r}: leave it out.")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from hf_gip.core.checkpoints import RATES, check_rates
-from hf_gip.core.checks import as_list, shown
+from hf_gip.core.gtp import RATES, check_rates
+from hf_gip.core.validation import as_list, brief
 from hf_gip.features.trainer_folder import (
     ADAPTER,
     check_adapter,
@@ -67,14 +67,14 @@ def _as_paths(folders: Any, fewest: int) -> list[Path]:
         ValueError: If there are too few.
     """
     if isinstance(folders, str | bytes | Path) or not isinstance(folders, Sequence):
-        raise TypeError(f"`checkpoints` must be a list of a Trainer's checkpoint folders, got {shown(folders)}.")
+        raise TypeError(f"`checkpoints` must be a list of a Trainer's checkpoint folders, got {brief(folders)}.")
     if len(folders) < fewest:
         raise ValueError(
             f"`checkpoints` must hold at least {fewest} folder(s), got {len(folders)}: save more often, or leave it "
             "out."
         )
     if wrong := [folder for folder in folders if not isinstance(folder, str | Path)]:
-        raise TypeError(f"`checkpoints` must be a list of folders, got {shown(wrong[0])} in it.")
+        raise TypeError(f"`checkpoints` must be a list of folders, got {brief(wrong[0])} in it.")
     return [Path(folder) for folder in folders]
 
 
@@ -113,7 +113,7 @@ def _check_kind(folders: Sequence[Path], model: Any, parameters: str) -> None:
         check_adapter(folder)
     if parameters != "lora" and _is_bare(model):
         raise ValueError(
-            f'`parameters` must be "lora" for checkpoints of LoRA layers, got {shown(parameters)} with '
+            f'`parameters` must be "lora" for checkpoints of LoRA layers, got {brief(parameters)} with '
             f"{str(adapters[0])!r}: leave it out, or name checkpoints of whole weights."
         )
 

@@ -12,7 +12,7 @@ from datasets.utils import tqdm
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from hf_gip.core.checks import check_count, check_flag, shown
+from hf_gip.core.validation import brief, check_bool, check_int
 from hf_gip.features.adam import AdamMoments
 from hf_gip.features.pace import announce
 from hf_gip.features.reader import GradientReader, GradientRecipe
@@ -95,15 +95,15 @@ def gradient_features(
             exclude each other.
     """
     recipe = GradientRecipe(parameters, dims, side, normalize, seed, max_length)
-    check_count("batch_size", batch_size)
-    check_count("max_length", max_length, optional=True)
-    check_flag("normalize", normalize)
+    check_int("batch_size", batch_size)
+    check_int("max_length", max_length, optional=True)
+    check_bool("normalize", normalize)
     if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__") or isinstance(rows, str | bytes | Mapping):
-        raise TypeError(f"`rows` must be a dataset or a list of tokenised rows, got {shown(rows)}.")
+        raise TypeError(f"`rows` must be a dataset or a list of tokenised rows, got {brief(rows)}.")
     if not len(rows):
         raise ValueError("`rows` must hold at least one row, got none: check the split or the filter before it.")
     if scaling is not None and not isinstance(scaling, AdamMoments):
-        raise TypeError(f"`scaling` must come from `hf_gip.adam_moments`, got {shown(scaling)}.")
+        raise TypeError(f"`scaling` must come from `hf_gip.adam_moments`, got {brief(scaling)}.")
     if isinstance(model, nn.Module):
         return _taken(model, rows, recipe, scaling, batch_size)
     from hf_gip.features.proxy import name_model, prepared

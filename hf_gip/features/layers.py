@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_gip.core.checks import shown
+from hf_gip.core.validation import brief
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def check_parameters(parameters: object, *, hidden: bool = True) -> None:
     """
     what = _known(hidden)
     if not isinstance(parameters, str):
-        raise TypeError(f"`parameters` must be {what}, got {shown(parameters)}.")
+        raise TypeError(f"`parameters` must be {what}, got {brief(parameters)}.")
     if not parameters:
         raise ValueError(f"`parameters` must be {what}, got ''.")
 

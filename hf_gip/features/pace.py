@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.utils import tqdm
 
-from hf_gip.features.ranks import rank_and_world
+from hf_gip.distributed import rank_and_world
 from hf_gip.features.tokens import Tally, padded, read_row
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_gip.core.checks import shown
+from hf_gip.core.validation import brief
 from hf_gip.features.layers import at_rest, output_head
 from hf_gip.features.reader import GradientReader
 from hf_gip.features.tokens import TokenBatch
@@ -55,7 +55,7 @@ def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: 
         ValueError: If no such model exists.
     """
     if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "name_or_path")):
-        raise TypeError(f"`tokenizer` must be a tokenizer of transformers or None, got {shown(tokenizer)}.")
+        raise TypeError(f"`tokenizer` must be a tokenizer of transformers or None, got {brief(tokenizer)}.")
     if isinstance(model, nn.Module):
         identity = {"model": type(model).__name__, "weights": hash_model(model)}
         return NamedModel(identity | _tokenizer_identity(tokenizer), lambda: (model, tokenizer))

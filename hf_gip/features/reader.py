@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hf_gip.core.checks import check_count, check_seed
 from hf_gip.core.sketch import add_sketch, rademacher, signs
+from hf_gip.core.validation import check_int, check_seed
 from hf_gip.features.adam import AdamMoments
 from hf_gip.features.layers import (
     Layer,
@@ -58,8 +58,8 @@ class GradientReader:
             raise ValueError(
                 "`scaling` needs the exact gradient of weights: leave `side` and `parameters='hidden'` out."
             )
-        check_count("dims", recipe.dims, optional=True)
-        check_count("side", recipe.side, optional=True)
+        check_int("dims", recipe.dims, optional=True)
+        check_int("side", recipe.side, optional=True)
         check_seed(recipe.seed)
         self.model, self.hidden = model, recipe.parameters == "hidden"
         self.layers = [] if self.hidden else find_layers(model, recipe.parameters)

@@ -16,16 +16,15 @@ from jaxtyping import Float, Int64
 from safetensors import safe_open
 from torch import Tensor, distributed
 
-from hf_gip.core.diagnostics import curvature, greedy_guarantee, random_sets, set_quality
-from hf_gip.core.selection import Selection
-from hf_gip.core.spice import spice
-from hf_gip.core.windows import quotas
+from hf_gip.core.metrics import curvature, greedy_guarantee, random_sets, set_quality
+from hf_gip.core.spice import spice, window_quotas
 from hf_gip.disk import CACHE, written
+from hf_gip.distributed import all_gather, rank_and_world, run_on_all
 from hf_gip.features.aside import write_aside
 from hf_gip.features.proxy import ProxyTrainer
-from hf_gip.features.ranks import gathered, rank_and_world, together
 from hf_gip.features.reader import GradientReader
 from hf_gip.features.tokens import Tally, TokenBatch, token_batches
+from hf_gip.selection import Selection
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ class WindowedRun:
     def __init__(self, order: Int64[Tensor, " n"], k: int, window: int, rule: Rule) -> None:
         window = min(window, len(order))
         self.windows = order.split(window)
-        self.shares = quotas(len(order), k, window).tolist()
+        self.shares = window_quotas(len(order), k, window).tolist()
         self.rule = rule
         self.done = Progress()
 
@@ -143,7 +142,7 @@ class TrainedProxy:
             for batch in islice(self.batches(list(place)), self.rank, None, self.world):
                 found[[place[row] for row in batch.rows.tolist()]] = self.reader.read(batch)
 
-        together(read)
+        run_on_all(read)
         if self.world > 1:
             shared = found.to(next(self.reader.model.parameters()).device)
             distributed.all_reduce(shared)  # every row is zero on all ranks but one: the sum is exact
@@ -177,8 +176,8 @@ class TrainedProxy:
         Raises:
             RuntimeError: If ranks stand at different windows.
         """
-        done = together(self.saved_progress)
-        stands = gathered(done.window)
+        done = run_on_all(self.saved_progress)
+        stands = all_gather(done.window)
         if len(set(stands)) > 1:
             raise RuntimeError(
                 f"ranks must go on from one state, got windows {', '.join(map(str, stands))}: let them share the "

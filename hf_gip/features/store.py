@@ -11,12 +11,12 @@ from jaxtyping import Float, Int64
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from hf_gip.distributed import all_gather, first_available, rank_and_world, run_on_all
 from hf_gip.features.adam import AdamMoments
 from hf_gip.features.aside import write_aside
 from hf_gip.features.files import FileRows, readable, safetensors_rows
 from hf_gip.features.gradients import context_length
 from hf_gip.features.pace import PLAIN, Told, announce
-from hf_gip.features.ranks import first_found, gathered, rank_and_world, together
 from hf_gip.features.reader import GradientReader, GradientRecipe
 from hf_gip.features.store_folder import check_same, claim, read_identity, shard_path
 from hf_gip.features.tokens import Tally, token_batches
@@ -98,11 +98,11 @@ def store_gradients(
     }
     folder = Path(folder)
     check_agreed(identity)
-    together(lambda: claim(folder, identity))
+    run_on_all(lambda: claim(folder, identity))
     found = [number for number in range(shard_count(len(rows))) if not readable(shard_path(folder, number))]
-    missing = first_found(found) or []  # one list for all: a slow rank would already see shards of a quick one
-    together(lambda: fill(folder, reader, rows, missing[rank::world], batch_size, identity, told))
-    together(lambda: check_shared(folder, len(rows)))
+    missing = first_available(found) or []  # one list for all: a slow rank would already see shards of a quick one
+    run_on_all(lambda: fill(folder, reader, rows, missing[rank::world], batch_size, identity, told))
+    run_on_all(lambda: check_shared(folder, len(rows)))
     return replace(open_store(folder), made=len(missing))
 
 
@@ -112,7 +112,7 @@ def check_agreed(identity: dict[str, Any]) -> None:
     Raises:
         ValueError: With every rank's id.
     """
-    ids = gathered(hash_json(identity))
+    ids = all_gather(hash_json(identity))
     if len(set(ids)) > 1:
         raise ValueError(
             f"`model`, `rows` and options must be the same on every rank, got stores {', '.join(ids)}: load one "

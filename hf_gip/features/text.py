@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, Json, LargeList, List, Value
 
-from hf_gip.core.checks import shown
+from hf_gip.core.validation import brief
 from hf_gip.features.chat import CALLS, CONTENT, UnreadableChatError, not_text, value_words
 
 LAYOUTS: tuple[tuple[str, ...], ...] = (  # the usual SFT layouts, most specific first
@@ -97,7 +97,7 @@ def text_recipe(dataset: Dataset, columns: Sequence[str] | None = None, template
         raise ValueError("`columns` and `template` must not both be given: the template names its columns itself.")
     if template is not None:
         if not isinstance(template, str):
-            raise TypeError(f"`template` must be a text such as '{{title}}: {{body}}', got {shown(template)}.")
+            raise TypeError(f"`template` must be a text such as '{{title}}: {{body}}', got {brief(template)}.")
         pieces = _parse(template, tuple(dataset.column_names))
         columns = tuple(dict.fromkeys(piece.column for piece in pieces if piece.column is not None))
         if not columns:
@@ -213,7 +213,7 @@ def _detect(dataset: Dataset) -> tuple[str, ...]:
 
 def _check_columns(dataset: Dataset, columns: Any) -> None:
     if isinstance(columns, str | bytes) or not isinstance(columns, Sequence):
-        raise TypeError(f"`columns` must be a list of column names such as ['text'], got {shown(columns)}.")
+        raise TypeError(f"`columns` must be a list of column names such as ['text'], got {brief(columns)}.")
     if not columns:
         raise ValueError("`columns` must name at least one column, got none.")
     for number, name in enumerate(columns):
@@ -229,7 +229,7 @@ def _check_text_column(dataset: Dataset, name: str) -> None:
         ValueError: If there is no such column, or its rows hold something else.
     """
     if not isinstance(name, str) or name not in dataset.column_names:
-        raise ValueError(f"`columns` must name columns of the dataset {dataset.column_names}, got {shown(name)}.")
+        raise ValueError(f"`columns` must name columns of the dataset {dataset.column_names}, got {brief(name)}.")
     if len(dataset) and not _holds_text(dataset.features[name]):
         rows: Any = dataset.select_columns([name]).with_format(None)
         raise ValueError(not_text(name, next((row[name] for row in rows if row[name] is not None), None)))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from hf_gip.core.checks import shown
+from hf_gip.core.validation import brief
 
 IGNORED = -100
 
@@ -72,7 +72,7 @@ def read_row(row: Any, position: int, max_length: int, tally: Tally) -> tuple[li
         ValueError: If it is not a tokenised row.
     """
     if not isinstance(row, Mapping):
-        raise TypeError(f"`rows` must be mappings with `input_ids`, got {shown(row)} as row {position}.")
+        raise TypeError(f"`rows` must be mappings with `input_ids`, got {brief(row)} as row {position}.")
     if "input_ids" not in row:
         raise ValueError(
             f"`rows` must be tokenised, got row {position} with the columns {', '.join(row)}: "

@@ -207,7 +207,7 @@ def _draw(selection: Any, path: Path) -> bool:
 
 
 def _beside_random(selection: Any) -> str | None:
-    compare = getattr(selection.evidence, "beside_random", None)
+    compare = getattr(selection.context, "beside_random", None)
     return None if compare is None else compare(selection)
 
 

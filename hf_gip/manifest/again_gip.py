@@ -10,7 +10,7 @@ from hf_gip.manifest.given import check_encoder, check_needless, check_vectors
 from hf_gip.manifest.schema import Manifest
 
 if TYPE_CHECKING:
-    from hf_gip.core.selection import Selection
+    from hf_gip.selection import Selection
 
 HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
 

@@ -10,7 +10,7 @@ from hf_gip.manifest.given import check_checkpoints, check_needless, check_tasks
 from hf_gip.manifest.schema import Manifest
 
 if TYPE_CHECKING:
-    from hf_gip.core.selection import Selection
+    from hf_gip.selection import Selection
 
 FEATURES = ("parameters", "subspace", "dims", "adam", "seed", "max_length")
 

@@ -9,7 +9,7 @@ from hf_gip.manifest.again_gip import HUB_ID
 from hf_gip.manifest.schema import Manifest
 
 if TYPE_CHECKING:
-    from hf_gip.core.selection import Selection
+    from hf_gip.selection import Selection
 
 PARAMETERS = ("dims", "window", "update_every", "alpha", "conflict_penalty", "stop_ratio", "fisher", "seed")
 

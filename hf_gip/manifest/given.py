@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_gip.core.checks import shown
+from hf_gip.core.validation import brief
 
 SHOWN = 12  # hex digits of a hash
 WHAT = {
@@ -43,7 +43,7 @@ def check_needless(name: str, value: Any, held: str) -> None:
         ValueError: If there is a value.
     """
     if value is not None:
-        got = shown(value) if isinstance(value, str | list) else type(value).__name__
+        got = brief(value) if isinstance(value, str | list) else type(value).__name__
         raise ValueError(f"`{name}` must be left out, got {got}: {held}.")
 
 

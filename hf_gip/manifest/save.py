@@ -14,7 +14,7 @@ from hf_gip.manifest.schema import SELECTION_PATH, Manifest, read_manifest
 from hf_gip.manifest.selection_file import SCHEMA, read_selection
 
 if TYPE_CHECKING:
-    from hf_gip.core.selection import Selection
+    from hf_gip.selection import Selection
 
 
 def save_subset(
@@ -106,7 +106,7 @@ def read_picks(manifest: Manifest, folder: Path) -> "Selection":
     """
     import torch
 
-    from hf_gip.core.selection import Selection
+    from hf_gip.selection import Selection
 
     table = read_selection(folder / SELECTION_PATH)
     tensors = {

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
-    from hf_gip.core.selection import Selection
+    from hf_gip.selection import Selection
 
 SCHEMA = pa.schema(
     [

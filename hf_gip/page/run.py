@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 import torch
 
-from hf_gip.core.selection import Selection
 from hf_gip.manifest.run import read_run, verify_run
 from hf_gip.page.write import write_page
 from hf_gip.pictures import plot_gains, plot_overlap
+from hf_gip.selection import Selection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

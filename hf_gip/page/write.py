@@ -10,8 +10,8 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from hf_gip.core.selection import Selection
 from hf_gip.disk import write_whole
+from hf_gip.selection import Selection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,176 +6,176 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from hf_gip.core.engine.information import Information
-from hf_gip.core.engine.objectives import Held, Panel
-from hf_gip.core.engine.projection import Projection
-from hf_gip.core.engine.ranks import Ranks
-from hf_gip.core.engine.rows import pieces, ready
-from hf_gip.core.engine.shortlist import Near, ratio, slack
-from hf_gip.core.rows import Rows
+from hf_gip.core.engine.linalg import on_cpu, strict_upper_ones
+from hf_gip.core.engine.shortlist import Shortlist, gain_ratio, tie_slack
+from hf_gip.core.engine.state import DraftBlock, ObjectiveState, RowState
+from hf_gip.core.matrix import MatrixSource, iter_chunks
+from hf_gip.distributed import RowPartition
 
-PIECE = 2048  # rows whose gains are replayed at once on the CPU: their temporaries stay in the cache
-SMALLEST = 1024  # rows below which it is no use to halve a piece
-NEARLY = 1e-5  # share of a gain by which a row may fall short and still be looked at closely
+CHUNK_ROWS = 2048  # rows whose gains are replayed at once on the CPU: their temporaries stay in the cache
+MIN_CHUNK_ROWS = 1024  # below it a smaller chunk saves no memory worth having
+BOUND_SLACK = 1e-5  # share of a gain by which a row's bound may fall short and the row still be a candidate
+
+Products = list[tuple[slice, Tensor]]  # positions of a chunk's rows, their products a and e, (2, c, b)
 
 
 def verify(
-    source: Rows,
-    state: Projection | Information,
-    panel: Panel,
-    asked: Near,
-    store: Float[Tensor, " s"],
-    piece: int,
-    ranks: Ranks,
-) -> tuple[int, float, list[tuple[slice, Tensor]], int]:
+    source: MatrixSource,
+    state: ObjectiveState,
+    block: DraftBlock,
+    drafted: Shortlist,
+    buffer: Float[Tensor, " s"],
+    chunk_rows: int,
+    partition: RowPartition,
+) -> tuple[int, float, Products, int]:
     """How many drafts no other row beats: the first at least, unless it gains nothing.
 
-    With the first's plain gain, the products a and e of all rows, and the piece that fitted. Here alone a GPU is
-    waited for.
+    With the first draft's plain gain, the products of all rows, and the chunk size that fitted the memory. This is the
+    one place where a GPU is waited for.
 
     Raises:
-        OutOfMemoryError: If even the smallest piece does not fit.
+        OutOfMemoryError: If even the smallest chunk does not fit.
     """
-    drafted = ranks.mine(asked.numbers)
-    before = state.top[drafted]
-    state.top[drafted] = -torch.inf  # drafts are compared among themselves, once
+    drafted_rows = partition.local(drafted.numbers)
+    numerators = state.numerator[drafted_rows]
+    state.numerator[drafted_rows] = -torch.inf  # drafts are compared among themselves, once
     try:
         while True:
             try:
-                count, moved = attempt(source, state, panel, asked, store, piece, ranks.first)
+                count, products = verify_block(source, state, block, drafted, buffer, chunk_rows, partition.offset)
             except torch.OutOfMemoryError:
-                if piece <= SMALLEST:
+                if chunk_rows <= MIN_CHUNK_ROWS:
                     raise
-                piece //= 2  # nothing of the state has moved
-                warnings.warn(f"the device is short of memory: going on with {piece:,} rows at a time.", stacklevel=3)
+                chunk_rows //= 2  # nothing of the state has changed
+                warnings.warn(
+                    f"the device is short of memory: going on with {chunk_rows:,} rows at a time.", stacklevel=3
+                )
             else:
-                told = torch.stack([ranks.least(count, asked.numbers).double(), level(asked).double()]).tolist()
-                return int(told[0]), told[1], moved, piece
+                count = partition.min_count(count, drafted.numbers)
+                first_gain = drafted.state.numerator[0] / drafted.state.denominator[0]
+                synced = torch.stack([count.double(), first_gain.double()]).tolist()
+                return int(synced[0]), synced[1], products, chunk_rows
     finally:
-        state.top[drafted] = before
+        state.numerator[drafted_rows] = numerators
 
 
-def attempt(
-    source: Rows,
-    state: Projection | Information,
-    panel: Panel,
-    asked: Near,
-    store: Float[Tensor, " s"],
-    piece: int,
-    first: int,
-) -> tuple[Int64[Tensor, ""], list[tuple[slice, Tensor]]]:
-    """How many drafts no row held here beats, and the products."""
-    work, b, held = state.scale.dtype, len(panel.gains), state.held()
-    picks = asked.numbers[:b]
-    own = asked.at(slice(0, b))
-    out = store.new_empty(2, b, b)
-    state.products(own.rows, own.held, panel.sides(own.rows.dtype, work), out)
-    among = replay(state, own.held, out)
-    goal = among.diagonal().clone()
-    count = torch.minimum(leading(goal > state.stop), panel.good).clamp(min=1) * (asked.gain[0] > state.stop)
-    screen = Screen(goal, min(piece, source.n) if ready(goal) else 0)  # a GPU has no use for it
-    goal[0] = torch.inf  # it is the best row by the state itself
-    past = torch.ones(b, b, dtype=torch.bool, device=goal.device).triu_()
-    count = torch.minimum(count, unbeaten(among.masked_fill_(past, -torch.inf), picks, picks, goal))
-    moved: list[tuple[slice, Tensor]] = []
-    sides = panel.sides(work if ready(store) else source.dtype, work)
-    for where, rows in pieces(source, piece):
-        size, limit = where.stop - where.start, trimmed(count, b)
-        out = store[2 * b * where.start :][: 2 * limit * size].view(2, size, limit)
-        here = held.at(where)
-        sides = sides if limit == b else sides.head(limit)
-        state.products(rows.to(work) if ready(rows) else rows, here, sides, out)
-        moved.append((where, out))
-        numbers = torch.arange(where.start + first, where.stop + first, device=picks.device)
-        count = torch.minimum(count, screen.unbeaten(state, here, out, numbers, picks, goal))
-    return count, moved
+def verify_block(
+    source: MatrixSource,
+    state: ObjectiveState,
+    block: DraftBlock,
+    drafted: Shortlist,
+    buffer: Float[Tensor, " s"],
+    chunk_rows: int,
+    offset: int,
+) -> tuple[Int64[Tensor, ""], Products]:
+    """How many drafts no row of this rank beats, and the products of its rows."""
+    dtype, b, row_state = state.scale.dtype, len(block.gains), state.row_state()
+    drafted = drafted[:b]
+    out = buffer.new_empty(2, b, b)
+    state.block_products(drafted.rows, drafted.state, block.operands(drafted.rows.dtype, dtype), out)
+    pairwise_gains = gains_before_each_pick(state, drafted.state, out)
+    draft_gains = pairwise_gains.diagonal().clone()
+    count = torch.minimum(count_leading_true(draft_gains > state.min_gain), block.num_valid).clamp(min=1)
+    count = count * (drafted.gain[0] > state.min_gain)
+    bound = GainBound(draft_gains, min(chunk_rows, source.n) if on_cpu(draft_gains) else 0)  # of no use to a GPU
+    draft_gains[0] = torch.inf  # it is the best row by the state itself
+    done_mask = torch.ones(b, b, dtype=torch.bool, device=draft_gains.device).triu_()
+    pairwise_gains.masked_fill_(done_mask, -torch.inf)
+    count = torch.minimum(count, count_unbeaten(pairwise_gains, drafted.numbers, drafted.numbers, draft_gains))
+    products: Products = []
+    operands = block.operands(dtype if on_cpu(buffer) else source.dtype, dtype)
+    for positions, rows in iter_chunks(source, chunk_rows):
+        size, width = positions.stop - positions.start, live_width(count, b)
+        out = buffer[2 * b * positions.start :][: 2 * width * size].view(2, size, width)
+        chunk_state = row_state[positions]
+        operands = operands if width == b else operands.head(width)
+        state.block_products(rows.to(dtype) if on_cpu(rows) else rows, chunk_state, operands, out)
+        products.append((positions, out))
+        numbers = torch.arange(positions.start + offset, positions.stop + offset, device=count.device)
+        unbeaten = bound.count_unbeaten(state, chunk_state, out, numbers, drafted.numbers, draft_gains)
+        count = torch.minimum(count, unbeaten)
+    return count, products
 
 
-class Screen:
-    """Tells which rows can come near a draft's gain at all: few, and only they are replayed.
+class GainBound:
+    """Upper bounds that tell which rows can come near a draft's gain at all: few, and only they are replayed.
 
-    Row i beats draft t if topᵢ − goal_t bottomᵢ + Σ_{s<t} r_s > 0, where r_s = goal_t a² − Δtop is what pick s adds.
-    The lowest goal so far in place of goal_t, and goal_s in r_s, only raise it. First r_s counts where it is positive
-    and the lowest goal of all stands for each: one sum a row. The rows that are left get the sums for every t.
+    Row i beats draft t if numeratorᵢ − gain_t · denominatorᵢ + Σ_{s<t} r_s > 0, where r_s = gain_t a² − Δnumerator is
+    what pick s adds. The lowest draft gain so far in place of gain_t, and gain_s in r_s, only raise it. First r_s
+    counts where it is positive and the lowest gain of all stands for each: one sum a row. The rows that remain get the
+    sums for every t.
     """
 
-    def __init__(self, goal: Float[Tensor, " b"], size: int) -> None:
-        self.goal = goal.cummin(0).values
-        self.lowest = NEARLY * self.goal.abs() - self.goal  # none is lost to rounding
-        self.parts = goal.new_empty(size * len(goal))
+    def __init__(self, draft_gains: Float[Tensor, " b"], chunk_rows: int) -> None:
+        self.lowest_so_far = draft_gains.cummin(0).values
+        self.minus_gain = BOUND_SLACK * self.lowest_so_far.abs() - self.lowest_so_far  # none is lost to rounding
+        self.buffer = draft_gains.new_empty(chunk_rows * len(draft_gains))
 
-    def unbeaten(
+    def count_unbeaten(
         self,
-        state: Projection | Information,
-        held: Held,
+        state: ObjectiveState,
+        rows: RowState,
         products: Float[Tensor, "2 c b"],
         numbers: Int64[Tensor, " c"],
-        picks: Int64[Tensor, " p"],
-        goal: Float[Tensor, " p"],
+        drafted: Int64[Tensor, " p"],
+        draft_gains: Float[Tensor, " p"],
     ) -> Int64[Tensor, ""]:
         """How many drafts no row beats, of those that have products. A GPU replays all rows: to ask it is to wait."""
-        if ready(numbers):
-            some = self.rivals(state, held, products)
-            if not len(some):
-                return picks.new_tensor(products.shape[2])
-            held, products, numbers = held.at(some), products[:, some], numbers[some]
-        return unbeaten(replay(state, held, products), numbers, picks, goal)
+        if on_cpu(numbers):
+            candidates = self.candidates_above_bound(state, rows, products)
+            if not len(candidates):
+                return drafted.new_tensor(products.shape[2])
+            rows, products, numbers = rows[candidates], products[:, candidates], numbers[candidates]
+        return count_unbeaten(gains_before_each_pick(state, rows, products), numbers, drafted, draft_gains)
 
-    def rivals(
-        self, state: Projection | Information, held: Held, products: Float[Tensor, "2 c b"]
+    def candidates_above_bound(
+        self, state: ObjectiveState, rows: RowState, products: Float[Tensor, "2 c b"]
     ) -> Int64[Tensor, " r"]:
-        """Places of the rows that may beat one of the drafts; more than do, never fewer."""
+        """Positions of the rows that may beat one of the drafts; more than do, never fewer."""
         _, size, b = products.shape
-        parts = self.parts[: size * b].view(size, b)
-        state.rise(products[0], products[1], self.goal[:b], parts)
-        near = torch.addcmul(held.top * (1 + NEARLY), held.bottom, self.lowest[b - 1])
-        some = torch.nonzero(near.add_(parts.relu().sum(1)) >= 0)[:, 0]
-        most = (held.top[some] * (1 + NEARLY))[:, None] + held.bottom[some, None] * self.lowest[:b]
-        return some[most.addmm_(parts[some], earlier(parts)).amax(1) >= 0]
+        rises = self.buffer[: size * b].view(size, b)
+        state.upper_deltas(products[0], products[1], self.lowest_so_far[:b], rises)
+        coarse = torch.addcmul(rows.numerator * (1 + BOUND_SLACK), rows.denominator, self.minus_gain[b - 1])
+        candidates = torch.nonzero(coarse.add_(rises.relu().sum(1)) >= 0)[:, 0]
+        numerator, denominator = rows.numerator[candidates], rows.denominator[candidates]
+        fine = (numerator * (1 + BOUND_SLACK))[:, None] + denominator[:, None] * self.minus_gain[:b]
+        return candidates[fine.addmm_(rises[candidates], strict_upper_ones(rises)).amax(1) >= 0]
 
 
-def level(asked: Near) -> Float[Tensor, ""]:
-    """The first draft's gain, whatever it is ranked by."""
-    return asked.held.top[0] / asked.held.bottom[0]
+def live_width(count: Int64[Tensor, ""], b: int) -> int:
+    """How many drafts are still worth a product: reading a GPU's count would make it wait."""
+    return int(count) if on_cpu(count) else b
 
 
-def trimmed(count: Int64[Tensor, ""], b: int) -> int:
-    """How many drafts are still worth a product: asking a GPU would make it wait."""
-    return int(count) if ready(count) else b
-
-
-def leading(good: Bool[Tensor, " b"]) -> Int64[Tensor, ""]:
+def count_leading_true(flags: Bool[Tensor, " b"]) -> Int64[Tensor, ""]:
     """How many are true before the first that is not."""
-    return good.long().cumprod(0).sum()
+    return flags.long().cumprod(0).sum()
 
 
-def unbeaten(
-    gain: Float[Tensor, "c b"],
+def count_unbeaten(
+    gains: Float[Tensor, "c b"],
     numbers: Int64[Tensor, " c"],
-    picks: Int64[Tensor, " p"],
-    goal: Float[Tensor, " p"],
+    drafted: Int64[Tensor, " p"],
+    draft_gains: Float[Tensor, " p"],
 ) -> Int64[Tensor, ""]:
-    """How many of the first b drafts no row of `gain` beats; of a tie the lower row wins."""
-    b = gain.shape[1]
-    picks, goal = picks[:b], goal[:b]
-    close = slack(gain.dtype) * goal.abs()
-    highest = gain.amax(0)
-    if ready(gain) and not bool((highest >= goal - close).any()):
-        return picks.new_tensor(b)
-    lower = (gain >= goal - close) & (numbers[:, None] < picks)
-    return leading(~((highest > goal + close) | lower.any(0)))
+    """How many of the first b drafts no row of `gains` beats; of a tie the lower row wins."""
+    b = gains.shape[1]
+    drafted, draft_gains = drafted[:b], draft_gains[:b]
+    slack = tie_slack(gains.dtype) * draft_gains.abs()
+    highest = gains.amax(0)
+    if on_cpu(gains) and not bool((highest >= draft_gains - slack).any()):
+        return drafted.new_tensor(b)
+    lower = (gains >= draft_gains - slack) & (numbers[:, None] < drafted)
+    return count_leading_true(~((highest > draft_gains + slack) | lower.any(0)))
 
 
-def earlier(products: Float[Tensor, "... c b"]) -> Float[Tensor, "b b"]:
-    """Sums over the picks before each: ones above the diagonal."""
-    b = products.shape[-1]
-    return products.new_ones(b, b).triu_(1)
-
-
-def replay(state: Projection | Information, held: Held, products: Float[Tensor, "2 c b"]) -> Float[Tensor, "c b"]:
+def gains_before_each_pick(
+    state: ObjectiveState, rows: RowState, products: Float[Tensor, "2 c b"]
+) -> Float[Tensor, "c b"]:
     """Gain of each row before each draft."""
-    before = earlier(products)
-    top, bottom = state.moves(*products)
-    top = torch.addmm(held.top[:, None], top, before, alpha=-1)
-    bottom = torch.addmm(held.bottom[:, None], bottom, before, alpha=-1).clamp_(min=state.ridge)
-    return ratio(top, bottom, None if held.floor is None else held.floor[:, None])
+    sum_before = strict_upper_ones(products)
+    numerator, denominator = state.deltas(*products)
+    numerator = torch.addmm(rows.numerator[:, None], numerator, sum_before, alpha=-1)
+    denominator = torch.addmm(rows.denominator[:, None], denominator, sum_before, alpha=-1).clamp_(min=state.ridge)
+    minimum = None if rows.min_denominator is None else rows.min_denominator[:, None]
+    return gain_ratio(numerator, denominator, minimum)

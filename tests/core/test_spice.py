@@ -1,5 +1,6 @@
 """SPICE against its definition: determinants, the paper's loop, its windows, its stop."""
 
+import math
 import re
 
 import numpy as np
@@ -10,8 +11,7 @@ from hypothesis import strategies as st
 from oracles_spice import greedy_spice, log_det, windowed_spice
 from torch import Tensor
 
-from hf_gip.core import lazy
-from hf_gip.core.spice import spice
+from hf_gip.core.spice import Fisher, spice
 
 FISHERS = ("full", "diagonal", "diagonal_g4")
 
@@ -57,8 +57,8 @@ def test_without_a_penalty_it_is_greedy_d_optimal_design() -> None:
 def test_a_short_shortlist_changes_nothing(fisher, monkeypatch: pytest.MonkeyPatch) -> None:
     G = sample(300, 24)
     whole = spice(G, 80, fisher=fisher)
-    monkeypatch.setattr(lazy, "SHORTLIST", 2)
-    monkeypatch.setattr(lazy, "BLOCK", 5)
+    monkeypatch.setattr("hf_gip.core.spice.SHORTLIST", 2)
+    monkeypatch.setattr("hf_gip.core.spice.BLOCK", 5)
     short = spice(G, 80, fisher=fisher)
     assert short.indices.tolist() == whole.indices.tolist()
     assert short.gains.numpy() == pytest.approx(whole.gains.numpy(), abs=1e-10)
@@ -76,7 +76,7 @@ def test_windows_give_what_the_written_out_algorithm_gives(fisher, stop_ratio, n
 def test_windows_in_several_batches_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     G = sample(230, 12)
     whole = spice(G, 40, window=20)
-    monkeypatch.setattr("hf_gip.core.windows.BYTES_AT_ONCE", 1)
+    monkeypatch.setattr("hf_gip.core.spice.WINDOW_BYTES", 1)
     assert spice(G, 40, window=20).indices.tolist() == whole.indices.tolist()
 
 
@@ -165,3 +165,33 @@ def test_a_gradient_that_is_not_finite_is_named() -> None:
     message = "`gradients` must be finite, got NaN or infinity in 1 row(s), first in row 1: drop or recompute them."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         spice(G, 2)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("fisher", ["full", "diagonal"])
+def test_ties_are_not_broken_by_rounding(fisher: Fisher, window: int | None, penalty: float) -> None:
+    """Gradients of unit length all tie for the first pick."""
+    draw = torch.Generator().manual_seed(0)
+    G = torch.nn.functional.normalize(torch.randn(1000, 24, generator=draw, dtype=torch.float64))
+    jitter = 1 + 1e-7 * (2 * torch.rand(1000, 1, generator=draw, dtype=torch.float64) - 1)
+    options = {"fisher": fisher, "window": window, "conflict_penalty": penalty}
+    picks = spice(G, 57, **options).indices
+    assert int(picks[0]) == 0
+    assert spice(G.float(), 57, **options).indices.equal(picks)
+    assert spice(G * jitter, 57, **options).indices.equal(picks)
+
+
+@pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("exponent", range(-6, 7))
+def test_gains_hold_at_any_scale(exponent: int, window: int | None) -> None:
+    """Copies of one row: pick t adds log(1 + tE) − log(1 + (t − 1)E), E = α‖g‖²."""
+    G = torch.full((8, 1), 10.0**exponent)
+    energy = float(G[0].double().square())
+    want = [math.log1p(t * energy) - math.log1p((t - 1) * energy) for t in range(1, 5)]
+    assert spice(G, 4, window=window).gains.tolist() == pytest.approx(want, rel=1e-3)
+
+
+def test_gradients_too_long_for_float64_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"length of a gradient must be at most 1e\+12, got 1e\+13: scale"):
+        spice(torch.full((8, 10), 1e6), 4)

@@ -6,23 +6,23 @@ import re
 import pytest
 import torch
 
-from hf_gip.core.queries import PURE_SPAN, TOP_K, default_noise, precision_from_scores, whiten
+from hf_gip.core.queries import PURE_SPAN, TOP_K, default_ridge, precision_from_scores, whiten
 
 
 def test_the_ridge_follows_the_documented_rule() -> None:
-    assert default_noise(100, 384, towards_target=False) == pytest.approx(100 / 384)
-    assert default_noise(10, 384, towards_target=False) == pytest.approx(0.1)
-    assert default_noise(1_000, 384, towards_target=True) == pytest.approx(10_000 / 384)
+    assert default_ridge(100, 384, towards_target=False) == pytest.approx(100 / 384)
+    assert default_ridge(10, 384, towards_target=False) == pytest.approx(0.1)
+    assert default_ridge(1_000, 384, towards_target=True) == pytest.approx(10_000 / 384)
 
 
 def test_diversity_moves_the_ridge_from_top_k_to_the_pure_span() -> None:
-    ridges = [default_noise(1_000, 384, towards_target=True, diversity=step / 10) for step in range(11)]
+    ridges = [default_ridge(1_000, 384, towards_target=True, diversity=step / 10) for step in range(11)]
     assert ridges == sorted(ridges, reverse=True)
     assert (ridges[0], ridges[-1]) == (TOP_K, PURE_SPAN)
     with pytest.raises(
         ValueError, match=r"^`diversity` must be between 0 \(relevance alone\) and 1 \(span alone\), got 1\.5\.$"
     ):
-        default_noise(1, 1, towards_target=True, diversity=1.5)
+        default_ridge(1, 1, towards_target=True, diversity=1.5)
 
 
 def test_ranks_make_judges_with_other_scales_agree() -> None:

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_gip import gip
-from hf_gip.core.engine import rows as rows_module
-from hf_gip.core.engine.greedy import Picks, greedy
-from hf_gip.core.engine.information import Information
-from hf_gip.core.engine.projection import Projection
-from hf_gip.core.rows import MemoryRows
+from hf_gip.core.engine import linalg
+from hf_gip.core.engine.greedy import GreedyResult, greedy
+from hf_gip.core.engine.state import InformationState, ProjectionState
+from hf_gip.core.matrix import InMemoryMatrix
 from hf_gip.features.files import npy_rows
 
 KINDS = ["projection", "information"]
@@ -39,20 +38,22 @@ def whitened(Q: Tensor) -> Tensor:
     return torch.linalg.qr(Q)[0] * 0.9
 
 
-def solved(kind: str, X: Tensor, scale: Tensor, Q: Tensor, k: int, ridge: float, block: int, piece: int) -> Picks:
-    rows = MemoryRows(X)
+def solved(
+    kind: str, X: Tensor, scale: Tensor, Q: Tensor, k: int, ridge: float, block: int, piece: int
+) -> GreedyResult:
+    rows = InMemoryMatrix(X)
     if kind == "projection":
-        return greedy(rows, Projection(rows, scale, Q, k, ridge), k, block=block, piece=piece)
-    return greedy(rows, Information(rows, scale, whitened(Q), k, ridge), k, block=block, piece=piece)
+        return greedy(rows, ProjectionState(rows, scale, Q, k, ridge), k, block=block, chunk_rows=piece)
+    return greedy(rows, InformationState(rows, scale, whitened(Q), k, ridge), k, block=block, chunk_rows=piece)
 
 
-def plainly(kind: str, X: Tensor, scale: Tensor, Q: Tensor, k: int, ridge: float) -> Picks:
+def plainly(kind: str, X: Tensor, scale: Tensor, Q: Tensor, k: int, ridge: float) -> GreedyResult:
     if kind == "projection":
         return plain_loops.project(X, scale, Q, k, ridge)
     return plain_loops.inform(X, scale, whitened(Q), k, ridge)
 
 
-def same(got: Picks, want: Picks, close: float) -> None:
+def same(got: GreedyResult, want: GreedyResult, close: float) -> None:
     """Equal picks up to where the gains vanish beside the first; there rounding decides."""
     assert len(got.indices) == len(want.indices)
     assert len(set(got.indices.tolist())) == len(got.indices)
@@ -91,8 +92,8 @@ def flat(args: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("draft", "greedy", "posterior", "rows", "verify"):
-        monkeypatch.setattr(f"hf_gip.core.engine.{name}.ready", lambda tensor: False)
+    for name in ("greedy", "linalg", "shortlist", "verify"):
+        monkeypatch.setattr(f"hf_gip.core.engine.{name}.on_cpu", lambda tensor: False)
 
 
 @pytest.mark.parametrize(("kind", "ridge"), [("projection", 0.0), ("projection", 0.1), ("information", 0.1)])
@@ -112,10 +113,10 @@ def test_the_lines_that_a_gpu_runs_pick_the_same(kind: str, ridge: float, reques
 def test_a_block_waits_for_a_gpu_once(kind: str, ridge: float) -> None:
     """The one wait, for the block's count, comes as a list and is not among the operations counted."""
     X, scale, Q = problem(300, 40, 5, 1, torch.float32)
-    rows = MemoryRows(X)
-    state = Projection(rows, scale, Q, 30, ridge)
+    rows = InMemoryMatrix(X)
+    state = ProjectionState(rows, scale, Q, 30, ridge)
     if kind == "information":
-        state = Information(rows, scale, whitened(Q), 30, ridge)
+        state = InformationState(rows, scale, whitened(Q), 30, ridge)
     with Asked() as asked:
         got = greedy(rows, state, 30, block=8)
     assert (got.passes > 3, asked.names) == (True, [])
@@ -133,7 +134,7 @@ def test_half_precision_rows_are_multiplied_as_exactly_as_in_float32(
     want = solved("projection", X, scale, Q, 60, 0.1, 16, 64)
     request.getfixturevalue("as_on_a_gpu")
     columns = torch.randn(20, 48, dtype=torch.float64) * torch.logspace(-6, 0, 20, dtype=torch.float64)[:, None]
-    got = rows_module.times(X, rows_module.wide(columns, dtype), torch.empty(400, 20))
+    got = linalg.matmul_split(X, linalg.split_half(columns, dtype), torch.empty(400, 20))
     true = X.double() @ columns.T
     size = X.double().norm(dim=1)[:, None] * columns.norm(dim=1)
     assert float(((got - true).abs() / size.clamp(min=1e-12)).max()) < 1e-6
@@ -189,9 +190,9 @@ def test_without_a_ridge_it_ends_with_the_rank_as_the_plain_loop() -> None:
 
 def test_a_correlation_may_be_given_in_place_of_queries() -> None:
     X, scale, Q = problem(200, 16, 3, 5, torch.float64)
-    rows = MemoryRows(X)
+    rows = InMemoryMatrix(X)
     C = (X @ Q) * scale[:, None]
-    told = greedy(rows, Projection(rows, scale, None, 40, 0.1, correlation=C), 40)
+    told = greedy(rows, ProjectionState(rows, scale, None, 40, 0.1, correlation=C), 40)
     assert told.indices.equal(plainly("projection", X, scale, Q, 40, 0.1).indices)
 
 
@@ -234,7 +235,7 @@ def test_a_prefilter_of_all_rows_changes_nothing_and_a_cut_is_recorded() -> None
 
 
 @dataclass(frozen=True)
-class Short(MemoryRows):
+class Short(InMemoryMatrix):
     """Rows on a device that has too little memory once."""
 
     failures: list[int]
@@ -248,8 +249,8 @@ class Short(MemoryRows):
 def test_a_device_short_of_memory_goes_on_in_smaller_pieces() -> None:
     X, scale, Q = problem(400, 12, 3, 2, torch.float64)
     rows = Short(X, [])
-    state = Projection(rows, scale, Q, 20, 0.1)
+    state = ProjectionState(rows, scale, Q, 20, 0.1)
     rows.failures.append(1)
     with pytest.warns(UserWarning, match="short of memory: going on with 2,048 rows at a time"):
-        got = greedy(rows, state, 20, piece=4096)
+        got = greedy(rows, state, 20, chunk_rows=4096)
     assert got.indices.equal(plainly("projection", X, scale, Q, 20, 0.1).indices)

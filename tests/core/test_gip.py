@@ -16,6 +16,7 @@ from sklearn.linear_model import orthogonal_mp
 from torch import Tensor
 
 from hf_gip import gip
+from hf_gip.core.gip import gip_reference
 
 VALUE = {"projection": oracles.captured, "information": oracles.information}
 SHAPES = [(1, 1, 1, 1), (12, 3, 8, 5), (14, 1, 16, 3), (18, 20, 5, 5), (16, 2, 4, 10), (20, 6, 3, 20)]
@@ -41,6 +42,22 @@ def test_picks_and_gains_are_those_of_the_definition(
         assert len(set(got.indices.tolist())) == k
         assert judged(X, Q, got.indices, objective, noise) == pytest.approx(best, rel=close)
         assert got.objective == pytest.approx(best, rel=close)
+
+
+@pytest.mark.parametrize("objective", ["projection", "information"])
+@pytest.mark.parametrize(("n", "m", "d", "k"), SHAPES)
+def test_the_reference_loop_is_the_definition_and_gip_picks_as_it(
+    n: int, m: int, d: int, k: int, objective: str
+) -> None:
+    X, Q, noise = samples.rows(n, d, duplicates=n // 6), samples.queries(m, d), 0.1
+    sigma2, tau2 = (noise * float(each.square().sum(1).mean()) for each in (X, Q))
+    picks, gains = gip_reference(X, Q, k, sigma2=sigma2, tau2=tau2 if objective == "information" else None)
+    value = VALUE[objective]
+    for size in range(1, k + 1):
+        assert sum(gains[:size]) == pytest.approx(value(X.numpy(), Q.numpy(), picks[:size], noise), rel=1e-9)
+    got = gip(X, Q, k, objective=objective, noise=noise)
+    assert got.gains.tolist() == pytest.approx(gains, rel=1e-6, abs=1e-9 * sum(gains))
+    assert got.objective == pytest.approx(sum(gains), rel=1e-9)
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,30 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import samples
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles_gtp import fitted, omp, top_k, written_out_pursuit
 from torch import Tensor
 
-from hf_gip.core import rows as core_rows
 from hf_gip.core.gtp import gtp
 from hf_gip.features.files import npy_rows
 
 
-def pool(n: int, d: int, seed: int, clusters: int = 0) -> Tensor:
-    """Rows without structure, or around a few centres."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    if clusters:
-        centres = torch.randn(clusters, d, generator=generator, dtype=torch.float64)
-        rows = centres[torch.randint(clusters, (n,), generator=generator)] + 0.4 * rows
-    return rows
-
-
 def planted(seed: int, n: int = 2000, d: int = 128, k: int = 12) -> tuple[Tensor, Tensor, list[int], Tensor]:
     """Rows, a positive combination of `k` of them, which and how much of each."""
-    rows = pool(n, d, seed)
+    rows = samples.normal_rows(n, d, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     chosen = torch.randperm(n, generator=generator)[:k]
     weights = torch.rand(k, generator=generator, dtype=torch.float64) + 0.5
@@ -57,8 +47,8 @@ def test_planted_combinations_are_recovered_with_their_weights() -> None:
 def test_weights_are_the_best_for_the_rows_and_gains_add_up(
     n: int, d: int, k: int, seed: int, clusters: int, own: bool
 ) -> None:
-    A, k = pool(n, d, seed, clusters), min(k, n)
-    b = A.mean(0) if own else pool(1, d, seed + 7)[0]
+    A, k = samples.normal_rows(n, d, seed, clusters), min(k, n)
+    b = A.mean(0) if own else samples.normal_rows(1, d, seed + 7)[0]
     got = gtp(A, None if own else b, k, ridge=0.0)
     assert got.weights is not None
     assert got.total is not None
@@ -74,7 +64,7 @@ def test_weights_are_the_best_for_the_rows_and_gains_add_up(
 @settings(max_examples=60, deadline=None)
 @given(n=st.integers(1, 60), d=st.integers(1, 12), seed=st.integers(0, 10**6), k=st.integers(1, 40))
 def test_gains_add_up_to_what_a_ridge_leaves(n: int, d: int, seed: int, k: int) -> None:
-    A, b, k = pool(n, d, seed), pool(1, d, seed + 3)[0], min(k, n)
+    A, b, k = samples.normal_rows(n, d, seed), samples.normal_rows(1, d, seed + 3)[0], min(k, n)
     got = gtp(A, b, k, ridge=0.05)
     assert got.weights is not None
     assert got.total is not None
@@ -88,7 +78,7 @@ def test_gains_add_up_to_what_a_ridge_leaves(n: int, d: int, seed: int, k: int) 
 def test_on_targets_that_are_no_sparse_combination_it_is_as_good_as_omp(clusters: int, k: int) -> None:
     ratios = {"omp": [], "top": [], "written out": []}
     for seed in range(8):
-        A = pool(600, 48, seed, clusters).numpy()
+        A = samples.normal_rows(600, 48, seed, clusters).numpy()
         b = A[:60].mean(0)
         residual = gtp(torch.from_numpy(A), torch.from_numpy(b), k).record["residual"] * np.linalg.norm(b)
         ratios["omp"].append(residual / omp(A, b, k)[1])
@@ -125,8 +115,8 @@ def test_copies_fill_up_last() -> None:
 
 @pytest.mark.parametrize("k", [13, 40, 100])
 def test_more_rows_than_dimensions_take_a_ridge_and_say_so(k: int) -> None:
-    A = pool(100, 12, 1)
-    got = gtp(A, pool(1, 12, 2)[0], k)
+    A = samples.normal_rows(100, 12, 1)
+    got = gtp(A, samples.normal_rows(1, 12, 2)[0], k)
     assert len(set(got.indices.tolist())) == k
     assert got.weights is not None
     assert bool((got.weights >= 0).all())
@@ -136,7 +126,7 @@ def test_more_rows_than_dimensions_take_a_ridge_and_say_so(k: int) -> None:
 
 
 def test_copies_do_not_share_a_ridge() -> None:
-    A = pool(40, 6, 5)
+    A = samples.normal_rows(40, 6, 5)
     got = gtp(torch.cat([A, A, A]), A.mean(0), 30)
     assert got.weights is not None
     weighted = got.indices[got.weights > 0] % 40
@@ -147,7 +137,7 @@ def test_copies_do_not_share_a_ridge() -> None:
 @pytest.mark.parametrize("target_scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_units_do_not_matter(scale: float, target_scale: float, dtype: torch.dtype) -> None:
-    A, b = pool(300, 20, 8), pool(1, 20, 9)[0]
+    A, b = samples.normal_rows(300, 20, 8), samples.normal_rows(1, 20, 9)[0]
     plain = gtp(A.to(dtype), b.to(dtype), 12)
     got = gtp((A * scale).to(dtype), (b * target_scale).to(dtype), 12)
     assert plain.weights is not None
@@ -158,7 +148,7 @@ def test_units_do_not_matter(scale: float, target_scale: float, dtype: torch.dty
 
 
 def test_several_targets_share_the_rows_and_each_has_the_best_weights() -> None:
-    A = pool(400, 40, 2)
+    A = samples.normal_rows(400, 40, 2)
     targets = torch.stack([A[:5].sum(0), A[3:9].sum(0), 2 * A[20:22].sum(0)])
     got = gtp(A, targets, 11)
     assert got.weights is not None
@@ -173,8 +163,8 @@ def test_several_targets_share_the_rows_and_each_has_the_best_weights() -> None:
 
 
 def test_checkpoints_side_by_side_are_one_matrix_scaled_by_their_rates() -> None:
-    A, B = pool(200, 10, 1), pool(200, 14, 2)
-    a, b = pool(1, 10, 3)[0], pool(1, 14, 4)[0]
+    A, B = samples.normal_rows(200, 10, 1), samples.normal_rows(200, 14, 2)
+    a, b = samples.normal_rows(1, 10, 3)[0], samples.normal_rows(1, 14, 4)[0]
     rates = [4e-2, 1e-2]
     got = gtp([A, B], [a, b], 9, rates=rates)
     whole = gtp(torch.cat([0.2 * A, 0.1 * B], 1), torch.cat([0.2 * a, 0.1 * b]), 9)
@@ -185,18 +175,18 @@ def test_checkpoints_side_by_side_are_one_matrix_scaled_by_their_rates() -> None
 
 
 def test_without_a_target_it_matches_the_mean_of_all_rows() -> None:
-    A = pool(500, 30, 6, clusters=5)
+    A = samples.normal_rows(500, 30, 6, clusters=5)
     got = gtp(A, None, 20)
     assert got.indices.tolist() == gtp(A, A.mean(0), 20).indices.tolist()
     assert (got.captured or 0) > 0.95
 
 
 def test_rows_on_disk_and_short_blocks_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    A, b = pool(300, 24, 4).float(), pool(1, 24, 5)[0].float()
+    A, b = samples.normal_rows(300, 24, 4).float(), samples.normal_rows(1, 24, 5)[0].float()
     plain = gtp(A, b, 15)
     np.save(tmp_path / "rows.npy", A.numpy())
     assert gtp(npy_rows(tmp_path / "rows.npy"), b, 15).indices.tolist() == plain.indices.tolist()
-    monkeypatch.setattr(core_rows, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr("hf_gip.core.matrix.BLOCK_BYTES", 1000)
     assert gtp(A, b, 15).indices.tolist() == plain.indices.tolist()
     assert gtp(A.bfloat16(), b, 15).record["residual"] == pytest.approx(plain.record["residual"], rel=0.05)
 
@@ -211,7 +201,7 @@ def test_nothing_that_points_at_the_target_gives_no_weights() -> None:
 
 
 def test_passes_are_counted_and_bounded() -> None:
-    A = pool(800, 60, 3, clusters=6)
+    A = samples.normal_rows(800, 60, 3, clusters=6)
     assert gtp(A, None, 30, max_passes=1).record["passes"] == 1
     got = gtp(A, None, 30)
     assert got.record["passes"] <= 20

@@ -1,5 +1,7 @@
 """Information, conflict and curvature of a set against their definitions."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles_spice import conflict, log_det
 
-from hf_gip.core.diagnostics import curvature, greedy_guarantee, random_sets, set_quality
+from hf_gip.core.metrics import curvature, greedy_guarantee, log_det_guarantee, random_sets, set_quality
 from hf_gip.core.spice import spice
 
 
@@ -61,3 +63,24 @@ def test_random_sets_are_seeded_and_differ() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not torch.equal(one[0], one[1])
     assert all(len(set(some.tolist())) == 10 for some in one)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(2, 8),
+    d=st.integers(1, 6),
+    k=st.integers(1, 3),
+    alpha=st.sampled_from([0.1, 1.0, 20.0]),
+)
+def test_the_guarantee_of_any_rows_is_never_above_their_true_ratio(
+    seed: int, n: int, d: int, k: int, alpha: float
+) -> None:
+    k = min(k, n)
+    G = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    values = {rows: log_det(G.numpy(), list(rows), alpha) for rows in combinations(range(n), k)}
+    best = max(values.values())
+    for rows, value in values.items():
+        guarantee = log_det_guarantee(G, torch.tensor(rows), alpha)
+        assert 0 < guarantee <= value / best + 1e-9
+    assert log_det_guarantee(G, torch.arange(n), alpha) == pytest.approx(1.0)

@@ -9,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_gip.core.less import less
-from hf_gip.core.rds import rds
+from hf_gip.core.baselines import less, rds
 from hf_gip.features.files import npy_rows
 
 

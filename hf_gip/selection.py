@@ -1,32 +1,80 @@
-"""The value that flows from a selector to every door."""
+"""The value that flows from a selector to every door, and what it says about one row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hf_gip.core.checks import check_row
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from hf_gip.core.explain import Explanation
 
-    class Evidence(Protocol):
-        """What a door knows about a selection it made: the features it came from, and the rows."""
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What one row meant to a selection.
 
-        def explain(self, selection: "Selection", row: int) -> Explanation:
-            """Why the row was chosen or not."""
-            ...
+    Attributes:
+        row: Position in the pool.
+        rank: When it was chosen, from 1, or None if it was left out.
+        gain: What it added when chosen; for a row left out, what it would add after the last pick.
+        first_gain: What it would have added as the very first pick.
+        novelty: Share of the row itself, in [0, 1], that the earlier picks (all picks, if left out) do not explain.
+        served: The queries it served most, (query, share of its gain), largest first; empty where the pool itself
+            was the query.
+        covered_by: The picks that took most of its gain away, (row, what it lost to them), largest first.
+        blocked_reason: Why it was not allowed, where a constraint and not its gain kept it out.
+    """
 
-        def report(self, selection: "Selection", path: str | PathLike[str]) -> Path:
-            """Write the page about the selection."""
-            ...
+    row: int
+    rank: int | None
+    gain: float
+    first_gain: float
+    novelty: float
+    served: tuple[tuple[int | str, float], ...]
+    covered_by: tuple[tuple[int, float], ...]
+    blocked_reason: str = ""
+
+    def __str__(self) -> str:
+        """The explanation in plain words."""
+        if self.rank is not None:
+            words = [f"Row {self.row:,} was pick {self.rank:,} and added {self.gain:.4g}"]
+            words.append(f"({self.novelty:.0%} of it was new to the picks before).")
+        else:
+            words = [f"Row {self.row:,} was left out: after the last pick it would add {self.gain:.4g}"]
+            words.append(f"(as the first pick {self.first_gain:.4g}; {self.novelty:.0%} of it is not in the picks).")
+        if self.served:
+            words.append("It serves " + ", ".join(f"{query_name(q)} ({share:.0%})" for q, share in self.served) + ".")
+        words += [*self.covered_words(), *([self.blocked_reason] if self.blocked_reason else [])]
+        return " ".join(words)
+
+    def covered_words(self) -> list[str]:
+        """The picks that took most of the row's gain away, as one sentence or none."""
+        if not self.covered_by:
+            return []
+        return ["Covered by " + ", ".join(f"row {row:,} (−{lost:.3g})" for row, lost in self.covered_by) + "."]
+
+
+def query_name(query: int | str) -> str:
+    """A query in words."""
+    return query if isinstance(query, str) else f"query {query}"
+
+
+@runtime_checkable
+class SelectionContext(Protocol):
+    """What a door knows about a selection it made: the features it came from, and the rows."""
+
+    def explain(self, selection: "Selection", row: int) -> Explanation:
+        """Why the row was chosen or not."""
+        ...
+
+    def report(self, selection: "Selection", path: str | PathLike[str]) -> Path:
+        """Write the page about the selection."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +89,7 @@ class Selection:
         weights: Non-negative weight of each chosen row, (k,), where the method gives one (GTP), else None.
         record: Plain JSON values: method, parameters and, added by the doors, feature recipe, source and timings.
         curves: Per-pick figures besides the gains (e.g. `conflict` for SPICE), each (k,).
-        evidence: The features and rows it came from, where a door still knows them; not saved, not pickled.
+        context: The features and rows it came from, where a door still knows them; not saved, not pickled.
     """
 
     indices: Int64[Tensor, " k"]
@@ -50,7 +98,7 @@ class Selection:
     weights: Float[Tensor, " k"] | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Float[Tensor, " k"]] = field(default_factory=dict)
-    evidence: "Evidence | None" = field(default=None, repr=False, compare=False)
+    context: SelectionContext | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -95,7 +143,7 @@ class Selection:
         line = self.gains.mean() * (1 + torch.arange(len(self), dtype=torch.float64))
         return int((self.gains.cumsum(0) - line).argmax()) + 1
 
-    def explain(self, row: int) -> "Explanation":
+    def explain(self, row: int) -> Explanation:
         """Why `row` (a position in the pool) was chosen, or which picks made it redundant.
 
         Raises:
@@ -103,12 +151,12 @@ class Selection:
             ValueError: If this selection no longer knows its features, as after loading it from the Hub.
         """
         check_row(row)
-        if self.evidence is None:
+        if self.context is None:
             raise ValueError(
                 "`explain` needs the features, which this selection does not hold: select again in this process, or "
                 "use `hf_gip.explain(selection, row, features, queries)`."
             )
-        return self.evidence.explain(self, row)
+        return self.context.explain(self, row)
 
     def report(self, path: str | PathLike[str]) -> Path:
         """Write one self-contained HTML page: figures, pictures, a searchable table (needs `hf-gip[plot]`).
@@ -116,14 +164,24 @@ class Selection:
         Raises:
             ValueError: If this selection no longer knows its rows, as after loading it from the Hub.
         """
-        if self.evidence is None:
+        if self.context is None:
             raise ValueError(
                 "`report` needs the rows, which this selection does not hold: use `hf_gip.write_report(subset, path)`."
             )
-        return self.evidence.report(self, path)
+        return self.context.report(self, path)
 
     def plot(self) -> "Figure":
         """The gains and the share captured, against the number of picks (needs `hf-gip[plot]`)."""
         from hf_gip.pictures import plot_gains
 
         return plot_gains(self)
+
+
+def check_row(row: object) -> None:
+    """Raise unless `row` is a whole number.
+
+    Raises:
+        TypeError: If not.
+    """
+    if isinstance(row, bool) or not isinstance(row, int):
+        raise TypeError(f"`row` must be a position in the pool, such as 0, got {' '.join(repr(row).split())[:80]}.")

@@ -10,13 +10,13 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from hf_gip.core.constraints import Constraints
 from hf_gip.core.gip import gip
-from hf_gip.core.limits import Limits
 
 KINDS = ["projection", "information"]
 
 
-def feasible(rows: list[int], limits: Limits, k: int) -> bool:
+def feasible(rows: list[int], limits: Constraints, k: int) -> bool:
     """Whether `rows` can still be completed within the limits, from their definition."""
     n = len(limits.tokens) if limits.tokens is not None else len(limits.groups)  # type: ignore[arg-type]
     groups = np.zeros(n, int) if limits.groups is None else limits.groups.numpy()
@@ -34,13 +34,13 @@ def feasible(rows: list[int], limits: Limits, k: int) -> bool:
             if len(others) < need:
                 return False
             picks, spent = picks + need, spent + sum(others[:need])
-    return picks <= k and (limits.budget is None or spent <= limits.budget)
+    return picks <= k and (limits.max_tokens is None or spent <= limits.max_tokens)
 
 
-def possible(limits: Limits, n: int, k: int) -> bool:
+def possible(limits: Constraints, n: int, k: int) -> bool:
     """Whether any selection keeps to the limits: k rows of them, or with a budget at least one row."""
-    chosen = limits.given().tolist()
-    if limits.budget is not None:
+    chosen = limits.initial().tolist()
+    if limits.max_tokens is not None:
         return feasible(chosen, limits, k) and any(feasible([*chosen, i], limits, k) for i in range(n)) | bool(chosen)
     room = n
     if limits.max_per_group is not None:
@@ -49,22 +49,22 @@ def possible(limits: Limits, n: int, k: int) -> bool:
     return feasible(chosen, limits, k) and room >= k
 
 
-def constrained(value, limits: Limits, n: int, k: int) -> list[int]:
+def constrained(value, limits: Constraints, n: int, k: int) -> list[int]:
     """Try every allowed row at every pick; the largest gain (per token) wins, the lowest row of a tie."""
-    rows = limits.given().tolist()
+    rows = limits.initial().tolist()
     while len(rows) < k:
         left = [i for i in range(n) if i not in rows and feasible([*rows, i], limits, k)]
         if not left:
             break
         before = value(rows) if rows else 0.0
         worth = np.array([value([*rows, i]) - before for i in left])
-        if limits.budget is not None:
+        if limits.max_tokens is not None:
             worth /= limits.tokens.numpy()[left]  # type: ignore[union-attr]
         rows.append(left[int(np.argmax(worth >= worth.max() - 1e-9 * abs(worth.max())))])
     return rows
 
 
-def drawn(n: int, k: int, draw: torch.Generator, what: int) -> Limits:
+def drawn(n: int, k: int, draw: torch.Generator, what: int) -> Constraints:
     """Random limits that can be met; `what` says which kinds."""
     size = int(torch.randint(1, 6, (1,), generator=draw))
     groups = torch.randint(0, size, (n,), generator=draw)
@@ -75,7 +75,7 @@ def drawn(n: int, k: int, draw: torch.Generator, what: int) -> Limits:
     least = (room.float() * 0.4 * torch.rand(size, generator=draw)).long() if what & 2 else None
     include = torch.randperm(n, generator=draw)[: max(1, k // 4)] if what & 8 else None
     budget = None if tokens is None else int(tokens.sum() * (0.1 + 0.6 * float(torch.rand(1, generator=draw))))
-    return Limits(include, groups, (), most, least, tokens, budget)
+    return Constraints(include, groups, (), most, least, tokens, budget)
 
 
 @settings(max_examples=200, deadline=None, phases=[Phase.explicit, Phase.generate])
@@ -100,7 +100,7 @@ def test_picks_are_those_of_a_brute_force_under_the_same_limits(
     assert possible(limits, n, k)
     X, Q = samples.rows(n, d, seed=seed, duplicates=n // 5), samples.queries(3, d, seed=seed)
     weights = 0.3 + torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    got = gip(X, Q, k, objective=kind, noise=0.2, precision=weights, limits=limits)
+    got = gip(X, Q, k, objective=kind, noise=0.2, precision=weights, constraints=limits)
     rows = got.indices.tolist()
 
     def value(chosen: list[int]) -> float:
@@ -108,9 +108,9 @@ def test_picks_are_those_of_a_brute_force_under_the_same_limits(
         return judge(X.numpy(), Q.numpy(), chosen, 0.2, weights.numpy())
 
     want = constrained(value, limits, n, k)
-    assert rows[: len(limits.given())] == limits.given().tolist()
+    assert rows[: len(limits.initial())] == limits.initial().tolist()
     assert len(set(rows)) == len(rows)
-    assert len(rows) == k or limits.budget is not None
+    assert len(rows) == k or limits.max_tokens is not None
     assert feasible(rows, limits, max(k, len(rows)))
     if limits.min_per_group is not None:
         assert (
@@ -119,7 +119,7 @@ def test_picks_are_those_of_a_brute_force_under_the_same_limits(
     if rows != want:  # a tie broken by rounding: from there on the runs may part, each as good at that pick
         at = next(t for t, (one, other) in enumerate(zip(rows, want, strict=False)) if one != other)
         before = value(want[:at]) if at else 0.0
-        cost = [1, 1] if limits.budget is None else [int(limits.tokens[rows[at]]), int(limits.tokens[want[at]])]
+        cost = [1, 1] if limits.max_tokens is None else [int(limits.tokens[rows[at]]), int(limits.tokens[want[at]])]
         mine, best = (value([*want[:at], row]) - before for row in (rows[at], want[at]))
         assert feasible(rows[: at + 1], limits, k)
         assert mine / cost[0] == pytest.approx(best / cost[1], rel=1e-6, abs=1e-9)
@@ -131,21 +131,23 @@ def test_a_full_size_pool_in_float32_keeps_its_quotas_block_by_block() -> None:
     n, k = 5_000, 400
     X, Q = samples.rows(n, 24).float(), samples.queries(4, 24).float()
     groups = torch.arange(n) % 40
-    limits = Limits(groups=groups, max_per_group=torch.full((40,), 12), min_per_group=torch.full((40,), 8))
+    limits = Constraints(groups=groups, max_per_group=torch.full((40,), 12), min_per_group=torch.full((40,), 8))
     passes: list[int] = []
-    got = gip(X, Q, k, limits=limits, progress=lambda _, done: passes.append(done))
+    got = gip(X, Q, k, constraints=limits, progress=lambda _, done: passes.append(done))
     counts = torch.bincount(groups[got.indices])
     assert len(got) == k
     assert 8 <= int(counts.min()) <= int(counts.max()) <= 12
     assert passes[-1] < k
     free = gip(X, Q, k)
     assert got.objective <= free.objective * (1 + 1e-6)
-    assert gip(X, Q, k, limits=Limits(groups=groups, max_per_group=torch.full((40,), n))).indices.equal(free.indices)
+    assert gip(X, Q, k, constraints=Constraints(groups=groups, max_per_group=torch.full((40,), n))).indices.equal(
+        free.indices
+    )
 
 
 def test_given_rows_condition_the_rest() -> None:
     X = torch.eye(6, dtype=torch.float64)[[0, 0, 1, 2, 3, 4]]
-    got = gip(X, None, 3, noise=0.01, limits=Limits(include=torch.tensor([1])))
+    got = gip(X, None, 3, noise=0.01, constraints=Constraints(initial_rows=torch.tensor([1])))
     assert got.indices.tolist() == [1, 2, 3]  # row 0 is a copy of what is given
     assert got.gains[0] > 0
 
@@ -169,7 +171,7 @@ COST = torch.tensor([5, 7, 9, 5, 5, 5])
             "quotas.",
         ),
         (
-            {"min_per_group": [2, 0, 0], "include": [3, 5]},
+            {"min_per_group": [2, 0, 0], "initial_rows": [3, 5]},
             3,
             "`min_per_group` must fit into k=3 beside `include`, got 4 rows over 3 group(s): 1 too many; raise `k` or "
             "lower the quotas.",
@@ -186,20 +188,20 @@ COST = torch.tensor([5, 7, 9, 5, 5, 5])
             "`min_per_group` must not exceed `max_per_group`, got 2 and 1 for group 'a'.",
         ),
         (
-            {"max_per_group": [1, 3, 3], "include": [0, 2]},
+            {"max_per_group": [1, 3, 3], "initial_rows": [0, 2]},
             3,
             "`include` must keep to `max_per_group`, got 2 rows of group 'a' where 1 are allowed: 1 too many.",
         ),
-        ({"include": [0, 1, 2]}, 2, "`include` must hold at most k=2 rows, got 3, 1 too many: raise `k`."),
-        ({"include": [0, 6]}, 2, "`include` must hold distinct rows of the pool (0 to 5), got 2 from 0 to 6."),
-        ({"include": [1, 1]}, 2, "`include` must hold distinct rows of the pool (0 to 5), got 2 from 1 to 1."),
+        ({"initial_rows": [0, 1, 2]}, 2, "`include` must hold at most k=2 rows, got 3, 1 too many: raise `k`."),
+        ({"initial_rows": [0, 6]}, 2, "`include` must hold distinct rows of the pool (0 to 5), got 2 from 0 to 6."),
+        ({"initial_rows": [1, 1]}, 2, "`include` must hold distinct rows of the pool (0 to 5), got 2 from 1 to 1."),
         (
-            {"budget": 4, "tokens": COST},
+            {"max_tokens": 4, "tokens": COST},
             2,
             "`budget_tokens` must pay for the shortest row, 5 tokens at least, got 4: 1 too few.",
         ),
         (
-            {"budget": 20, "tokens": COST, "include": [2], "min_per_group": [2, 2, 0]},
+            {"max_tokens": 20, "tokens": COST, "initial_rows": [2], "min_per_group": [2, 2, 0]},
             5,
             "`budget_tokens` must pay for `include` and `min_per_group`, 24 tokens at least, got 20: 4 too few.",
         ),
@@ -208,14 +210,14 @@ COST = torch.tensor([5, 7, 9, 5, 5, 5])
 def test_limits_that_cannot_be_met_say_by_how_much(limits: dict, k: int, message: str) -> None:
     whole = {name: torch.tensor(value) if isinstance(value, list) else value for name, value in limits.items()}
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        gip(torch.eye(6), None, k, limits=Limits(groups=A, names=["a", "b", "c"], **whole))
+        gip(torch.eye(6), None, k, constraints=Constraints(groups=A, group_names=["a", "b", "c"], **whole))
 
 
 def test_limits_refuse_what_could_break_them() -> None:
     message = (
-        "`limits` needs the orthogonal pursuit, `noise` above 0 and no `prefilter`, which could leave out what a "
+        "`constraints` needs the orthogonal pursuit, `noise` above 0 and no `prefilter`, which could leave out what a "
         "quota asks for: leave one of them out."
     )
     for options in ({"noise": 0.0}, {"pursuit": "matching"}, {"prefilter": 6}):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            gip(torch.eye(6), None, 2, limits=Limits(groups=A), **options)
+            gip(torch.eye(6), None, 2, constraints=Constraints(groups=A), **options)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import hf_gip
 from hf_gip import gip
-from hf_gip.core.dual import gip_dual
+from hf_gip.core.gip import gip_dual
 
 
 def by_definition(X: np.ndarray, S: np.ndarray, k: int, noise: float) -> float:
