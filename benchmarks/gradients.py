@@ -22,9 +22,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hf_gip.features.per_example_gradients import GradientReader, GradientRecipe
 from hf_gip.features.proxy import LORA
-from hf_gip.features.reader import GradientReader, GradientRecipe
-from hf_gip.features.tokens import Tally, TokenBatch, token_batches
+from hf_gip.features.tokenization import Tally, TokenBatch, token_batches
 
 VOCABULARY, WIDTH, LAYERS, LONGEST, BATCH = 8_192, 256, 4, 128, 8
 KINDS = {  # which gradients: the recipe, and what the plain step trains
@@ -61,7 +61,7 @@ def gradient_pass(kind: str, model: nn.Module) -> Callable[[TokenBatch], object]
 
 def training_step(kind: str, model: nn.Module, *, all_weights: bool) -> Callable[[TokenBatch], object]:
     """A plain training step of all weights, or of the weights whose gradients are taken."""
-    from hf_gip.features.layers import find_layers
+    from hf_gip.features.per_example_gradients import find_layers
 
     if all_weights:
         weights = list(model.parameters())

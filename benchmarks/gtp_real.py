@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from hf_gip import gradient_trajectories, gtp, less, rds
 from hf_gip.core.metrics import random_sets
 from hf_gip.core.nnls import nnls
-from hf_gip.dataset.trajectories import Trajectories
+from hf_gip.dataset.gradient_trajectories import Trajectories
 from hf_gip.features.proxy import LORA
-from hf_gip.features.tokens import Tally, token_batches
+from hf_gip.features.tokenization import Tally, token_batches
 
 RUN: dict[str, Any] = {"share": 0.25, "epochs": 3, "learning_rate": 2e-3, "dims": 1024, "batch_size": 16}
 SEEDS = 5  # random sets

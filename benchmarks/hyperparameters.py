@@ -16,7 +16,7 @@ from machine import write_results
 from hf_gip.core.gip import gip
 from hf_gip.core.metrics import coverage, vendi
 from hf_gip.core.queries import default_ridge, precision_from_scores
-from hf_gip.dataset.judging import interval
+from hf_gip.dataset.comparison import interval
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 JUDGES = ["score_gpt4o_mini", "score_llama31_8b", "score_mistral_7b"]

@@ -12,7 +12,7 @@ import torch
 from machine import write_results
 
 from hf_gip import gip
-from hf_gip.features.files import npy_rows
+from hf_gip.features.matrix_files import npy_rows
 
 
 def write_rows(path: Path, n: int, d: int) -> None:

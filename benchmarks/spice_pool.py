@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_gip import gradient_features
 from hf_gip.features.proxy import prepared
-from hf_gip.features.tokens import Tally, token_batches
+from hf_gip.features.tokenization import Tally, token_batches
 
 LENGTH, VOCABULARY, DIMS = 128, 4_096, 1024
 

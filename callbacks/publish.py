@@ -1,9 +1,10 @@
-"""The rows of a round as a subset of their own: saved in the run's folder, then published."""
+"""Publishing and logging a run's selections."""
 
 import logging
 import shlex
 import shutil
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ from datasets import Dataset
 from transformers import Trainer
 
 import hf_gip
-from hf_gip.dataset.source import describe_source
+from hf_gip.dataset.loading import describe_source
 from hf_gip.hashing import hash_columns
 from hf_gip.selection import Selection
 
 from .pool import Pool
-from .records import PACKAGES, described
-from .rounds import Round
+from .rounds import PACKAGES, Round, described, table_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,3 +90,51 @@ def save(subset: Dataset, folder: Path) -> None:
     hf_gip.save_subset(subset, aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
+
+
+TABLE_ROWS = 1_000  # of a selection, best first, that go into an experiment tracker's table
+TEXT_TOKENS = 64  # of each of them
+
+
+def report_round(trainer: Trainer, chosen: Round, earlier: Round | None) -> None:
+    """Log a round's scalars: how many rows, how many of them are old, what they hold, what they cost."""
+    scalars = {
+        "gip/selected": float(len(chosen.rows)),
+        "gip/overlap_prev": chosen.overlap(earlier),
+        "gip/captured": chosen.captured,
+        "gip/feature_seconds": chosen.seconds["features"],
+        "gip/select_seconds": chosen.seconds["select"],
+    }
+    trainer.log({name: value for name, value in scalars.items() if value is not None})
+
+
+def report_table(trainer: Trainer, pool: Pool, chosen: Round) -> None:
+    """Log the best rows of a round with their texts as `gip/rows`, to wandb and trackio where `report_to` has them.
+
+    For the main process.
+    """
+    for name in ("wandb", "trackio"):
+        if name not in (trainer.args.report_to or ()):
+            continue
+        tracker: Any = import_module(name)
+        if name == "wandb" and tracker.run is None:
+            continue
+        frame = table_of(pool, chosen).slice(0, TABLE_ROWS).to_pandas().dropna(axis=1, how="all")
+        texts = _texts(trainer, pool, chosen)
+        if texts is not None:
+            frame["text"] = texts
+        tracker.log({"gip/rows": tracker.Table(dataframe=frame), "train/global_step": chosen.step})
+
+
+def report_epoch(trainer: Trainer, chosen: Round, seconds: float) -> None:
+    """Log the selection's share of an epoch that took `seconds` to train."""
+    spent = sum(chosen.seconds.values())
+    trainer.log({"gip/share_of_epoch": spent / (spent + seconds)})
+
+
+def _texts(trainer: Trainer, pool: Pool, chosen: Round) -> list[str] | None:
+    tokenizer: Any = trainer.processing_class
+    if "input_ids" not in pool.rows.column_names or not hasattr(tokenizer, "batch_decode"):
+        return None
+    rows = pool.rows.select_columns("input_ids").with_format(None)[chosen.rows[:TABLE_ROWS].tolist()]
+    return tokenizer.batch_decode([tokens[:TEXT_TOKENS] for tokens in rows["input_ids"]], skip_special_tokens=True)

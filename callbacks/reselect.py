@@ -10,11 +10,10 @@ from transformers import Trainer
 from hf_gip.core.validation import brief, check_k
 from hf_gip.selection import Selection
 
-from .choose import Recipe
-from .host import packing_of, served_columns
 from .pool import Pool
-from .rotation import Rotation
 from .rounds import Round
+from .scoring import Recipe, Rotation
+from .trainer_access import packing_of, served_columns
 from .view import PackedView, SelectionView
 
 

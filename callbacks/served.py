@@ -9,7 +9,7 @@ from torch.utils.data import Subset
 from transformers import Trainer
 
 from hf_gip.hashing import hash_lines, hash_token_rows
-from hf_gip.manifest.run import Epoch
+from hf_gip.manifest.training_run import Epoch
 
 
 class Served:

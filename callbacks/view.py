@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .packs import Packing, piece_count
+from .packing import Packing, piece_count
 from .served import Served
 
 READ = 1_000  # items that are Python values at a time when all of them are read

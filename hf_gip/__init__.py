@@ -23,18 +23,17 @@ if TYPE_CHECKING:
     from hf_gip.core.matrix import MatrixSource
     from hf_gip.core.spice import spice
     from hf_gip.dataset.comparison import Comparison, compare
+    from hf_gip.dataset.gradient_trajectories import gradient_trajectories
     from hf_gip.dataset.gtp_select import gtp_select
-    from hf_gip.dataset.local_judge import LocalModel
-    from hf_gip.dataset.rate import Endpoint, rate
+    from hf_gip.dataset.llm_scoring import Endpoint, LocalModel, rate
     from hf_gip.dataset.report import write_report
     from hf_gip.dataset.spice_select import spice_select
-    from hf_gip.dataset.trajectories import gradient_trajectories
     from hf_gip.features.adam import adam_moments
     from hf_gip.features.embed import embed
     from hf_gip.features.gradients import gradient_features
     from hf_gip.hub.load import load_subset, reproduce, verify
     from hf_gip.hub.push import push_to_hub
-    from hf_gip.manifest.save import save_subset
+    from hf_gip.manifest.writer import save_subset
     from hf_gip.selection import Explanation, Selection
 
 __version__ = version("hf-gip")
@@ -42,9 +41,9 @@ __version__ = version("hf-gip")
 _HOME = {  # public name: the module it lives in, imported on first use
     "Comparison": "hf_gip.dataset.comparison",
     "Constraints": "hf_gip.core.constraints",
-    "Endpoint": "hf_gip.dataset.rate",
+    "Endpoint": "hf_gip.dataset.llm_scoring",
     "Explanation": "hf_gip.selection",
-    "LocalModel": "hf_gip.dataset.local_judge",
+    "LocalModel": "hf_gip.dataset.llm_scoring",
     "MatrixSource": "hf_gip.core.matrix",
     "Selection": "hf_gip.selection",
     "adam_moments": "hf_gip.features.adam",
@@ -54,16 +53,16 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "gip": "hf_gip.core.gip",
     "gip_dual": "hf_gip.core.gip",
     "gradient_features": "hf_gip.features.gradients",
-    "gradient_trajectories": "hf_gip.dataset.trajectories",
+    "gradient_trajectories": "hf_gip.dataset.gradient_trajectories",
     "gtp": "hf_gip.core.gtp",
     "gtp_select": "hf_gip.dataset.gtp_select",
     "less": "hf_gip.core.baselines",
     "load_subset": "hf_gip.hub.load",
     "push_to_hub": "hf_gip.hub.push",
-    "rate": "hf_gip.dataset.rate",
+    "rate": "hf_gip.dataset.llm_scoring",
     "rds": "hf_gip.core.baselines",
     "reproduce": "hf_gip.hub.load",
-    "save_subset": "hf_gip.manifest.save",
+    "save_subset": "hf_gip.manifest.reader",
     "spice": "hf_gip.core.spice",
     "spice_select": "hf_gip.dataset.spice_select",
     "verify": "hf_gip.hub.load",

@@ -1,6 +1,6 @@
 """`python -m hf_gip` is `hf-gip`."""
 
-from hf_gip.cli import main
+from hf_gip.cli.app import main
 
 if __name__ == "__main__":
     main()

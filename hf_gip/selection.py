@@ -172,7 +172,7 @@ class Selection:
 
     def plot(self) -> "Figure":
         """The gains and the share captured, against the number of picks (needs `hf-gip[plot]`)."""
-        from hf_gip.pictures import plot_gains
+        from hf_gip.plots import plot_gains
 
         return plot_gains(self)
 

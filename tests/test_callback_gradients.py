@@ -14,9 +14,8 @@ import pytest
 import torch
 from datasets import disable_progress_bars
 from hf_gip.callbacks import GIPSelectionCallback
-from hf_gip.callbacks.features import read_rows
+from hf_gip.callbacks.features import DIMS, SIDE, read_rows
 from hf_gip.callbacks.pool import token_counts
-from hf_gip.callbacks.probe import DIMS, SIDE
 from training import NotingTrainer, exactly, make_trainer, word_rows
 
 from hf_gip.core.sketch import rademacher, sketch

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, disable_progress_bars
-from hf_gip.callbacks import probe
+from hf_gip.callbacks import features as probe
 from hf_gip.callbacks.features import read_rows
 from hf_gip.callbacks.pool import token_counts
 from training import NotingTrainer, exactly, make_trainer, tiny_llama, word_tokenizer

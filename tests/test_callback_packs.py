@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset, disable_progress_bars
 from hf_gip.callbacks import PackedView
-from hf_gip.callbacks.packs import GROUP, Packing
+from hf_gip.callbacks.packing import GROUP, Packing
 from trl.data_utils import pack_dataset
 
 STRATEGIES = ["bfd", "bfd_split", "wrapped"]

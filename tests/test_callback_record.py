@@ -11,8 +11,8 @@ import pytest
 import torch
 from datasets import Dataset, disable_progress_bars
 from hf_gip.callbacks import GIPSelectionCallback
-from hf_gip.callbacks.checks import check_texts
-from hf_gip.callbacks.texts import TextVectors
+from hf_gip.callbacks.features import TextVectors
+from hf_gip.callbacks.validation import check_texts
 from test_cli import hf_gip as command
 from test_cli import refusal
 from test_report import table

@@ -177,7 +177,7 @@ def test_an_epoch_that_was_interrupted_counts_as_a_part(rows: Dataset, tmp_path:
 
 
 def test_a_record_of_other_rows_served_fails(rows: Dataset, tmp_path: Path) -> None:
-    from hf_gip.manifest.run import RUN, read_run
+    from hf_gip.manifest.training_run import RUN, read_run
 
     trainer = make_trainer(tmp_path, rows, num_train_epochs=1)
     trainer.add_callback(GIPSelectionCallback(trainer, 8))

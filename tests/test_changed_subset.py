@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from saved import hub_pool, pool
 
 import hf_gip
-from hf_gip.dataset.open import open_dataset
+from hf_gip.dataset.loading import open_dataset
 from hf_gip.manifest.schema import read_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")  # of `datasets`

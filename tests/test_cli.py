@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset, DatasetDict, config, load_dataset
 from saved import pool
 
-from hf_gip.cli import in_its_words, main
+from hf_gip.cli.app import in_its_words, main
 
 
 @pytest.fixture(autouse=True)

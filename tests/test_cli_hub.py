@@ -13,7 +13,7 @@ from huggingface_hub import constants, snapshot_download
 from saved import hub_pool, pool
 
 import hf_gip
-from hf_gip.cli import main
+from hf_gip.cli.app import main
 
 pytestmark = pytest.mark.hub
 REPO = "alice/chosen"

@@ -10,7 +10,7 @@ import typer
 import yaml
 from pages import FENCE, PAGES, ROOT, blocks
 
-from hf_gip.cli import PROGRAM
+from hf_gip.cli.app import PROGRAM
 
 ALL = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "hub_scripts/README.md"]
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -12,7 +12,7 @@ from datasets import Dataset
 import hf_gip
 from hf_gip.core.baselines import k_center
 from hf_gip.core.metrics import captured_share, coverage, vendi
-from hf_gip.dataset.baselines import baselines
+from hf_gip.dataset.comparison import baselines
 
 GROUPS = ["a", "b", "c"]
 

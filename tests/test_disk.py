@@ -18,7 +18,7 @@ from training import make_trainer, word_rows
 from transformers import PrinterCallback
 
 import hf_gip
-from hf_gip.features.store import open_store, store_gradients
+from hf_gip.features.gradient_store import open_store, store_gradients
 
 LIMIT = 3_000  # bytes of a file, in place of a full disk
 SENTENCE = r"^(cannot write '.+' \(File too large\)|the cache folder has no room for .* \(File too large\)): .+\.$"

@@ -19,7 +19,7 @@ from stand_ins import fill, made_before, to_rate, to_share, to_train
 from test_cli import hf_gip as command
 from test_rate import Judge, judge  # noqa: F401 — a fixture
 
-from hf_gip.dataset.rate import Endpoint
+from hf_gip.dataset.llm_scoring import Endpoint
 
 pytestmark = pytest.mark.hub
 ELSEWHERE = {
@@ -45,7 +45,7 @@ HERE = {"nccl": "gloo", r"\.cuda\(local_rank\)": ""}  # no GPU
 @pytest.fixture
 def folder(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader's working folder, and a Hub on which the reader is called `me`."""
-    monkeypatch.setattr("hf_gip.dataset.requests.DEFAULT_ENCODER", "lexical")  # the real one takes minutes
+    monkeypatch.setattr("hf_gip.dataset.inputs.DEFAULT_ENCODER", "lexical")  # the real one takes minutes
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_TOKEN", ME)

@@ -14,8 +14,7 @@ from datasets import Dataset
 
 from hf_gip.features import encoders
 from hf_gip.features.embed import SAMPLE_ROWS, embed, embed_texts
-from hf_gip.features.encoders import DEFAULT_ENCODER, name_encoder
-from hf_gip.features.lexical import LexicalEncoder
+from hf_gip.features.encoders import DEFAULT_ENCODER, LexicalEncoder, name_encoder
 
 
 class Letters:
@@ -79,7 +78,8 @@ def test_the_lexical_encoder_sees_shared_words() -> None:
 
 def test_the_lexical_encoder_is_the_same_in_every_process() -> None:
     code = (
-        "from hf_gip.features.lexical import LexicalEncoder as E; print(E().encode(['one two three']).tobytes().hex())"
+        "from hf_gip.features.encoders import LexicalEncoder; "
+        "print(LexicalEncoder().encode(['one two three']).tobytes().hex())"
     )
     runs = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "ab"

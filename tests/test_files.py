@@ -13,10 +13,10 @@ from datasets import Dataset, Features, List, Value
 from safetensors.torch import save_file
 from tiny import tiny_model, tiny_rows
 
-from hf_gip.features import files
+from hf_gip.features import matrix_files as files
 from hf_gip.features.bergson import bergson_rows
-from hf_gip.features.files import FileRows, column_rows, npy_rows, safetensors_rows
 from hf_gip.features.gradients import gradient_features
+from hf_gip.features.matrix_files import FileRows, column_rows, npy_rows, safetensors_rows
 
 
 def matrix(n: int = 37, d: int = 5) -> torch.Tensor:

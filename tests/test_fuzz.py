@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import hf_gip
-from hf_gip.dataset.selection_cache import load_selection, store_selection
+from hf_gip.dataset.cache import load_selection, store_selection
 from hf_gip.features import embed as embedding
 from hf_gip.features.bergson import bergson_rows
-from hf_gip.features.files import npy_rows, safetensors_rows
-from hf_gip.features.store import open_store
-from hf_gip.manifest.run import read_run, verify_run
+from hf_gip.features.gradient_store import open_store
+from hf_gip.features.matrix_files import npy_rows, safetensors_rows
+from hf_gip.manifest.reader import read_selection
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, SELECTION_PATH, parse_manifest
-from hf_gip.manifest.selection_file import read_selection
+from hf_gip.manifest.training_run import read_run, verify_run
 from hf_gip.selection import Selection
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -15,7 +15,8 @@ from training import tiny_llama, word_rows, word_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaModel
 
 from hf_gip.core import sketch
-from hf_gip.features import layers, reader
+from hf_gip.features import per_example_gradients as layers
+from hf_gip.features import per_example_gradients as reader
 from hf_gip.features.adam import adam_moments
 from hf_gip.features.gradients import gradient_features
 from hf_gip.features.proxy import prepared

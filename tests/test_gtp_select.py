@@ -24,7 +24,9 @@ from transformers import LlamaForCausalLM
 import hf_gip
 from hf_gip.core.baselines import less
 from hf_gip.core.gtp import gtp
-from hf_gip.features import pace, store, warmup
+from hf_gip.features import gradient_store as store
+from hf_gip.features import progress as pace
+from hf_gip.features import warmup
 from hf_gip.features.adam import AdamMoments, adam_moments
 from hf_gip.features.gradients import gradient_features
 from hf_gip.features.proxy import NamedModel, prepared
@@ -141,10 +143,12 @@ def test_rows_without_labels_are_left_out_and_their_places_kept() -> None:
 def test_another_k_reads_no_gradient_and_the_same_call_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"model": with_lora(tiny_model()), "target": goal(), **RUN}
     first = hf_gip.gtp_select(pool(), 6, **options)
-    monkeypatch.setattr("hf_gip.features.reader.GradientReader.read", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(
+        "hf_gip.features.per_example_gradients.GradientReader.read", lambda *_: pytest.fail("read again")
+    )
     monkeypatch.setattr("hf_gip.features.proxy.ProxyTrainer.step", lambda *_: pytest.fail("trained again"))
     assert len(hf_gip.gtp_select(pool(), 9, **options)) == 9
-    monkeypatch.setattr("hf_gip.dataset.trajectory_run.gather", lambda *_: pytest.fail("gathered again"))
+    monkeypatch.setattr("hf_gip.dataset.gradient_trajectories.gather", lambda *_: pytest.fail("gathered again"))
     again = hf_gip.gtp_select(pool(), 6, **options)
     assert again._fingerprint == first._fingerprint
     assert torch.equal(again.selection.weights, first.selection.weights)

@@ -14,7 +14,7 @@ from training import tiny_llama, word_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import hf_gip
-from hf_gip.dataset import rate as module
+from hf_gip.dataset import llm_scoring as module
 
 GOOD, BAD = [f"r{number}" for number in range(1, 8)], "refused"
 LAST = "{{ messages[0]['content'].split('\\n')[-2] }}"  # a chat that ends with the row's last line

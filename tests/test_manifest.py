@@ -19,7 +19,7 @@ from saved import hub_pool, pool, save
 
 import hf_gip
 from hf_gip.hashing import canonical, row_hashes
-from hf_gip.manifest.save import load_folder
+from hf_gip.manifest.reader import load_folder
 from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, parse_manifest, read_manifest
 
 MOMENT = datetime.datetime(2024, 5, 6, 7, 8, 9, 123000)
@@ -143,7 +143,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hf_gip.manifest.layout.write_selection", full_disk)
+    monkeypatch.setattr("hf_gip.manifest.writer.write_selection", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
@@ -266,7 +266,7 @@ def test_memory_does_not_grow_with_the_subset(tmp_path: Path) -> None:
 
 KILLED = """
 import os, sys; sys.path.insert(0, sys.argv[1])
-import hf_gip.manifest.layout as layout
+import hf_gip.manifest.writer as layout
 assert hasattr(layout, sys.argv[3])
 setattr(layout, sys.argv[3], lambda *_, **__: os.kill(os.getpid(), 9))
 from much import peak_memory

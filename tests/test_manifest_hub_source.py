@@ -9,8 +9,7 @@ from hub_server import ALICE, Hub
 from saved import pool
 
 import hf_gip
-from hf_gip.dataset.open import open_dataset
-from hf_gip.dataset.source import describe_source
+from hf_gip.dataset.loading import describe_source, open_dataset
 from hf_gip.manifest.schema import read_manifest
 
 pytestmark = pytest.mark.hub

@@ -12,13 +12,12 @@ from datasets import Dataset, config
 from saved import pool, save
 
 import hf_gip
-from hf_gip.dataset.open import open_dataset
+from hf_gip.dataset.loading import open_dataset
 from hf_gip.features import encoders
 from hf_gip.hashing import hash_array, hash_folder
-from hf_gip.manifest.again_gip import _features
-from hf_gip.manifest.reproduce import reproduce_from
+from hf_gip.manifest.reader import read_selection
+from hf_gip.manifest.reproduce import _features, reproduce_from
 from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, read_manifest
-from hf_gip.manifest.selection_file import read_selection
 
 
 @pytest.fixture(autouse=True)

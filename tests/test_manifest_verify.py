@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from saved import hub_pool, pool, save
 
 import hf_gip
-from hf_gip.dataset.open import open_dataset
-from hf_gip.manifest.report import Report
+from hf_gip.dataset.loading import open_dataset
+from hf_gip.manifest.reader import read_selection, write_selection
 from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, Manifest, read_manifest
-from hf_gip.manifest.selection_file import read_selection, write_selection
+from hf_gip.manifest.verify import Report
 
 SHARD = "data/train-00000-of-00001.parquet"
 
@@ -48,7 +48,7 @@ def failures(report: Report) -> dict[str, str]:
 
 def reseal(folder: Path, **changes: Any) -> None:
     """What a careful forger does: hash the changed files anew and seal the manifest again."""
-    from hf_gip.manifest.layout import file_entry
+    from hf_gip.manifest.writer import file_entry
 
     manifest = read_manifest(folder)
     files = {path: file_entry(folder / path, entry.rows) for path, entry in manifest.files.items()}

@@ -14,8 +14,8 @@ from datasets import Dataset, DatasetDict
 from hub_server import Hub, Repo
 from training import exactly
 
-from hf_gip.cli.inputs import open_excluded, open_target
-from hf_gip.dataset.open import open_dataset, open_recorded
+from hf_gip.cli.options import open_excluded, open_target
+from hf_gip.dataset.loading import open_dataset, open_recorded
 
 ROWS = {"text": ["one", "two", "three"], "score": [1, 2, 3]}
 

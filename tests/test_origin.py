@@ -27,8 +27,8 @@ from huggingface_hub import constants
 from saved import hub_pool, pool
 
 import hf_gip
-from hf_gip.cli import main
-from hf_gip.dataset.source import find_origins
+from hf_gip.cli.app import main
+from hf_gip.dataset.loading import find_origins
 from hf_gip.manifest.licenses import strictest
 from hf_gip.manifest.schema import MANIFEST_PATH, parse_manifest, read_manifest
 
@@ -283,13 +283,13 @@ def test_the_strictest_licence_stands_on_the_card(hub: Hub, caplog: pytest.LogCa
     text = hub.files(OUT)["README.md"].decode()
     assert yaml.safe_load(text.split("---\n")[1])["license"] == "cc-by-nc-4.0"
     assert "`cc-by-nc-4.0`, the licence of the source" in text
-    assert [record.getMessage() for record in caplog.records if record.name == "hf_gip.hub.commit"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "hf_gip.hub.push"] == [
         f"the card of {OUT!r} said license mit, its rows are under cc-by-nc-4.0: it now says cc-by-nc-4.0."
     ]
     caplog.clear()
     hf_gip.push_to_hub(licensed(hub, "alice/c", "mit").gip_select(5, features="vector", device="cpu"), OUT)
     assert yaml.safe_load(hub.files(OUT)["README.md"].decode().split("---\n")[1])["license"] == "cc-by-nc-4.0"
-    assert not [record for record in caplog.records if record.name == "hf_gip.hub.commit"]
+    assert not [record for record in caplog.records if record.name == "hf_gip.hub.push"]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from datasets import Dataset, config
 from tiny import tiny_model, tiny_rows
 
 import hf_gip
-from hf_gip.features import pace
-from hf_gip.features.reader import GradientReader, GradientRecipe
+from hf_gip.features import progress as pace
+from hf_gip.features.per_example_gradients import GradientReader, GradientRecipe
 
 RECIPE = GradientRecipe("*.down_proj", 64)
 

@@ -10,7 +10,7 @@ import samples
 import torch
 
 from hf_gip.core.gip import gip
-from hf_gip.pictures import plot_gains, plot_histogram, plot_map, plot_overlap
+from hf_gip.plots import plot_gains, plot_histogram, plot_map, plot_overlap
 
 
 def test_the_gains_and_the_share_are_drawn_as_they_are(tmp_path: Path) -> None:

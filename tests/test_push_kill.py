@@ -28,7 +28,7 @@ REPO = "alice/chosen"
 PUSHES = """
 import os, sys; sys.path.insert(0, sys.argv[1])
 import hf_gip, hf_gip.hub.push as push
-from hf_gip.manifest.save import load_folder
+from hf_gip.manifest.reader import load_folder
 push._draw = lambda *_: False
 subset = load_folder(sys.argv[2])
 print("ready", flush=True)

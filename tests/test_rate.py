@@ -12,8 +12,8 @@ import pytest
 from datasets import Dataset, concatenate_datasets, config
 from huggingface_hub import constants
 
-from hf_gip.dataset import rate as module
-from hf_gip.dataset.rate import Endpoint, rate
+from hf_gip.dataset import llm_scoring as module
+from hf_gip.dataset.llm_scoring import Endpoint, rate
 
 
 class Judge:

@@ -15,7 +15,7 @@ from datasets import Dataset, config
 import hf_gip
 from hf_gip.core.explain import explain, summarize_picks
 from hf_gip.core.gip import gip
-from hf_gip.page.write import write_page
+from hf_gip.dataset.report import write_page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)> & $picks"

@@ -23,8 +23,7 @@ from tiny import tiny_model, tiny_rows, with_lora
 from training import exactly, tiny_llama, word_rows, word_tokenizer
 
 import hf_gip
-from hf_gip.dataset.options import DEFAULTS
-from hf_gip.dataset.signals import gather_signals
+from hf_gip.dataset.inputs import DEFAULTS, gather_signals
 from hf_gip.hashing import content_fingerprint, hash_json, hash_model, hash_rows
 
 GRADIENTS: dict[str, Any] = {"parameters": "last_layer", "dims": 8, "seed": 0}

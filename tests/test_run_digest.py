@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_gip import verify
-from hf_gip.manifest.run import Run, add_round, read_run
+from hf_gip.manifest.training_run import Run, add_round, read_run
 
 ITEMS = {"items": 2, "items_sha256": "a" * 64}
 

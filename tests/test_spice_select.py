@@ -140,7 +140,9 @@ def test_a_second_call_is_a_cache_hit_and_frozen_gradients_serve_any_k(monkeypat
     frozen = {"model": with_lora(tiny_model()), "update_every": None}
     first = hf_gip.spice_select(pool(), 10, **frozen)
     trained = hf_gip.spice_select(pool(), 10, model=frozen["model"])
-    monkeypatch.setattr("hf_gip.features.reader.GradientReader.read", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(
+        "hf_gip.features.per_example_gradients.GradientReader.read", lambda *_: pytest.fail("read again")
+    )
     again = hf_gip.spice_select(pool(), 10, **frozen)
     assert again._fingerprint == first._fingerprint
     assert again.selection.record == first.selection.record

@@ -17,10 +17,10 @@ from tiny import tiny_model, tiny_rows
 from torch import multiprocessing, nn
 
 from hf_gip.distributed import first_available, run_on_all
-from hf_gip.features import store
+from hf_gip.features import gradient_store as store
+from hf_gip.features.gradient_store import open_store, store_gradients
 from hf_gip.features.gradients import gradient_features
-from hf_gip.features.reader import GradientRecipe
-from hf_gip.features.store import open_store, store_gradients
+from hf_gip.features.per_example_gradients import GradientRecipe
 
 RECIPE = GradientRecipe(parameters="*.down_proj", dims=64)
 

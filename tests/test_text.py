@@ -10,9 +10,9 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 from training import exactly, word_tokenizer
 
-from hf_gip.dataset.open import open_dataset
+from hf_gip.dataset.loading import open_dataset
 from hf_gip.features.text import iter_texts, text_recipe
-from hf_gip.features.tokenise import tokenised
+from hf_gip.features.tokenization import tokenised
 
 
 def texts(rows: list[dict[str, Any]], **options: Any) -> list[str]:

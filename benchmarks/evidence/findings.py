@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from hf_gip.dataset.judging import interval
+from hf_gip.dataset.comparison import interval
 
 from .jobs import Job
 from .tables import number

@@ -10,7 +10,7 @@ from torch import Tensor
 from hf_gip import gip
 from hf_gip.core.metrics import coverage, vendi
 from hf_gip.core.queries import default_ridge
-from hf_gip.features.lexical import LexicalEncoder
+from hf_gip.features.encoders import LexicalEncoder
 
 from .ablations import ABLATIONS, random_rows
 from .data import Bank, load_bank

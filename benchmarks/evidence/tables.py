@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_gip.dataset.judging import interval
+from hf_gip.dataset.comparison import interval
 
 from .jobs import Job
 

@@ -7,7 +7,7 @@ import torch
 
 from hf_gip import gip
 from hf_gip.core.metrics import captured_share
-from hf_gip.pictures import plot_gains
+from hf_gip.plots import plot_gains
 
 HERE = Path(__file__).parent
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hf_gip.manifest.report import Report
+from hf_gip.manifest.verify import Report
 
 FIRST = 10
 CELL = 100

@@ -1,10 +1,27 @@
-"""`hf-gip select`: a dataset in, a folder with its chosen rows and their proof out."""
+"""`hf-gip select`, `spice` and `gtp`."""
 
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from hf_gip.cli.options import (
+    Config,
+    Device,
+    IdColumn,
+    K,
+    Out,
+    Proxy,
+    Revision,
+    Rows,
+    Source,
+    Split,
+    TextColumns,
+    read_pool,
+    save_and_tell,
+    show_picks,
+)
 
 
 def select_command(
@@ -62,12 +79,22 @@ def select_command(
     ] = True,
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
-    from hf_gip.cli.inputs import check_counts, names, open_excluded, open_target, quotas, vectors, weighed
+    from hf_gip.cli.options import (
+        check_counts,
+        names,
+        open_excluded,
+        open_target,
+        quotas,
+        read_pool,
+        save_and_tell,
+        show_picks,
+        vectors,
+        weighed,
+    )
     from hf_gip.cli.output import console
-    from hf_gip.cli.pools import read_pool, save_and_tell, show_picks
     from hf_gip.dataset.gip_select import gip_select
-    from hf_gip.dataset.source import describe_source
-    from hf_gip.manifest.layout import check_rebuildable
+    from hf_gip.dataset.loading import describe_source
+    from hf_gip.manifest.writer import check_rebuildable
 
     _check_where(out, push_to)
     check_counts(budget_tokens=budget_tokens)
@@ -120,9 +147,163 @@ def _check_where(out: Path | None, push_to: str | None) -> None:
     Raises:
         ValueError: If none was named.
     """
-    from hf_gip.manifest.layout import check_empty
+    from hf_gip.manifest.writer import check_empty
 
     if out is None and push_to is None:
         raise ValueError("the result must go somewhere: give `--out FOLDER`, `--push-to me/rows`, or both.")
     if out is not None:
         check_empty(out)
+
+
+def spice_command(
+    source: Source,
+    k: K,
+    out: Out,
+    model: Proxy,
+    columns: TextColumns = None,
+    parameters: Annotated[
+        str, typer.Option(help="Whose gradients: lora, last_layer, hidden, or a pattern of layer names.")
+    ] = "lora",
+    window: Annotated[int, typer.Option(help="Rows looked at together; 0: all at once, with --frozen.")] = 120,
+    update_every: Annotated[int, typer.Option(help="Rows chosen per training step of the proxy.")] = 10,
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="Leave the proxy as it is; its gradients are kept.")
+    ] = False,
+    conflict_penalty: Annotated[float, typer.Option(help="Weight of the conflict; 0 is D-optimal design.")] = 0.1,
+    stop_ratio: Annotated[
+        float | None, typer.Option(help="Leave a window at this share of its first gain: fewer than k rows.")
+    ] = None,
+    fisher: Annotated[
+        Literal["full", "diagonal", "diagonal_g4"], typer.Option(help="The Fisher matrix, or approximations.")
+    ] = "full",
+    max_length: Annotated[int, typer.Option(help="Tokens per row at most.")] = 2048,
+    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the shuffle, the LoRA layers and the projection.")] = 0,
+    id_column: IdColumn = None,
+    split: Split = "train",
+    config: Config = None,
+    revision: Revision = None,
+    device: Device = None,
+    rows: Rows = True,
+) -> None:
+    """Choose the k rows with the most Fisher information and the least gradient conflict, by a proxy's gradients."""
+    from hf_gip.cli.options import check_counts, names
+    from hf_gip.cli.output import console
+    from hf_gip.dataset.spice_select import spice_select
+    from hf_gip.manifest.writer import check_empty
+
+    check_empty(out)
+    check_counts(max_length=max_length, batch_size=batch_size)
+    _check_windows(window, update_every, frozen, stop_ratio)
+    terminal = console()
+    pool = read_pool(source, terminal, split=split, config=config, revision=revision)
+    options: dict[str, Any] = {
+        "columns": names(columns),
+        "parameters": parameters,
+        "window": window or None,
+        "update_every": None if frozen else update_every,
+        "conflict_penalty": conflict_penalty,
+        "stop_ratio": stop_ratio,
+        "fisher": fisher,
+        "max_length": max_length,
+        "batch_size": batch_size,
+        "seed": seed,
+        "id_column": id_column,
+        "device": device,
+    }
+    started = time.perf_counter()
+    subset = spice_select(pool, k, model=model, **options)
+    show_picks(subset, started, terminal)
+    save_and_tell(subset, out, terminal, rows=rows)
+
+
+def _check_windows(window: int, update_every: int, frozen: bool, stop_ratio: float | None) -> None:
+    """Raise unless the options of the windows are in range and go together; said in the words of the command line.
+
+    Raises:
+        ValueError: If one is out of range, or all rows at once are asked for with a proxy in training.
+    """
+    if stop_ratio is not None and not 0 < stop_ratio < 1:
+        raise ValueError(f"`--stop-ratio` must be between 0 and 1, got {stop_ratio}: leave it out never to stop.")
+    if window < 0:
+        raise ValueError(f"`--window` must be a whole number of rows, or 0 for all at once, got {window}.")
+    if update_every < 1 and not frozen:
+        raise ValueError(
+            f"`--update-every` must be at least 1, got {update_every}: for a proxy left as it is, add `--frozen`."
+        )
+    if not window and not frozen:
+        raise ValueError("`--window 0`, all rows at once, needs a proxy that stays as it is: add `--frozen`.")
+
+
+def gtp_command(
+    source: Source,
+    k: K,
+    out: Out,
+    model: Proxy,
+    target: Annotated[
+        str | None, typer.Option(help="What the rows should serve: a dataset or a file; the pool itself unless told.")
+    ] = None,
+    target_split: Annotated[str | None, typer.Option(help="Split of the target; train, where it has splits.")] = None,
+    target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
+    columns: TextColumns = None,
+    parameters: Annotated[
+        str, typer.Option(help="Whose gradients: lora, last_layer, or a pattern of layer names.")
+    ] = "lora",
+    subspace: Annotated[
+        Literal["random", "snapshots"], typer.Option(help="A sketch, or the directions in which the weights move.")
+    ] = "random",
+    dims: Annotated[int, typer.Option(help="Width per checkpoint at most.")] = 4096,
+    adam: Annotated[
+        bool, typer.Option("--adam", help="The pool's gradients through Adam's moments, as in LESS.")
+    ] = False,
+    share: Annotated[float, typer.Option(help="Part of the pool that the warm-up run trains on.")] = 0.05,
+    epochs: Annotated[int, typer.Option(help="Passes of the warm-up run, a checkpoint after each.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 2e-5,
+    checkpoints: Annotated[
+        list[str] | None, typer.Option("--checkpoint", help="A Trainer's checkpoint folder instead; repeat it.")
+    ] = None,
+    rates: Annotated[
+        str | None, typer.Option(help="Learning rate of each, where the Trainer logged none: 1e-5,5e-6.")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens per row at most.")] = 2048,
+    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the warm-up run, the LoRA layers and the projection.")] = 0,
+    id_column: IdColumn = None,
+    split: Split = "train",
+    config: Config = None,
+    revision: Revision = None,
+    device: Device = None,
+    rows: Rows = True,
+) -> None:
+    """Choose k rows, with weights, whose gradients together follow a target's along a training run."""
+    from hf_gip.cli.options import check_counts, names, numbers, open_target_rows
+    from hf_gip.cli.output import console
+    from hf_gip.dataset.gtp_select import gtp_select
+    from hf_gip.manifest.writer import check_empty
+
+    check_empty(out)
+    check_counts(dims=dims, epochs=epochs, max_length=max_length, batch_size=batch_size)
+    terminal = console()
+    pool = read_pool(source, terminal, split=split, config=config, revision=revision)
+    options: dict[str, Any] = {
+        "target": open_target_rows(target, split=target_split, config=target_config),
+        "columns": names(columns),
+        "parameters": parameters,
+        "subspace": subspace,
+        "dims": dims,
+        "adam": adam,
+        "share": share,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "checkpoints": checkpoints or None,
+        "rates": numbers(rates),
+        "max_length": max_length,
+        "batch_size": batch_size,
+        "seed": seed,
+        "id_column": id_column,
+        "device": device,
+    }
+    started = time.perf_counter()
+    subset = gtp_select(pool, k, model=model, **options)
+    show_picks(subset, started, terminal)
+    save_and_tell(subset, out, terminal, rows=rows)

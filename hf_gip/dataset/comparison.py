@@ -1,25 +1,152 @@
-"""Subsets side by side under one judge, and against random ones of the same size."""
+"""A selection beside simple baselines and random subsets."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from operator import index
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from datasets import Dataset
+from scipy.stats import t
+from torch import Tensor
 
+from hf_gip.core.baselines import k_center, nearest_rows, rds
+from hf_gip.core.metrics import captured_share, coverage, vendi
 from hf_gip.dataset.columns import check_column
-from hf_gip.dataset.subset import check_dataset
+from hf_gip.dataset.inputs import gather_signals
+from hf_gip.dataset.select import check_dataset
+from hf_gip.features.text import iter_texts, text_recipe
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from hf_gip.features.encoders import Encoder
     from hf_gip.selection import Selection
 
     Vectors = NDArray[np.floating] | Tensor
+
+
+NEAR = 100  # nearest rows that facility location knows of each row: all of them would be n × n
+
+
+def baselines(
+    matrix: Tensor, target: Tensor | None, scores: Mapping[str, Tensor], lengths: Tensor | None, k: int
+) -> dict[str, Tensor]:
+    """Rows of each baseline of size `k`: top-k and longest where there are scores and texts, RDS+ with a target.
+
+    Facility location is left out where `apricot-select` is not installed.
+    """
+    found: dict[str, Callable[[], Tensor]] = {}
+    if scores:
+        found["top-k by score"] = lambda: _largest(torch.stack(list(scores.values())).nanmean(0), k)
+    if lengths is not None:
+        found["longest"] = lambda: _largest(lengths, k)
+    if target is not None:
+        found["RDS+"] = lambda: rds(matrix, target, k).indices
+    found["k-centre"] = lambda: k_center(matrix, k)
+    if find_spec("apricot") is not None:
+        found["facility location"] = lambda: _facility_location(matrix, k)
+    return {f"{name}, {k:,} rows": choose() for name, choose in found.items()}
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    return values.nan_to_num(nan=-torch.inf).sort(descending=True, stable=True).indices[:k]
+
+
+def _facility_location(matrix: Tensor, k: int) -> Tensor:
+    """Greedy facility location by apricot, on the cosines of each row's nearest rows."""
+    from scipy.sparse import csr_matrix
+
+    n, near = len(matrix), min(NEAR, len(matrix))
+    cosines, rows = nearest_rows(matrix.cpu(), near)
+    of = torch.arange(n).repeat_interleave(near)
+    graph = csr_matrix((cosines.clamp(min=0).flatten().double().numpy(), (of.numpy(), rows.flatten().numpy())), (n, n))
+    facility_location = import_module("apricot").FacilityLocationSelection
+    picked = facility_location(k, metric="precomputed", optimizer="lazy").fit(graph)
+    return torch.as_tensor(picked.ranking)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What every subset is measured with.
+
+    Attributes:
+        matrix: The pool's vectors, (n, d).
+        target: The target's, (m, d), or None for the pool itself.
+        noise: Ridge of `captured`.
+        scores: Score column → one value per row.
+        lengths: Characters of each row's text, (n,), or None where the rows are vectors.
+    """
+
+    matrix: Tensor
+    target: Tensor | None
+    noise: float
+    scores: Mapping[str, Tensor]
+    lengths: Tensor | None
+
+    @classmethod
+    def of(cls, pool: Dataset, options: dict[str, Any]) -> "Judge":
+        """Read what the options name; vectors and texts come through the datasets cache."""
+        signals = gather_signals(pool, options)
+        features = signals.features()
+        queries = signals.queries(features)
+        lengths = _lengths(pool, options)
+        columns = {} if signals.scores is None else dict(zip(list(options["scores"]), signals.scores.T, strict=True))
+        device = options["device"]
+        target = None if queries is None else queries.matrix.to(device)
+        return cls(features.matrix.to(device), target, float(options["noise"]), columns, lengths)
+
+    def baselines(self, sizes: set[int]) -> dict[str, list[int]]:
+        """Rows of every baseline that this pool allows, for each size."""
+        found = [baselines(self.matrix, self.target, self.scores, self.lengths, size) for size in sorted(sizes)]
+        return {name: rows.tolist() for each in found for name, rows in each.items()}
+
+    def figures(self, rows: Tensor) -> dict[str, float]:
+        """Every measure for one subset."""
+        chosen = self.matrix[rows.to(self.matrix.device)]
+        found = {
+            "rows": float(len(rows)),
+            "captured": captured_share(self.matrix, self.target, rows, self.noise),
+            "vendi": vendi(chosen),
+            "coverage": coverage(self.matrix, chosen),
+        }
+        if self.target is not None:
+            found["target cosine"] = coverage(self.target, chosen)
+        found |= {name: float(column[rows].nanmean()) for name, column in self.scores.items()}
+        if self.lengths is not None:
+            found["mean length"] = float(self.lengths[rows].mean())
+        return found
+
+
+def _lengths(pool: Dataset, options: dict[str, Any]) -> Tensor | None:
+    """Characters of each row's text; None for rows that are vectors alone.
+
+    Raises:
+        ValueError: If there are no vectors either, or a column is unknown.
+    """
+    try:
+        recipe = text_recipe(pool, options["columns"], options["template"])
+        return torch.tensor([float(len(text)) for text in iter_texts(pool, recipe)])
+    except ValueError:
+        if options["features"] is None:
+            raise
+        return None
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % interval, by Student's t."""
+    spread = np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * spread)
+
+
+def jaccard(first: Sequence[int], second: Sequence[int]) -> float:
+    """|A ∩ B| / |A ∪ B|."""
+    return len(set(first) & set(second)) / len(set(first) | set(second))
+
 
 MOST_SEEDS = 10_000  # random subsets; a hundred already say where the mean lies
 
@@ -117,8 +244,7 @@ def compare(
     import torch
 
     from hf_gip.core.validation import check_device
-    from hf_gip.dataset.judging import Judge, interval, jaccard
-    from hf_gip.dataset.requests import plain_value
+    from hf_gip.dataset.inputs import plain_value
 
     if not isinstance(subsets, Mapping):
         raise TypeError(f"`subsets` must be a mapping from names to subsets, got {type(subsets).__name__}.")

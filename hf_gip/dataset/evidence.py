@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from hf_gip.core.explain import Explanation, explain
 from hf_gip.core.validation import check_device
-from hf_gip.dataset.signals import Problem, Signals, gather_signals
+from hf_gip.dataset.inputs import Problem, Signals, gather_signals
 from hf_gip.selection import Selection
 
 AT_HAND = 1e11  # products per figure: some seconds on two cores

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from datasets import Dataset, DatasetDict
 
-from hf_gip.dataset.subset import attach, check_dataset, environment, select_once, splits
+from hf_gip.dataset.select import attach, check_dataset, environment, select_once, splits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hf_gip.core.constraints import Constraints
-    from hf_gip.dataset.signals import Problem, Signals
+    from hf_gip.dataset.inputs import Problem, Signals
     from hf_gip.features.encoders import Encoder
     from hf_gip.selection import Selection
 
@@ -144,14 +144,14 @@ def gip_select(
     if isinstance(dataset, DatasetDict):
         chosen = {name: gip_select(dataset[name], n, **options) for name, n in splits(dataset, cast("int", k))}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
-    from hf_gip.dataset.requests import plain_value
+    from hf_gip.dataset.inputs import plain_value
 
     k = plain_value(k)
     k = len(dataset) if k is None and budget_tokens is not None and isinstance(dataset, Dataset) else k
     check_dataset(dataset, k, id_column)
     from hf_gip.core.validation import check_device
     from hf_gip.dataset.evidence import GipEvidence
-    from hf_gip.dataset.signals import gather_signals
+    from hf_gip.dataset.inputs import gather_signals
 
     options["device"] = check_device(device)
     started = time.perf_counter()

@@ -12,7 +12,7 @@ from datasets import Dataset
 from hf_gip.core.explain import GtpExplanation, explain_gtp
 from hf_gip.core.gtp import target_rows
 from hf_gip.core.matrix import ConcatenatedMatrix
-from hf_gip.dataset.trajectories import Plan, plan_trajectories
+from hf_gip.dataset.gradient_trajectories import Plan, plan_trajectories
 from hf_gip.selection import Selection
 
 

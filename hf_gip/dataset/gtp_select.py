@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from datasets import Dataset, DatasetDict
 from datasets.utils import tqdm
 
-from hf_gip.dataset.subset import attach, check_dataset, environment, select_once, splits
-from hf_gip.dataset.trajectories import Plan, Target, plan_trajectories
+from hf_gip.dataset.gradient_trajectories import Plan, Target, plan_trajectories
+from hf_gip.dataset.select import attach, check_dataset, environment, select_once, splits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,7 +98,7 @@ def gtp_select(
     if isinstance(dataset, DatasetDict):
         chosen = {name: gtp_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
-    from hf_gip.dataset.requests import plain_options, plain_value
+    from hf_gip.dataset.inputs import plain_options, plain_value
 
     k, options = plain_value(k), plain_options(options)
     check_dataset(dataset, k, id_column)
@@ -118,7 +118,7 @@ def _select(dataset: Dataset, k: int, plan: Plan, ridge: float | None, id_column
     from hf_gip.core.gtp import gtp
     from hf_gip.core.matrix import RowRange
     from hf_gip.distributed import rank_and_world
-    from hf_gip.features.pace import ANNOUNCE_SECONDS
+    from hf_gip.features.progress import ANNOUNCE_SECONDS
 
     found, (rank, world) = plan.gather(k), rank_and_world()
     logger.info("stage 3 of 3: the pursuit of %d rows among %d", k, len(found.rows))

@@ -62,7 +62,7 @@ class SpiceEvidence:
 
     def _opened(self) -> tuple[Int64[Tensor, " m"], Dataset, Any]:
         from hf_gip.features.gradients import context_length
-        from hf_gip.features.tokenise import tokenised
+        from hf_gip.features.tokenization import tokenised
 
         model, tokenizer = self.named.load()
         length = min(self.options["max_length"], context_length(model))
@@ -85,9 +85,9 @@ class SpiceEvidence:
 
     def _gradients(self, rows: Any, wanted: list[int], model: Any) -> Float[Tensor, "j d"]:
         from hf_gip.features.gradients import context_length
+        from hf_gip.features.per_example_gradients import GradientReader, GradientRecipe
         from hf_gip.features.proxy import prepared
-        from hf_gip.features.reader import GradientReader, GradientRecipe
-        from hf_gip.features.tokens import Tally, token_batches
+        from hf_gip.features.tokenization import Tally, token_batches
 
         options = self.options
         length = min(options["max_length"], context_length(model))

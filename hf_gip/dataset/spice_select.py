@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from datasets import Dataset, DatasetDict
 
-from hf_gip.dataset.run_cache import cache_folder
-from hf_gip.dataset.subset import attach, check_dataset, environment, select_once, splits
+from hf_gip.dataset.cache import cache_folder
+from hf_gip.dataset.select import attach, check_dataset, environment, select_once, splits
 from hf_gip.hashing import hash_json, hash_rows
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def spice_select(
         chosen = {name: spice_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
     from hf_gip.core.validation import check_device
-    from hf_gip.dataset.requests import plain_options, plain_value
+    from hf_gip.dataset.inputs import plain_options, plain_value
     from hf_gip.features.proxy import name_model
-    from hf_gip.features.tokenise import columns_read
+    from hf_gip.features.tokenization import columns_read
 
     k, options = plain_value(k), plain_options(options)
     check_dataset(dataset, k, id_column)
@@ -131,7 +131,7 @@ def _select(
     from hf_gip.features.gradients import context_length
     from hf_gip.features.proxy import prepared
     from hf_gip.features.spice_run import Rule, as_selection, summary
-    from hf_gip.features.tokenise import tokenised
+    from hf_gip.features.tokenization import tokenised
 
     started = time.perf_counter()
     model, tokenizer = named.load()
@@ -171,8 +171,8 @@ def _trained(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any]
     """The paper's pipeline: window by window, the proxy trained on what was chosen."""
     import torch
 
-    from hf_gip.features.pace import announce
-    from hf_gip.features.reader import GradientReader, GradientRecipe
+    from hf_gip.features.per_example_gradients import GradientReader, GradientRecipe
+    from hf_gip.features.progress import announce
     from hf_gip.features.spice_run import TrainedProxy, WindowedRun
 
     length, seed = options["max_length"], options["seed"]
@@ -204,8 +204,8 @@ def _frozen(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any],
 
     import torch
 
-    from hf_gip.dataset.run_cache import cached_gradients
-    from hf_gip.features.reader import GradientRecipe
+    from hf_gip.dataset.cache import cached_gradients
+    from hf_gip.features.per_example_gradients import GradientRecipe
     from hf_gip.features.spice_run import WindowedRun
 
     length, seed = options["max_length"], options["seed"]
@@ -225,7 +225,7 @@ def _frozen(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any],
 def _check_options(options: Mapping[str, Any]) -> None:
     from hf_gip.core.spice import check_spice_options
     from hf_gip.core.validation import check_int, check_seed
-    from hf_gip.features.layers import check_parameters
+    from hf_gip.features.per_example_gradients import check_parameters
 
     check_spice_options(*(options[name] for name in ("alpha", "conflict_penalty", "stop_ratio", "fisher", "window")))
     every, window = options["update_every"], options["window"]

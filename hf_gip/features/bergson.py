@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hf_gip.features.files import FileRows, joined, mapped
+from hf_gip.features.matrix_files import FileRows, joined, mapped
 
 TYPES = {
     "float16": torch.float16,

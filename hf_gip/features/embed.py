@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hf_gip.core.validation import check_device
-from hf_gip.disk import CACHE, written
 from hf_gip.features.embedding_cache import EmbeddingCache, check_room, empty_matrix, write_shard
 from hf_gip.features.encoders import Encoder, NamedEncoder, name_encoder, read_answer
 from hf_gip.features.text import TextRecipe, check_no_transform, iter_texts, text_recipe
 from hf_gip.hashing import hash_json, hash_tensors, hash_texts
+from hf_gip.io import CACHE, written
 
 VERSION = 2  # of the vectors' recipe: raise it when the same inputs would give other vectors
 SHARD_ROWS = 2_048  # what a kill can cost at most

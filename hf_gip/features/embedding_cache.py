@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import torch
 from safetensors import SafetensorError, safe_open
 
-from hf_gip.features.aside import write_aside
 from hf_gip.hashing import hash_tensors
+from hf_gip.io import write_aside
 
 KEY_BYTES = 16
 IN_MEMORY = 1 << 28  # bytes of a matrix up to which it is gathered in memory, beyond in a file without a name

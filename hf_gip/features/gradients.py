@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from hf_gip.core.validation import brief, check_bool, check_int
 from hf_gip.features.adam import AdamMoments
-from hf_gip.features.pace import announce
-from hf_gip.features.reader import GradientReader, GradientRecipe
-from hf_gip.features.tokens import Tally, TokenBatch, token_batches
+from hf_gip.features.per_example_gradients import GradientReader, GradientRecipe
+from hf_gip.features.progress import announce
+from hf_gip.features.tokenization import Tally, TokenBatch, token_batches
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def gradient_features(
     tokens: Any = rows
     if isinstance(rows, Dataset) and "input_ids" not in rows.column_names:
         from hf_gip.features.text import check_no_transform
-        from hf_gip.features.tokenise import tokenised
+        from hf_gip.features.tokenization import tokenised
 
         check_no_transform("rows", rows)
         tokens = tokenised(rows, tokenizer, None, max_length or context_length(opened)).rows

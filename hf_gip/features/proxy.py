@@ -1,7 +1,5 @@
-"""The model whose gradients stand for the target's: opened by name or live, given LoRA layers, trained a little."""
+"""A proxy model: which one is meant, its LoRA layers and its training steps."""
 
-import hashlib
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_gip.core.validation import brief
-from hf_gip.features.layers import at_rest, output_head
-from hf_gip.features.reader import GradientReader
-from hf_gip.features.tokens import TokenBatch
-from hf_gip.hashing import hash_folder, hash_json, hash_model
+from hf_gip.features.per_example_gradients import GradientReader, at_rest, output_head
+from hf_gip.features.tokenization import TokenBatch, tokenizer_id
+from hf_gip.hashing import hash_folder, hash_model
 
 logger = logging.getLogger(__name__)
 
@@ -207,18 +204,6 @@ class ProxyTrainer:
         with torch.no_grad():
             for weight, value in zip(self.weights, self.before, strict=True):
                 weight.copy_(value)
-
-
-def tokenizer_id(tokenizer: Any) -> str:
-    """16 hex digits that depend on how texts become tokens, not on padding or cutting set by an earlier call."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        words = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else len(tokenizer)
-        options = {name: repr(value) for name, value in getattr(tokenizer, "init_kwargs", {}).items()}
-        special = repr(getattr(tokenizer, "special_tokens_map", None))
-        return hash_json({"kind": type(tokenizer).__name__, "words": words, "options": options, "special": special})
-    plain = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _tokenizer_identity(tokenizer: Any) -> dict[str, Any]:

@@ -18,12 +18,11 @@ from torch import Tensor, distributed
 
 from hf_gip.core.metrics import curvature, greedy_guarantee, random_sets, set_quality
 from hf_gip.core.spice import spice, window_quotas
-from hf_gip.disk import CACHE, written
 from hf_gip.distributed import all_gather, rank_and_world, run_on_all
-from hf_gip.features.aside import write_aside
+from hf_gip.features.per_example_gradients import GradientReader
 from hf_gip.features.proxy import ProxyTrainer
-from hf_gip.features.reader import GradientReader
-from hf_gip.features.tokens import Tally, TokenBatch, token_batches
+from hf_gip.features.tokenization import Tally, TokenBatch, token_batches
+from hf_gip.io import CACHE, write_aside, written
 from hf_gip.selection import Selection
 
 logger = logging.getLogger(__name__)

@@ -14,14 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hf_gip.disk import CACHE, written
-from hf_gip.features.aside import write_aside
-from hf_gip.features.files import readable
-from hf_gip.features.pace import say_if_long
+from hf_gip.features.matrix_files import readable
+from hf_gip.features.per_example_gradients import GradientReader
+from hf_gip.features.progress import say_if_long
 from hf_gip.features.proxy import ProxyTrainer
-from hf_gip.features.reader import GradientReader
-from hf_gip.features.subspace import weight_vector
-from hf_gip.features.tokens import Tally, token_batches
+from hf_gip.features.snapshot_pca import weight_vector
+from hf_gip.features.tokenization import Tally, token_batches
+from hf_gip.io import CACHE, write_aside, written
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_gip.core.baselines import less, rds
-from hf_gip.features.files import npy_rows
+from hf_gip.features.matrix_files import npy_rows
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -20,7 +20,7 @@ from hf_gip.core.engine import linalg
 from hf_gip.core.engine.greedy import GreedyResult, greedy
 from hf_gip.core.engine.state import InformationState, ProjectionState
 from hf_gip.core.matrix import InMemoryMatrix
-from hf_gip.features.files import npy_rows
+from hf_gip.features.matrix_files import npy_rows
 
 KINDS = ["projection", "information"]
 

@@ -13,7 +13,7 @@ from oracles_gtp import fitted, omp, top_k, written_out_pursuit
 from torch import Tensor
 
 from hf_gip.core.gtp import gtp
-from hf_gip.features.files import npy_rows
+from hf_gip.features.matrix_files import npy_rows
 
 
 def planted(seed: int, n: int = 2000, d: int = 128, k: int = 12) -> tuple[Tensor, Tensor, list[int], Tensor]:

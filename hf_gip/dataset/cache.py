@@ -1,0 +1,117 @@
+"""Selections and gradients kept between calls."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets import config, is_caching_enabled
+
+from hf_gip.io import CACHE, written
+from hf_gip.selection import Selection
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hf_gip.features.adam import AdamMoments
+    from hf_gip.features.gradient_store import GradientStore
+    from hf_gip.features.per_example_gradients import GradientRecipe
+    from hf_gip.features.progress import Told
+
+
+def load_selection(fingerprint: str) -> Selection | None:
+    """The selection stored under `fingerprint`, or None."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = _folder(fingerprint)
+    if not (folder / "record.json").exists():
+        return None
+    try:
+        tensors = load_file(folder / "selection.safetensors")
+        kept: dict[str, Any] = json.loads((folder / "record.json").read_text())
+        return _selection(tensors, kept)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None  # damaged on disk: made again
+
+
+def _selection(tensors: dict[str, Any], kept: dict[str, Any]) -> Selection:
+    curves = {name.removeprefix("curve."): tensor for name, tensor in tensors.items() if name.startswith("curve.")}
+    return Selection(
+        tensors["indices"], tensors["gains"], kept["total"], tensors.get("weights"), kept["record"], curves
+    )
+
+
+def store_selection(fingerprint: str, selection: Selection) -> None:
+    """Keep `selection` under `fingerprint`; the record is written last, so its presence means the rest is complete."""
+    from hf_gip.io import write_aside
+
+    folder = _folder(fingerprint)
+    tensors = {"indices": selection.indices, "gains": selection.gains}
+    tensors |= {f"curve.{name}": curve for name, curve in selection.curves.items()}
+    if selection.weights is not None:
+        tensors["weights"] = selection.weights
+    tensors, aside = {name: each.contiguous() for name, each in tensors.items()}, folder / f"aside-{os.getpid()}"
+    with written(folder, CACHE):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_aside(folder / "selection.safetensors", tensors, None)
+        aside.write_text(json.dumps({"total": selection.total, "record": dict(selection.record)}))
+        os.replace(aside, folder / "record.json")
+
+
+def _folder(fingerprint: str) -> Path:
+    return Path(config.HF_DATASETS_CACHE) / "hf_gip" / "selections" / fingerprint
+
+
+def cache_folder(kind: str, name: str) -> Path | None:
+    """Where the datasets cache keeps what is being made, or None where caching is off."""
+    return Path(config.HF_DATASETS_CACHE) / "hf_gip" / kind / name if is_caching_enabled() else None
+
+
+def check_shared_cache() -> None:
+    """Raise unless several processes have a place to share their work in.
+
+    Raises:
+        ValueError: If caching is off.
+    """
+    from hf_gip.distributed import rank_and_world
+
+    if not is_caching_enabled() and rank_and_world()[1] > 1:
+        raise ValueError(
+            "the datasets cache must be on where several processes share the gradients, got it disabled: "
+            "call `datasets.enable_caching()`."
+        )
+
+
+def cached_gradients(
+    model: "nn.Module",
+    rows: Any,
+    recipe: "GradientRecipe",
+    batch_size: int,
+    scratch: Path,
+    *,
+    scaling: "AdamMoments | None" = None,
+    basis: "Tensor | None" = None,
+    told: "Told | None" = None,
+) -> "GradientStore":
+    """Gradients of tokenised rows, from the cache or made now; under `scratch` where caching is off.
+
+    A progress bar says what `told` says.
+
+    Raises:
+        ValueError: If caching is off and several processes share the work.
+    """
+    from hf_gip.features.gradient_store import store_gradients
+    from hf_gip.features.progress import PLAIN
+    from hf_gip.hashing import hash_json, hash_model, hash_tensors, hash_token_rows
+
+    parts = {"model": hash_model(model), "rows": hash_token_rows(rows), "recipe": repr(recipe)}
+    if scaling is not None:
+        parts["scaling"] = scaling.fingerprint()
+    if basis is not None:
+        parts["basis"] = hash_tensors({"basis": basis})
+    key = hash_json(parts)
+    check_shared_cache()
+    where = cache_folder("gradients", key) or scratch / key
+    seen = {"scaling": scaling, "basis": basis}
+    return store_gradients(where, model, rows, recipe, **seen, batch_size=batch_size, told=told or PLAIN)

@@ -1,0 +1,124 @@
+"""What the three selections of a dataset do alike."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset, DatasetDict, is_caching_enabled
+
+from hf_gip.dataset.columns import check_column
+from hf_gip.hashing import content_fingerprint, hash_columns, hash_json
+
+if TYPE_CHECKING:
+    from hf_gip.selection import Selection
+
+
+def check_dataset(dataset: Any, k: Any, id_column: str | None = None, *, name: str = "dataset") -> None:
+    """Raise unless `dataset` is a map-style dataset, called `name` in errors, from which `k` rows can be taken.
+
+    Raises:
+        TypeError: If it is an iterable dataset or something else.
+        ValueError: If it is empty or shown through a transform, `k` does not fit, or `id_column` is unknown or not
+            unique.
+    """
+    from hf_gip.core.validation import brief, check_k
+    from hf_gip.features.text import check_no_transform
+
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"`{name}` must be a `datasets.Dataset`, got {type(dataset).__name__}: selection needs the whole pool; "
+            "use `load_dataset(…)` without `streaming=True`, or `Dataset.from_generator` over `.take(n)`."
+        )
+    check_no_transform(name, dataset)
+    if not len(dataset):
+        raise ValueError(f"`{name}` must have at least one row, got 0: check the split or the filter before it.")
+    if isinstance(k, Mapping):
+        raise ValueError(f"`k` must be a whole number for a single split, got {brief(dict(k))}.")
+    check_k(k, len(dataset))
+    if id_column is not None:
+        _check_id_column(dataset, id_column)
+
+
+def select_once(request: Mapping[str, Any], select: "Callable[[], Selection]", *, shared: bool = False) -> "Selection":
+    """The cached selection for this request, or a fresh one, kept for the next call.
+
+    The request is plain JSON and holds every option and a digest of the content of everything that is read.
+
+    Where ranks work together on it (`shared`), a selection that one of them has cached serves all: one that began
+    anew would wait for the others for ever.
+    """
+    from hf_gip.dataset.cache import load_selection, store_selection
+
+    key = hash_json(request)
+    selection = cached = load_selection(key) if is_caching_enabled() else None
+    if shared:
+        from hf_gip.distributed import first_available
+
+        selection = first_available(cached)
+    if selection is None:
+        selection = select()
+    if cached is None and is_caching_enabled():
+        store_selection(key, selection)
+    return selection
+
+
+def attach(dataset: Dataset, selection: "Selection") -> Dataset:
+    """The chosen rows in pick order, with `selection` on the result and a fingerprint of their content.
+
+    The source is described anew: a cached record may stem from the same rows opened in another way.
+    """
+    from hf_gip.dataset.loading import describe_source
+
+    source = describe_source(dataset, id_column=selection.record["source"]["id_column"])
+    subset = dataset.select(selection.indices.numpy())
+    subset._fingerprint = content_fingerprint(subset)
+    record = {**selection.record, "source": source, "column_hashes": hash_columns(subset)}
+    selection = replace(selection, record=record)
+    setattr(subset, "selection", selection)  # noqa: B010 — attributes of this instance, read by the manifest's writer
+    setattr(subset, "selected_from", dataset)  # noqa: B010 — hashed whole when it was made in memory
+    return subset
+
+
+def environment(dataset: Dataset, id_column: str | None) -> dict[str, Any]:
+    """Where the rows came from and which libraries looked at them, as plain JSON."""
+    from hf_gip.dataset.loading import describe_source
+
+    return {
+        "source": describe_source(dataset, id_column=id_column),
+        "versions": {name: version(name) for name in ("hf-gip", "torch", "datasets")},
+    }
+
+
+def splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, int]]:
+    """Which splits are asked for, and how many rows of each.
+
+    Raises:
+        ValueError: If a split does not exist, or none is named.
+    """
+    from hf_gip.core.validation import brief
+
+    wanted = k if isinstance(k, Mapping) else {"train": k}
+    unknown = [name for name in wanted if name not in dataset]
+    if unknown or not wanted:
+        found = brief(unknown[0]) if unknown else "none"
+        raise ValueError(
+            f"`k` must name splits of the dataset {list(dataset)}, got {found}: give a mapping such as "
+            f"{{{next(iter(dataset), 'train')!r}: 1000}}."
+        )
+    return list(wanted.items())
+
+
+def _check_id_column(dataset: Dataset, name: str) -> None:
+    check_column("id_column", name, dataset)
+    values = dataset.select_columns([name]).with_format(None)[name][:]
+    if nested := [value for value in values if isinstance(value, list | dict)]:
+        raise ValueError(
+            f"`id_column` must hold texts or numbers, got {type(nested[0]).__name__} values in {name!r}: leave it out "
+            "to use positions."
+        )
+    if len(set(values)) < len(values):
+        raise ValueError(
+            f"`id_column` must name each row once, got {len(values) - len(set(values))} repeated values in {name!r}: "
+            "leave it out to use positions."
+        )
