@@ -23,9 +23,9 @@ test: $(READY)  ## everything that runs in minutes
 test-heavy: $(READY)  ## the rest: long stress runs, kills, full-size pools
 	$(BIN)/python -m pytest -m heavy -q
 
-LEAN := tests/test_gip_select.py tests/test_embed.py tests/test_manifest.py tests/test_manifest_verify.py \
-	tests/test_store.py tests/test_callback_record.py \
-	tests/test_commands.py tests/test_cli.py  # what touches the libraries whose versions change
+LEAN := tests/dataset/test_gip.py tests/features/test_embed.py tests/manifest/test_writer.py tests/manifest/test_verify.py \
+	tests/features/test_gradient_store.py tests/callbacks/test_rounds.py \
+	tests/cli/test_commands.py tests/cli/test_app.py  # what touches the libraries whose versions change
 
 test-wheel: build  ## wheel and sdist, installed in an environment of their own and used from another folder
 	$(PYTHON) -m venv --clear build/wheel

@@ -76,7 +76,7 @@ def faults(rank: int, world: int) -> dict[str, str]:
 def selected(folder: Path) -> list[Any]:
     """A whole run on a dataset, its gradients and its pursuit shared."""
     from datasets import Dataset, config
-    from tiny import tiny_model, tiny_rows, with_lora
+    from tiny_models import tiny_model, tiny_rows, with_lora
 
     import hf_gip
 

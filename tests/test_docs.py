@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import hf_gip as command
 from datasets import config
+from doc_fixtures import fill, made_before, to_rate, to_share, to_train
 from hub_server import ME, Hub
 from huggingface_hub import constants
-from pages import PAGES, ROOT, Block, blocks
-from stand_ins import fill, made_before, to_rate, to_share, to_train
-from test_cli import hf_gip as command
-from test_rate import Judge, judge  # noqa: F401 — a fixture
+from judges import (
+    Judge,
+    judge,  # noqa: F401 — a fixture
+)
+from markdown_blocks import PAGES, ROOT, Block, blocks
 
 from hf_gip.dataset.llm_scoring import Endpoint
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import saved
+import saved_subset
 import torch
 from datasets import config
 from hypothesis import HealthCheck, example, given, settings
@@ -63,7 +63,7 @@ def refuses(read: Callable[[], Any]) -> Any:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        saved.save(tmp_path_factory.mktemp("saved") / "good")
+        saved_subset.save(tmp_path_factory.mktemp("saved") / "good")
     return next(tmp_path_factory.getbasetemp().glob("saved*/good"))
 
 
@@ -78,7 +78,7 @@ def test_a_damaged_file_of_a_subset_is_always_found_and_never_fatal(
     good = (copy / name).read_bytes()
     (copy / name).write_bytes(bad := spoil(good))
     assert hf_gip.verify(copy).ok == (bad == good)
-    refuses(lambda: hf_gip.verify(copy, source=saved.pool()))
+    refuses(lambda: hf_gip.verify(copy, source=saved_subset.pool()))
 
 
 @FEW
@@ -133,7 +133,7 @@ def test_a_selection_file_of_other_columns_is_refused(folder: Path, tmp_path: Pa
     shutil.copytree(folder, copy)
     selection_file(copy / SELECTION_PATH, **table)
     refuses(lambda: read_selection(copy / SELECTION_PATH))
-    assert not hf_gip.verify(copy, source=saved.pool()).ok
+    assert not hf_gip.verify(copy, source=saved_subset.pool()).ok
 
 
 def test_gains_that_add_up_to_no_number_fail_the_check(folder: Path, tmp_path: Path) -> None:
@@ -244,11 +244,11 @@ def test_a_damaged_cached_embedding_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[bytes], bytes]
 ) -> None:
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path)
-    want = embedding.embed(saved.pool(), "lexical")
+    want = embedding.embed(saved_subset.pool(), "lexical")
     [path] = (tmp_path / "hf_gip" / "embeddings").glob("*/*.safetensors")
     path.write_bytes(spoil(path.read_bytes()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the cached embeddings in .* are damaged")  # not all damage is some
-        again = embedding.embed(saved.pool(), "lexical")
+        again = embedding.embed(saved_subset.pool(), "lexical")
     assert torch.equal(again.matrix, want.matrix)
     assert again.recipe == want.recipe

@@ -13,7 +13,7 @@ import yaml
 from datasets import Dataset
 from hub_server import ALICE, Hub
 from huggingface_hub.cli._uv_script_header import VALID_KEYS
-from saved import pool
+from saved_subset import pool
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "hub_scripts").glob("*.py"))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
-from tiny import tiny_model, tiny_rows
+from tiny_models import tiny_model, tiny_rows
 
 import hf_gip
 from hf_gip.core.validation import brief

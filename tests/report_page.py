@@ -1,0 +1,11 @@
+"""The data of a report page."""
+
+import json
+import re
+from pathlib import Path
+
+
+def table(page: Path) -> dict:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
