@@ -339,7 +339,11 @@ def _tokenize(plan: TrajectoryPlan, options: GtpOptions, tokenizer: Any, min_row
         if not len(tasks[name].usable):
             raise ValueError(f"`target` must hold rows with a labeled token, got none of {len(rows)} in {name!r}.")
     recipe = GradientRecipe(
-        options.target_modules, options.projection_dim, None, True, options.seed, options.max_length
+        options.target_modules,
+        options.projection_dim,
+        normalize=True,
+        seed=options.seed,
+        max_length=options.max_length,
     )
     return GradientRun(pool, tasks, options, recipe, scratch)
 
@@ -351,11 +355,11 @@ def _checkpoints(model: nn.Module, run: GradientRun, recipe: Mapping[str, Any]) 
         logger.info("stage 1 of 3: %d checkpoints of a Trainer", len(options.checkpoints))
         return trainer_checkpoints(options.checkpoints, model, options.learning_rates)
     plan = WarmUpPlan(
-        options.warmup_fraction,
-        options.warmup_epochs,
-        options.warmup_learning_rate,
-        options.seed,
-        options.subspace == "snapshots",
+        share=options.warmup_fraction,
+        epochs=options.warmup_epochs,
+        learning_rate=options.warmup_learning_rate,
+        seed=options.seed,
+        snapshots=options.subspace == "snapshots",
     )
     steps = len(plan.orders(run.pool.usable)[0])
     logger.info("stage 1 of 3: a warm-up run of %d epochs of %d steps", plan.epochs, steps)

@@ -204,7 +204,7 @@ def _open(dataset: Dataset, proxy: ModelRef, options: SpiceOptions) -> tuple[nn.
 
 def _gradient_recipe(options: SpiceOptions) -> GradientRecipe:
     return GradientRecipe(
-        options.target_modules, options.projection_dim, None, False, options.seed, options.max_length
+        options.target_modules, options.projection_dim, seed=options.seed, max_length=options.max_length
     )
 
 

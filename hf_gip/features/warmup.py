@@ -42,11 +42,11 @@ class WarmUpPlan:
         snapshots: Whether weights are noted along each epoch, for their principal components.
     """
 
-    share: float = 0.05
-    epochs: int = 4
-    learning_rate: float = 2e-5
-    seed: int = 0
-    snapshots: bool = False
+    share: float
+    epochs: int
+    learning_rate: float
+    seed: int
+    snapshots: bool
 
     def orders(self, usable: Int64[Tensor, " m"]) -> list[list[list[int]]]:
         """The rows of every step of every epoch."""
