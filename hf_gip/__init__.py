@@ -11,8 +11,7 @@ from hf_gip.interrupt import leave_quietly
 
 leave_quietly()
 
-from hf_gip.dataset.gip_select import gip_select  # noqa: E402 — takes half a second
-from hf_gip.dataset.register import register  # noqa: E402
+from hf_gip.dataset.gip import gip_select, register  # noqa: E402 — takes half a second
 
 if TYPE_CHECKING:
     from hf_gip.core.baselines import less, rds
@@ -62,7 +61,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "score_with_llm": "hf_gip.dataset.llm_scoring",
     "rds": "hf_gip.core.baselines",
     "reproduce": "hf_gip.hub.load",
-    "save_subset": "hf_gip.manifest.reader",
+    "save_subset": "hf_gip.manifest.writer",
     "spice": "hf_gip.core.spice",
     "spice_select": "hf_gip.dataset.spice_select",
     "verify": "hf_gip.hub.load",

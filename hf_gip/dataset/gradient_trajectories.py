@@ -131,7 +131,7 @@ def gradient_trajectories(
     """
     options: dict[str, Any] = {name: value for name, value in locals().items() if name != "dataset"}
     check_dataset(dataset, 1)
-    from hf_gip.dataset.inputs import plain_options
+    from hf_gip.dataset.values import plain_options
 
     return plan_trajectories(dataset, plain_options(options)).gather(1)
 
@@ -194,7 +194,7 @@ def tasks_of(target: Any) -> list[tuple[str, Dataset]]:
         TypeError: If the target is of another kind.
         ValueError: If it is empty.
     """
-    from hf_gip.dataset.inputs import plain_value
+    from hf_gip.dataset.values import plain_value
     from hf_gip.features.text import check_no_transform
 
     target = plain_value(target)

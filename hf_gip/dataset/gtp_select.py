@@ -98,7 +98,7 @@ def gtp_select(
     if isinstance(dataset, DatasetDict):
         chosen = {name: gtp_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
-    from hf_gip.dataset.inputs import plain_options, plain_value
+    from hf_gip.dataset.values import plain_options, plain_value
 
     k, options = plain_value(k), plain_options(options)
     check_dataset(dataset, k, id_column)

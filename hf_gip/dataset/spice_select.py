@@ -100,7 +100,7 @@ def spice_select(
         chosen = {name: spice_select(dataset[name], n, **options) for name, n in splits(dataset, k)}
         return cast("Pool", DatasetDict({**dataset, **chosen}))
     from hf_gip.core.validation import check_device
-    from hf_gip.dataset.inputs import plain_options, plain_value
+    from hf_gip.dataset.values import plain_options, plain_value
     from hf_gip.features.proxy import name_model
     from hf_gip.features.tokenization import columns_read
 
