@@ -228,10 +228,10 @@ def _explained(
         raise ValueError(
             f"`explain` knows rows chosen by gip, spice or gtp, got a subset chosen by {manifest.method!r}."
         )
-    from hf_gip.dataset.evidence import recorded_evidence
+    from hf_gip.dataset.gip import GipContext, GipOptions
     from hf_gip.manifest.reproduce import recorded_options
 
-    return recorded_evidence(pool, recorded_options(manifest, given)).explain(selection, row)
+    return GipContext.from_options(pool, GipOptions(**recorded_options(manifest, given))).explain(selection, row)
 
 
 def report_command(
@@ -284,13 +284,13 @@ def _with_pool(
     manifest: "Manifest", selection: "Selection", pool: "Dataset", options: dict[str, Any], out: Path
 ) -> Path:
     """The page with all that the pool can add; of SPICE and GTP these are the rows alone."""
-    from hf_gip.dataset.evidence import recorded_evidence
+    from hf_gip.dataset.gip import GipContext, GipOptions
     from hf_gip.dataset.report import write_report
     from hf_gip.manifest.reproduce import check_needless, recorded_options
 
     if manifest.method == "gip":
         given = given_again(manifest, selection, options)
-        return recorded_evidence(pool, recorded_options(manifest, given)).report(selection, out)
+        return GipContext.from_options(pool, GipOptions(**recorded_options(manifest, given))).report(selection, out)
     for name, value in options.items():
         check_needless(name, value, f"a page about rows chosen by {manifest.method} does not use it")
     rows = pool.select(selection.indices.numpy())

@@ -94,7 +94,7 @@ def select_command(
         weighed,
     )
     from hf_gip.cli.output import console
-    from hf_gip.dataset.gip_select import gip_select
+    from hf_gip.dataset.gip import gip_select
     from hf_gip.dataset.loading import describe_source
     from hf_gip.manifest.writer import check_rebuildable
 

@@ -84,7 +84,7 @@ def check_vectors(name: str, recipe: Mapping[str, Any], given: Any, column: str 
         recorded = recipe.get("sha256")  # the numbers themselves, also in older manifests
     if recorded is None:
         return
-    from hf_gip.dataset.inputs import as_matrix
+    from hf_gip.dataset.values import as_matrix
     from hf_gip.hashing import hash_array
 
     found = None
@@ -192,7 +192,7 @@ def gip_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *, 
     Returns:
         The selection made now.
     """
-    from hf_gip.dataset.gip_select import gip_select
+    from hf_gip.dataset.gip import gip_select
 
     k = manifest.parameters["k"] if (manifest.recipe.get("limits") or {}).get("max_tokens") else manifest.k
     subset = gip_select(source, k, **recorded_options(manifest, given), device=device)
