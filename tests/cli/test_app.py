@@ -13,7 +13,7 @@ from command_line import hf_gip, refusal
 from datasets import Dataset, DatasetDict, config, load_dataset
 from saved_subset import pool
 
-from hf_gip.cli.app import in_its_words
+from hf_gip.cli.app import arguments_as_flags
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_select_then_verify_in_processes_of_their_own(source: Path, tmp_path: Pa
 
 
 def test_the_help_needs_no_torch() -> None:
-    code = "import sys; sys.argv = ['hf-gip', 'select', '--help']\nfrom hf_gip.cli import main\ntry: main()\n"
+    code = "import sys; sys.argv = ['hf-gip', 'select', '--help']\nfrom hf_gip.cli.app import main\ntry: main()\n"
     code += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'sklearn' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -281,18 +281,19 @@ def test_a_mistyped_folder_is_read_as_a_path_and_as_a_repository(
 def test_arguments_of_python_are_called_by_the_options_of_the_command() -> None:
     sentence = '`encoder` 7: give `encoder="lexical"`, `k=3` or `seeds`, not `seed`.'
     assert (
-        in_its_words(sentence, ["select"]) == "`--encoder` 7: give `--encoder lexical`, `k=3` or `seeds`, not `seed`."
+        arguments_as_flags(sentence, ["select"])
+        == "`--encoder` 7: give `--encoder lexical`, `k=3` or `seeds`, not `seed`."
     )
-    assert in_its_words("`seeds` and `encoder`", ["compare"]) == "`--seeds` and `--encoder`"
-    assert in_its_words("`rows` of `columns=[…]`", ["spice"]) == "`rows` of `--columns …`"
-    assert in_its_words("`target_modules='hidden'`: add `update_every=None`.", ["spice"]) == (
+    assert arguments_as_flags("`seeds` and `encoder`", ["compare"]) == "`--seeds` and `--encoder`"
+    assert arguments_as_flags("`rows` of `columns=[…]`", ["spice"]) == "`rows` of `--columns …`"
+    assert arguments_as_flags("`target_modules='hidden'`: add `update_every=None`.", ["spice"]) == (
         "`--target-modules hidden`: add `--frozen-proxy`."
     )
-    assert in_its_words('`target_modules="*.down_proj"`', ["gtp"]) == '`--target-modules "*.down_proj"`'
-    assert in_its_words("`adam=True`, or `adam=False`.", ["gtp"]) == "`--adam`, or no `--adam`."
-    assert in_its_words("`folder`", ["select"]) == "`--out`"
+    assert arguments_as_flags('`target_modules="*.down_proj"`', ["gtp"]) == '`--target-modules "*.down_proj"`'
+    assert arguments_as_flags("`adam=True`, or `adam=False`.", ["gtp"]) == "`--adam`, or no `--adam`."
+    assert arguments_as_flags("`folder`", ["select"]) == "`--out`"
     for command in ([], ["--help"], ["nonsense"], ["push"]):
-        assert in_its_words("`folder`", command) == "`folder`"
+        assert arguments_as_flags("`folder`", command) == "`folder`"
 
 
 def test_a_folder_in_use_is_refused_before_the_source_is_read(
@@ -420,7 +421,7 @@ def test_what_was_stayed_away_from_is_given_again(
     for each in (["reproduce", "out"], ["explain", "out", 1], ["report", "out"]):
         capsys.readouterr()
         assert refusal(capsys, *each, "--source", source) == (
-            "`--exclude` must be given again: the manifest names a dataset and does not hold it."
+            "`--exclude` must be passed again: the manifest names a dataset and does not hold it."
         )
         assert refusal(capsys, *each, "--source", source, "--exclude", source).startswith(
             "`--exclude` must be the rows that the subset was kept away from, got others (hash "
