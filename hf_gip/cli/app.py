@@ -74,7 +74,9 @@ def arguments_as_flags(sentence: str, command: list[str]) -> str:
         if option.is_flag:
             off = option.secondary_opts[0] if option.secondary_opts else None
             return f"no `{on}`" if value == "False" and off is None else f"`{off if value == 'False' else on}`"
-        return f"`{on}`" if value is None else f"`{on} {value.replace('[…]', '…')}`"
+        if value is None or value in ("True", "False"):
+            return f"`{on}`" if value is None else match[0]
+        return f"`{on} {value if '*' in value else value[1:-1]}`"  # a shell would look for files of such a name
 
     return re.sub(r"`(?P<name>\w+)(=(?P<value>True|False|\[…\]|\"[^\"`]+\"|'[^'`]+'))?`", flag, sentence)
 

@@ -118,7 +118,8 @@ def select_command(
     from hf_gip.manifest.writer import check_rebuildable
 
     _check_destination(out, push_to)
-    check_int("max_tokens", max_tokens, optional=True)  # before the source is read
+    if max_tokens is not None:
+        check_int("max_tokens", max_tokens)  # before the source is read
     pool = read_pool(source, split=split, config=config, revision=revision)
     if not include_rows:
         check_rebuildable(describe_source(pool))
@@ -276,6 +277,7 @@ def gtp_command(
 ) -> None:
     """Choose k rows, with weights, whose gradients together follow a target's along a training run."""
     arguments = locals()
+    from hf_gip.core.validation import check_int
     from hf_gip.dataset.gtp_select import gtp_select
     from hf_gip.manifest.writer import check_empty
 
@@ -285,6 +287,7 @@ def gtp_command(
         "learning_rates": parse_floats(learning_rates),
     }
     check_empty("--out", out)
+    check_int("projection_dim", projection_dim)  # None, which Python takes, is no word here
     GtpOptions(**options)  # checks them before the source is read
     pool = read_pool(source, split=split, config=config, revision=revision)
     rows = open_target_rows(target, split=target_split, config=target_config)

@@ -11,7 +11,6 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset
 
-from hf_gip.core.validation import brief
 from hf_gip.manifest.schema import Manifest
 from hf_gip.manifest.verify import check_source
 
@@ -106,6 +105,8 @@ class Inputs:
         Raises:
             ValueError: If there is one; it says the `reason`.
         """
+        from hf_gip.core.validation import brief  # and with it torch, which `verify` does without
+
         for name in names:
             if (value := getattr(self, name)) is not None:
                 kind = brief(value) if isinstance(value, str | list) else type(value).__name__

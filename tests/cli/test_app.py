@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from command_line import hf_gip, refusal
 from datasets import Dataset, DatasetDict, config, load_dataset
 from saved_subset import pool
 
-from hf_gip.cli.app import arguments_as_flags
+from hf_gip import gip_select, gtp_select, spice_select
+from hf_gip.cli.app import PROGRAM_COMMANDS, arguments_as_flags
 
 
 @pytest.fixture(autouse=True)
@@ -279,21 +281,36 @@ def test_a_mistyped_folder_is_read_as_a_path_and_as_a_repository(
 
 
 def test_arguments_of_python_are_called_by_the_options_of_the_command() -> None:
+    def said(sentence: str, *command: str) -> str:
+        return arguments_as_flags(sentence, [*command])
+
     sentence = '`encoder` 7: give `encoder="lexical"`, `k=3` or `seeds`, not `seed`.'
-    assert (
-        arguments_as_flags(sentence, ["select"])
-        == "`--encoder` 7: give `--encoder lexical`, `k=3` or `seeds`, not `seed`."
-    )
-    assert arguments_as_flags("`seeds` and `encoder`", ["compare"]) == "`--seeds` and `--encoder`"
-    assert arguments_as_flags("`rows` of `columns=[…]`", ["spice"]) == "`rows` of `--columns …`"
-    assert arguments_as_flags("`target_modules='hidden'`: add `update_every=None`.", ["spice"]) == (
-        "`--target-modules hidden`: add `--frozen-proxy`."
-    )
-    assert arguments_as_flags('`target_modules="*.down_proj"`', ["gtp"]) == '`--target-modules "*.down_proj"`'
-    assert arguments_as_flags("`adam=True`, or `adam=False`.", ["gtp"]) == "`--adam`, or no `--adam`."
-    assert arguments_as_flags("`folder`", ["select"]) == "`--out`"
-    for command in ([], ["--help"], ["nonsense"], ["push"]):
-        assert arguments_as_flags("`folder`", command) == "`folder`"
+    assert said(sentence, "select") == "`--encoder` 7: give `--encoder lexical`, `k=3` or `seeds`, not `seed`."
+    assert said("`seeds` and `encoder`", "compare") == "`--seeds` and `--encoder`"
+    assert said("`rows` of `columns=[…]`", "spice") == "`rows` of `--columns …`"
+    assert said('`target_modules="*.down_proj"`', "gtp") == '`--target-modules "*.down_proj"`'
+    assert said("`target_modules='hidden'`", "spice") == "`--target-modules hidden`"
+    assert said("`adam=True`, or `adam=False`.", "gtp") == "`--adam`, or no `--adam`."
+    assert said("`private=False` or `private=True`", "push") == "`--public` or `--private`"
+    assert said("`include_rows=False` of `checkpoints`", "gtp") == "`--no-include-rows` of `--checkpoint`"
+
+
+def test_a_name_that_is_no_option_of_the_command_stays_as_it_is() -> None:
+    sentence = "`folder`, `update_every=None`, `source` and `rows_sha256`"
+    for command in (["select"], ["spice"], ["push"], [], ["--help"], ["nonsense"]):
+        assert arguments_as_flags(sentence, command).startswith("`folder`, `update_every=None`, `source`")
+    assert arguments_as_flags("`source`", ["verify"]) == "`--source`"
+
+
+def test_the_help_shows_the_defaults_of_python() -> None:
+    for command, function in (("select", gip_select), ("spice", spice_select), ("gtp", gtp_select)):
+        python = {each.name: each.default for each in signature(function).parameters.values()}
+        shell = {each.name: each.default for each in PROGRAM_COMMANDS[command].params}
+        shared = (python.keys() & shell.keys()) - {"k"}
+        assert len(shared) > 10
+        assert {name: shell[name] for name in shared if name != "model"} == {
+            name: python[name] for name in shared if name != "model"
+        }
 
 
 def test_a_folder_in_use_is_refused_before_the_source_is_read(
@@ -499,4 +516,4 @@ def test_quotas_and_weights_are_read_from_words(
 ) -> None:
     words = ["select", source, "--k", 6, "--features", "vector", "--group-column", "good", "--out", tmp_path / "x"]
     said = refusal(capsys, *words, "--max-per-group", "many")
-    assert said == "weights and quotas must be numbers such as 50 or forum=50,wiki=20, got 'many'."
+    assert said == "weights, quotas and rates must be numbers such as 50, forum=50,wiki=20 or 1e-5,5e-6, got 'many'."
