@@ -428,7 +428,7 @@ def test_a_saved_pick_is_explained_and_reported(
     )
 
 
-def test_what_was_stayed_away_from_is_given_again(
+def test_excluded_rows_are_passed_again(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -124,7 +124,7 @@ def test_a_saved_subset_is_selected_again(tmp_path: Path, targeted: bool) -> Non
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_checkpoints_of_a_trainer_are_given_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_of_a_trainer_are_passed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = word_rows(24)
     folders, _ = trained(tmp_path / "run", rows, lora=True)
     given = {"model": tiny_llama(len(word_tokenizer(24))), "tokenizer": word_tokenizer(24)}
@@ -223,7 +223,7 @@ def test_rows_are_explained_by_what_they_match(tasks: int, tmp_path: Path) -> No
     assert chosen.report(tmp_path / "page.html").exists()
 
 
-def test_subtasks_are_given_again_in_any_order_and_a_proxy_from_a_folder_of_any_name(tmp_path: Path) -> None:
+def test_subtasks_are_passed_again_in_any_order_and_a_proxy_from_a_folder_of_any_name(tmp_path: Path) -> None:
     rows, tokenizer = word_rows(24), word_tokenizer(24)
     tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")

@@ -35,12 +35,12 @@ def test_the_same_picks_are_found_again_and_not_in_a_cache(tmp_path: Path, monke
     save(tmp_path / "out")
     calls, really = [], core.gip
     monkeypatch.setattr(core, "gip", lambda *args, **kwargs: calls.append(1) or really(*args, **kwargs))
-    again = hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu")
-    assert (again.verdict, again.common, again.first_difference) == ("same picks", 6, None)
-    assert again
-    assert again.published == pytest.approx(again.reproduced)
+    reproduction = hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu")
+    assert (reproduction.verdict, reproduction.common, reproduction.first_difference) == ("same picks", 6, None)
+    assert reproduction
+    assert reproduction.published == pytest.approx(reproduction.reproduced)
     assert re.fullmatch(
-        r"same picks: 6 of 6 rows in common; objective [\d.]+, published [\d.]+ \([+-][\d.e+-]+\)", str(again)
+        r"same picks: 6 of 6 rows in common; objective [\d.]+, published [\d.]+ \([+-][\d.e+-]+\)", str(reproduction)
     )
     assert calls == [1]
     assert datasets.is_caching_enabled()
@@ -64,7 +64,7 @@ def test_every_recorded_option_is_used_again(tmp_path: Path, options: dict[str, 
     assert hf_gip.reproduce(tmp_path / "out", source=tmp_path / "pool.parquet", device="cpu").verdict == "same picks"
 
 
-def test_what_the_manifest_only_names_must_be_given_again(tmp_path: Path) -> None:
+def test_inputs_that_the_manifest_only_names_must_be_passed_again(tmp_path: Path) -> None:
     vectors = np.asarray(pool()["vector"][:], np.float32)
     chosen = hf_gip.gip_select(pool(), 5, features=vectors, target=vectors[:3], device="cpu")
     hf_gip.save_subset(chosen, tmp_path / "out")
@@ -76,7 +76,7 @@ def test_what_the_manifest_only_names_must_be_given_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("whiten", [False, True])
-def test_what_is_given_again_must_be_what_it_was(tmp_path: Path, whiten: bool) -> None:
+def test_inputs_passed_again_must_have_the_recorded_hashes(tmp_path: Path, whiten: bool) -> None:
     vectors = np.asarray(pool()["vector"][:], np.float32)
     given: dict[str, Any] = {"features": vectors, "target": vectors[:3], "exclude": vectors[3:5] * 2}
     chosen = hf_gip.gip_select(pool(), 5, whiten=whiten, device="cpu", **given)
@@ -128,7 +128,7 @@ def test_a_target_from_a_csv_file_is_the_same_though_an_empty_text_is_missing_th
     assert hf_gip.reproduce(tmp_path / "out", source=pool(), target=missing, device="cpu").verdict == "same picks"
 
 
-def test_what_cannot_count_is_not_taken_again(tmp_path: Path) -> None:
+def test_needless_inputs_are_refused(tmp_path: Path) -> None:
     hf_gip.save_subset(hf_gip.gip_select(pool(), 5, encoder="lexical", device="cpu"), tmp_path / "out")
     for name, why in {
         "target": "the manifest holds what it needs",
@@ -146,7 +146,7 @@ def test_an_encoder_in_a_folder_must_have_the_same_files(tmp_path: Path) -> None
         _features(told, Inputs(encoder=str(tmp_path / "model")))
 
 
-def test_a_subset_that_gip_did_not_choose_is_told(tmp_path: Path) -> None:
+def test_a_subset_that_gip_does_not_choose_is_different(tmp_path: Path) -> None:
     save(tmp_path / "out")
     forge(tmp_path / "out", objective=read_manifest(tmp_path / "out").objective * 1.01)
     assert hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu").verdict == "different"
@@ -155,8 +155,8 @@ def test_a_subset_that_gip_did_not_choose_is_told(tmp_path: Path) -> None:
     good = hf_gip.gip_select(pool(), 6, features="vector", scores=["good"], device="cpu").selection.indices.tolist()
     picks = read_selection_table(tmp_path / "two" / SELECTION_PATH)
     assert picks["index"].to_pylist() == good
-    again = reproduce_from(manifest, picks.take([1, 0, 2, 3, 4, 5]), pool(), Inputs(), device="cpu")
-    assert (again.verdict, again.first_difference, again.common) == ("same objective", 0, 6)
+    reproduction = reproduce_from(manifest, picks.take([1, 0, 2, 3, 4, 5]), pool(), Inputs(), device="cpu")
+    assert (reproduction.verdict, reproduction.first_difference, reproduction.common) == ("same objective", 0, 6)
 
 
 def test_another_source_or_method_is_refused(tmp_path: Path) -> None:
