@@ -64,7 +64,7 @@ def compare_command(
     """
     from hf_gip.cli.output import console
     from hf_gip.dataset.comparison import compare
-    from hf_gip.io import write_whole
+    from hf_gip.io import write_text_atomically
 
     if json_out is not None:
         _check_file("--json", json_out, "figures.json")
@@ -87,7 +87,7 @@ def compare_command(
     )
     console().print(str(comparison), markup=False, soft_wrap=True)
     if json_out is not None:
-        write_whole(json_out, comparison.to_json() + "\n", "free space there or choose another place")
+        write_text_atomically(json_out, comparison.to_json() + "\n", "free space there or choose another place")
 
 
 class SavedSubset(NamedTuple):

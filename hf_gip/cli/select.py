@@ -193,7 +193,7 @@ def spice_command(
 ) -> None:
     """Choose the k rows with the most Fisher information and the least gradient conflict, by a proxy's gradients."""
     arguments = locals()
-    from hf_gip.dataset.spice_select import spice_select
+    from hf_gip.dataset.spice import spice_select
     from hf_gip.manifest.writer import check_empty
 
     _check_windows(window, update_every, frozen_proxy, stop_ratio, target_modules)
@@ -278,7 +278,7 @@ def gtp_command(
     """Choose k rows, with weights, whose gradients together follow a target's along a training run."""
     arguments = locals()
     from hf_gip.core.validation import check_int
-    from hf_gip.dataset.gtp_select import gtp_select
+    from hf_gip.dataset.gtp import gtp_select
     from hf_gip.manifest.writer import check_empty
 
     options = {name: arguments[name] for name in vars(GTP) if name in arguments} | {

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import datasets
@@ -15,6 +16,7 @@ from hf_gip.manifest.schema import Manifest
 from hf_gip.manifest.verify import check_source
 
 if TYPE_CHECKING:
+    from hf_gip.dataset.options import GtpOptions, SpiceOptions
     from hf_gip.selection import Selection, SelectionContext
 
 SAME_OBJECTIVE = 1e-4  # relative: what float32 on another machine may cost
@@ -148,52 +150,72 @@ def reproduce_from(
 
 
 def reselect(
-    manifest: Manifest, source: Dataset, inputs: Inputs, indices: list[int], *, device: str | None
+    manifest: Manifest, source: Dataset, inputs: Inputs, picks: list[int], *, device: str | None = None
 ) -> "Selection":
-    """Call `gip_select`, `spice_select` or `gtp_select` with the recorded arguments.
+    """Call `gip_select`, `spice_select` or `gtp_select` with the recorded options.
 
     Args:
         manifest: What was recorded.
         source: The pool.
         inputs: What it only names.
-        indices: The published picks: the first of them are the rows that GIP started from.
+        picks: The published picks: the first of them are the rows that GIP started from.
         device: Torch device.
 
     Returns:
         The selection made now.
     """
     from hf_gip.dataset.gip_select import gip_select
-    from hf_gip.dataset.gtp_select import gtp_select
-    from hf_gip.dataset.spice_select import spice_select
+    from hf_gip.dataset.gtp import gtp_select
+    from hf_gip.dataset.spice import spice_select
 
     select = {"gip": gip_select, "spice": spice_select, "gtp": gtp_select}[manifest.method]
-    arguments = recorded_arguments(manifest, inputs, indices)
-    subset = select(source, manifest.parameters["k"], **{**arguments, "device": device})
+    options, arguments = _recorded_call(manifest, inputs, picks, device)
+    subset = select(source, manifest.parameters["k"], **arguments, **vars(options))
     return getattr(subset, "selection")  # noqa: B009 — set by the selecting function, unknown to type checkers
 
 
-def recorded_arguments(manifest: Manifest, inputs: Inputs, indices: list[int]) -> dict[str, Any]:
-    """The arguments of the selecting function, from the manifest where it holds them."""
-    if manifest.method == "gip":
-        return _gip_arguments(manifest, inputs, indices)
-    return _spice_arguments(manifest, inputs) if manifest.method == "spice" else _gtp_arguments(manifest, inputs)
-
-
-def recorded_context(manifest: Manifest, pool: Dataset, inputs: Inputs, indices: list[int]) -> "SelectionContext":
-    """What explains the picks of a saved subset: its arguments again, on its pool.
+def recorded_context(manifest: Manifest, pool: Dataset, inputs: Inputs, picks: list[int]) -> "SelectionContext":
+    """What explains the picks of a saved subset: its options again, on its pool.
 
     Args:
         manifest: What was recorded.
         pool: The rows it was chosen from.
         inputs: What it only names.
-        indices: The published picks.
+        picks: The published picks.
     """
     from hf_gip.dataset.evidence import recorded_evidence
-    from hf_gip.dataset.gtp_evidence import recorded_gtp_evidence
-    from hf_gip.dataset.spice_evidence import recorded_spice_evidence
+    from hf_gip.dataset.gradient_trajectories import plan_trajectories
+    from hf_gip.dataset.gtp import GtpContext
+    from hf_gip.dataset.spice import SpiceContext
+    from hf_gip.features.proxy import resolve_model
 
-    context = {"gip": recorded_evidence, "spice": recorded_spice_evidence, "gtp": recorded_gtp_evidence}
-    return context[manifest.method](pool, recorded_arguments(manifest, inputs, indices))
+    options, arguments = _recorded_call(manifest, inputs, picks, None)
+    if manifest.method == "gip":
+        return recorded_evidence(pool, vars(options))
+    if manifest.method == "gtp":
+        return GtpContext(plan_trajectories(pool, **arguments, options=options))
+    return SpiceContext(pool, resolve_model(**arguments, device=options.device), options)
+
+
+def _recorded_call(
+    manifest: Manifest, inputs: Inputs, picks: list[int], device: str | None
+) -> "tuple[SimpleNamespace | SpiceOptions | GtpOptions, dict[str, Any]]":
+    """The options of the recorded call, and the arguments beside them: model, tokenizer and target of a proxy."""
+    from hf_gip.dataset.options import GtpOptions, SpiceOptions
+
+    parameters, recipe = manifest.parameters, manifest.recipe
+    common: dict[str, Any] = {"id_column": manifest.source.id_column, "device": device}
+    if manifest.method == "gip":
+        return SimpleNamespace(**_gip_arguments(manifest, inputs, picks), device=device), {}
+    proxy = _proxy(manifest, inputs)
+    if manifest.method == "spice":
+        return SpiceOptions.from_record(parameters, recipe, **common), proxy
+    target, checkpoints = _tasks(recipe["target"], inputs), None
+    if recipe["warm_up"] is None:
+        checkpoints = _checkpoints(recipe["checkpoints"], inputs)
+    else:
+        inputs.refuse("the subset was chosen along a warm-up run of its own", "checkpoints")
+    return GtpOptions.from_record(parameters, recipe, checkpoints=checkpoints, **common), {**proxy, "target": target}
 
 
 def compare_picks(published: list[int], reproduced: list[int], objective: float, reached: float) -> Reproduction:
@@ -374,38 +396,13 @@ def _check_digest(name: str, recorded: str, digest: str | None, suffix: str = ""
 # --- SPICE and GTP ---------------------------------------------------------------------------------------------------
 
 
-def _spice_arguments(manifest: Manifest, inputs: Inputs) -> dict[str, Any]:
-    """The arguments of `spice_select`."""
-    from hf_gip.dataset.options import SpiceOptions
-
-    proxy = _proxy(manifest, inputs)
-    options = SpiceOptions.from_record(manifest.parameters, manifest.recipe, id_column=manifest.source.id_column)
-    return {**vars(options), **proxy}
-
-
-def _gtp_arguments(manifest: Manifest, inputs: Inputs) -> dict[str, Any]:
-    """The arguments of `gtp_select`."""
-    from hf_gip.dataset.options import GtpOptions
-
-    recipe = manifest.recipe
-    proxy, target, checkpoints = _proxy(manifest, inputs), _tasks(recipe["target"], inputs), None
-    if recipe["warm_up"] is None:
-        checkpoints = _checkpoints(recipe["checkpoints"], inputs)
-    else:
-        inputs.refuse("the subset was chosen along a warm-up run of its own", "checkpoints")
-    options = GtpOptions.from_record(
-        manifest.parameters, recipe, checkpoints=checkpoints, id_column=manifest.source.id_column
-    )
-    return {**vars(options), **proxy, "target": target}
-
-
 def _proxy(manifest: Manifest, inputs: Inputs) -> dict[str, Any]:
     """The model whose gradients chose the rows, and the tokenizer that was passed with it.
 
     Raises:
         ValueError: If the model was left out, or is another than the recorded one.
     """
-    from hf_gip.features.proxy import name_model
+    from hf_gip.features.proxy import resolve_model
 
     recorded = {name: value for name, value in manifest.recipe["proxy"].items() if name != "steps"}
     model = inputs.model
@@ -413,7 +410,7 @@ def _proxy(manifest: Manifest, inputs: Inputs) -> dict[str, Any]:
         model = f"{recorded['model']}@{recorded['revision']}"
     if model is None:
         model = inputs.require("model", repr(recorded["model"]))
-    identity = name_model(model, inputs.tokenizer).identity
+    identity = resolve_model(model, inputs.tokenizer).identity
     names = identity.keys() | recorded.keys()
     if "files" in identity and "files" in recorded:
         names -= {"model"}  # a folder may be called otherwise
@@ -432,7 +429,7 @@ def _tasks(recorded: Sequence[Mapping[str, Any]], inputs: Inputs) -> Any:
     Raises:
         ValueError: If they were left out, or hold other rows.
     """
-    from hf_gip.dataset.gradient_trajectories import tasks_of
+    from hf_gip.dataset.gradient_trajectories import subtasks_of
 
     if not recorded:
         inputs.refuse("the subset was chosen towards its own pool", "target")
@@ -441,11 +438,11 @@ def _tasks(recorded: Sequence[Mapping[str, Any]], inputs: Inputs) -> Any:
     target = inputs.require("target", " and ".join(map(repr, names)), "its rows")
     if isinstance(target, Mapping) and set(target) == set(names):
         target = {name: target[name] for name in names}
-    tasks = tasks_of(target)
+    tasks = subtasks_of(target)
     if len(tasks) != len(recorded):
         listed = ", ".join(map(repr, names))
         raise ValueError(f"`target` must hold the {len(recorded)} subtask(s) {listed}, got {len(tasks)}.")
-    for task, (_, rows) in zip(recorded, tasks, strict=True):
+    for task, rows in zip(recorded, tasks.values(), strict=True):
         if task.get("sha256") is not None:
             _check_digest("target", task["sha256"], _rows_digest(rows, task["columns"]))
     return target

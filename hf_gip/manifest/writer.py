@@ -2,10 +2,7 @@
 
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +13,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
 from hf_gip.hashing import hash_file, hash_lines, hash_rows, hash_table, iter_tables, row_hashes, values
-from hf_gip.io import check_path, written
+from hf_gip.io import atomic_folder, check_path
 from hf_gip.manifest.dataset_card import SELECTION_CONFIG, subset_card
 from hf_gip.manifest.schema import (
     CARD_PATH,
@@ -252,10 +249,7 @@ def write_subset(
     selection = _selection(subset)
     record: Mapping[str, Any] = selection.record
     source = _source(record, getattr(subset, "selected_from", None), origins)
-    with (
-        written(folder, "free space there or choose another folder; nothing of it was left"),
-        _whole_folder(folder) as part,
-    ):
+    with atomic_folder(folder, "free space there or choose another folder; nothing of it was left") as part:
         hashes, files = _write_rows(subset, part if include_rows else None, split, shard_bytes)
         path = part / SELECTION_PATH
         path.parent.mkdir()
@@ -291,22 +285,6 @@ def _source(record: Mapping[str, Any], pool: Dataset | None, origins: Sequence[O
         described["rows_sha256"] = hash_lines(row_hashes(pool, pool.column_names))
     source = Source.model_validate(described)
     return source if origins is None else source.model_copy(update={"origins": list(origins)})
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when all went well, and vanishes when not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-    try:
-        yield part
-        os.umask(mask := os.umask(0))  # which can only be read by setting it
-        part.chmod(0o777 & ~mask)
-        if folder.is_dir():
-            folder.rmdir()
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_rows(

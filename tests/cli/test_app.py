@@ -58,6 +58,15 @@ def test_the_help_needs_no_torch() -> None:
     assert "--scores" in done.stdout
 
 
+def test_verifying_a_folder_needs_no_torch(source: Path, tmp_path: Path) -> None:
+    assert hf_gip("select", source, "--k", 3, "--features", "vector", "--out", tmp_path / "out") == 0
+    code = "import sys; sys.argv[0] = 'hf-gip'\nfrom hf_gip.cli.app import main\ntry: main()\n"
+    code += "except SystemExit as exit_: assert exit_.code == 0\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, "verify", "out"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "out: verified" in done.stdout
+
+
 def test_every_kind_of_local_source_is_read(source: Path, tmp_path: Path) -> None:
     rows = pool().remove_columns("vector")
     rows.to_json(tmp_path / "pool.jsonl")
