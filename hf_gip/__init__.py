@@ -11,8 +11,7 @@ from hf_gip.interrupt import leave_quietly
 
 leave_quietly()
 
-from hf_gip.dataset.gip_select import gip_select  # noqa: E402 — takes half a second
-from hf_gip.dataset.register import register  # noqa: E402
+from hf_gip.dataset.gip import gip_select, register  # noqa: E402 — takes half a second
 
 if TYPE_CHECKING:
     from hf_gip.core.baselines import less, rds

@@ -44,10 +44,10 @@ from hf_gip.cli.options import (
     read_pool,
     save_result,
 )
-from hf_gip.dataset.gip_select import gip_select
+from hf_gip.dataset.gip_options import GipOptions
 from hf_gip.dataset.options import GtpOptions, SpiceOptions
 
-GIP, SPICE, GTP = defaults(gip_select), defaults(SpiceOptions), defaults(GtpOptions)
+GIP, SPICE, GTP = defaults(GipOptions), defaults(SpiceOptions), defaults(GtpOptions)
 
 
 def select_command(
@@ -113,6 +113,7 @@ def select_command(
     arguments = locals()
     from hf_gip.cli.output import show
     from hf_gip.core.validation import check_int
+    from hf_gip.dataset.gip import gip_select
     from hf_gip.dataset.loading import describe_source
     from hf_gip.hub.push import push_to_hub
     from hf_gip.manifest.writer import check_rebuildable

@@ -17,7 +17,8 @@ from torch import Tensor
 from hf_gip.core.baselines import k_center, nearest_rows, rds
 from hf_gip.core.metrics import captured_share, coverage, vendi
 from hf_gip.dataset.columns import check_column
-from hf_gip.dataset.inputs import gather_signals
+from hf_gip.dataset.gip_options import GipOptions
+from hf_gip.dataset.inputs import read_inputs
 from hf_gip.dataset.select import check_dataset
 from hf_gip.features.text import iter_texts, text_recipe
 
@@ -71,7 +72,7 @@ def _facility_location(matrix: Tensor, k: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class SubsetMetrics:
     """What every subset is measured with.
 
     Attributes:
@@ -89,50 +90,52 @@ class Judge:
     lengths: Tensor | None
 
     @classmethod
-    def of(cls, pool: Dataset, options: dict[str, Any]) -> "Judge":
+    def read(cls, pool: Dataset, options: GipOptions) -> "SubsetMetrics":
         """Read what the options name; vectors and texts come through the datasets cache."""
-        signals = gather_signals(pool, options)
-        features = signals.features()
-        queries = signals.queries(features)
-        lengths = _lengths(pool, options)
-        columns = {} if signals.scores is None else dict(zip(list(options["scores"]), signals.scores.T, strict=True))
-        device = options["device"]
-        target = None if queries is None else queries.matrix.to(device)
-        return cls(features.matrix.to(device), target, float(options["noise"]), columns, lengths)
+        inputs = read_inputs(pool, options)
+        features = inputs.features.load().matrix
+        target, scores = inputs.load_target(features), inputs.scores
+        return cls(
+            features.to(options.device),
+            None if target is None else target.matrix.to(options.device),
+            float(options.noise or 0),
+            {} if scores is None else dict(zip(scores.names, scores.values.T, strict=True)),
+            _text_lengths(pool, options),
+        )
 
     def baselines(self, sizes: set[int]) -> dict[str, list[int]]:
         """Rows of every baseline that this pool allows, for each size."""
-        found = [baselines(self.matrix, self.target, self.scores, self.lengths, size) for size in sorted(sizes)]
-        return {name: rows.tolist() for each in found for name, rows in each.items()}
+        chosen = [baselines(self.matrix, self.target, self.scores, self.lengths, size) for size in sorted(sizes)]
+        return {name: rows.tolist() for by_name in chosen for name, rows in by_name.items()}
 
-    def figures(self, rows: Tensor) -> dict[str, float]:
-        """Every measure for one subset."""
+    def measure(self, rows: Tensor) -> dict[str, float]:
+        """Every figure of one subset."""
         chosen = self.matrix[rows.to(self.matrix.device)]
-        found = {
+        figures = {
             "rows": float(len(rows)),
             "captured": captured_share(self.matrix, self.target, rows, self.noise),
             "vendi": vendi(chosen),
             "coverage": coverage(self.matrix, chosen),
         }
         if self.target is not None:
-            found["target cosine"] = coverage(self.target, chosen)
-        found |= {name: float(column[rows].nanmean()) for name, column in self.scores.items()}
+            figures["target cosine"] = coverage(self.target, chosen)
+        figures |= {name: float(column[rows].nanmean()) for name, column in self.scores.items()}
         if self.lengths is not None:
-            found["mean length"] = float(self.lengths[rows].mean())
-        return found
+            figures["mean length"] = float(self.lengths[rows].mean())
+        return figures
 
 
-def _lengths(pool: Dataset, options: dict[str, Any]) -> Tensor | None:
+def _text_lengths(pool: Dataset, options: GipOptions) -> Tensor | None:
     """Characters of each row's text; None for rows that are vectors alone.
 
     Raises:
         ValueError: If there are no vectors either, or a column is unknown.
     """
     try:
-        recipe = text_recipe(pool, options["columns"], options["template"])
+        recipe = text_recipe(pool, options.columns, options.template)
         return torch.tensor([float(len(text)) for text in iter_texts(pool, recipe)])
     except ValueError:
-        if options["features"] is None:
+        if options.features is None:
             raise
         return None
 
@@ -243,8 +246,7 @@ def compare(
     """
     import torch
 
-    from hf_gip.core.validation import check_device
-    from hf_gip.dataset.inputs import plain_value
+    from hf_gip.dataset.values import plain_value
 
     if not isinstance(subsets, Mapping):
         raise TypeError(f"`subsets` must be a mapping from names to subsets, got {type(subsets).__name__}.")
@@ -254,30 +256,30 @@ def compare(
     noise, seeds = plain_value(noise), plain_value(seeds)
     _check_options(pool, noise, seeds, groups, baselines)
     rows = {name: _positions(name, subset, len(pool)) for name, subset in subsets.items()}
-    options: dict[str, Any] = {
-        "scores": scores,
-        "target": target,
-        "features": features,
-        "columns": columns,
-        "template": template,
-        "encoder": encoder,
-        "encoder_id": encoder_id,
-        "noise": noise,
-        "device": check_device(device),
-    }
-    judge = Judge.of(pool, options)
+    options = GipOptions(
+        scores=scores,
+        target=target,
+        features=features,
+        columns=columns,
+        template=template,
+        encoder=encoder,
+        encoder_id=encoder_id,
+        noise=noise,
+        device=device,
+    )
+    metrics = SubsetMetrics.read(pool, options)
     if baselines:
-        rows |= judge.baselines({len(found) for found in rows.values()})
+        rows |= metrics.baselines({len(found) for found in rows.values()})
     draws = {
         size: [
-            judge.figures(torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:size])
+            metrics.measure(torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:size])
             for seed in range(seeds)
         ]
         for size in {len(found) for found in rows.values()}
     }
     names = list(rows)
     return Comparison(
-        figures={name: judge.figures(torch.tensor(found)) for name, found in rows.items()},
+        figures={name: metrics.measure(torch.tensor(found)) for name, found in rows.items()},
         random={
             name: {
                 measure: interval([draw[measure] for draw in draws[len(found)]])

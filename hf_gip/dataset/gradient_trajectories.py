@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from hf_gip.core.matrix import InMemoryMatrix, MatrixSource
 from hf_gip.dataset.cache import cache_folder, cached_gradients, check_shared_cache
-from hf_gip.dataset.inputs import plain_value
 from hf_gip.dataset.options import GRADIENT_FIELDS, WARMUP_FIELDS, GtpOptions
 from hf_gip.dataset.select import check_dataset
+from hf_gip.dataset.values import plain_value
 from hf_gip.distributed import rank_and_world, run_on_all, world_group
 from hf_gip.features.gradients import context_length
 from hf_gip.features.matrix_files import FileMatrix

@@ -17,9 +17,9 @@ from hf_gip.core.explain import GtpExplanation, explain_gtp
 from hf_gip.core.gtp import gtp, target_rows
 from hf_gip.core.matrix import ConcatenatedMatrix, RowRange
 from hf_gip.dataset.gradient_trajectories import Target, TrajectoryPlan, plan_trajectories
-from hf_gip.dataset.inputs import plain_value
 from hf_gip.dataset.options import GtpOptions
 from hf_gip.dataset.select import attach, check_dataset, check_pool_row, environment, report_picks, select_once, splits
+from hf_gip.dataset.values import plain_value
 from hf_gip.distributed import rank_and_world, world_group
 from hf_gip.features import progress
 from hf_gip.selection import Selection

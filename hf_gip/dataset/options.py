@@ -179,7 +179,7 @@ def _recorded(features: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
 def _make_plain(options: "SpiceOptions | GtpOptions") -> None:
     """Numbers of numpy and torch become Python's own, and the device is named."""
     from hf_gip.core.validation import check_device
-    from hf_gip.dataset.inputs import plain_options
+    from hf_gip.dataset.values import plain_options
 
     for name, value in plain_options(vars(options)).items():
         object.__setattr__(options, name, value)

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from hf_gip.core.explain import summarize_picks
 from hf_gip.core.metrics import captured_share
-from hf_gip.dataset.inputs import Problem, Signals
+from hf_gip.dataset.inputs import GipInputs, GipProblem
 from hf_gip.features.text import iter_texts, text_recipe
 from hf_gip.io import check_path, write_text_atomically
 from hf_gip.plots import plot_gains, plot_histogram, plot_map
@@ -151,7 +151,7 @@ def write_report(subset: Dataset, path: str | PathLike[str]) -> Path:
     if selection.context is not None:
         return selection.context.report(selection, path)
     pictures = [("What each pick added", plot_gains(selection))]
-    texts, columns = _texts(subset, selection.record) or [""] * len(subset), _own_columns(selection)
+    texts, columns = _read_texts(subset, selection.record) or [""] * len(subset), _own_columns(selection)
     return write_page(Path(path), selection, texts=texts, pictures=pictures, columns=columns)
 
 
@@ -166,52 +166,54 @@ def _own_columns(selection: Selection) -> dict[str, Sequence[Any]]:
     return {name: [f"{value:.4g}" for value in curve.tolist()] for name, curve in found.items()}
 
 
-def report_with_evidence(selection: Selection, signals: Signals, path: str | PathLike[str]) -> Path:
+def write_gip_page(
+    path: str | PathLike[str], selection: Selection, pool: Dataset, inputs: GipInputs, problem: GipProblem
+) -> Path:
     """The page with everything that the pool, its features and its scores can show."""
-    from hf_gip.dataset.evidence import GipEvidence
-
-    pool, features = signals.dataset, signals.features()
-    problem, asked = GipEvidence(signals).problem(selection), signals.queries(features)
-    columns, remarks = _reasons(selection, signals, problem)
+    features, picks = inputs.features.load().matrix, selection.indices
+    target = inputs.load_target(features)
+    columns, remarks = _summary_columns(selection, inputs, problem)
     random = None
-    if selection.record["parameters"]["objective"] == "projection" and signals.scores is None:
+    if selection.record["parameters"]["objective"] == "projection" and inputs.scores is None:
         noise = float(selection.record["parameters"]["noise"])
         random = _random_band(problem.rows(), problem.queries, len(selection), noise)
     pictures = [
         ("What each pick added, beside random subsets", plot_gains(selection, random=random)),
         (
             "The pool on its first two principal components, with the picks",
-            plot_map(features.matrix, selection, None if asked is None else asked.matrix),
+            plot_map(features, selection, None if target is None else target.matrix),
         ),
     ]
-    if signals.scores is not None:
-        for name, scores in zip(list(signals.options["scores"]), signals.scores.T, strict=True):
-            pictures.append((f"{name} of pool and picks", plot_histogram(scores, scores[selection.indices], name)))
-            columns[name] = [f"{value:g}" for value in scores[selection.indices].tolist()]
-    texts = _texts(pool, selection.record)
+    if inputs.scores is not None:
+        for name, scores in zip(inputs.scores.names, inputs.scores.values.T, strict=True):
+            pictures.append((f"{name} of pool and picks", plot_histogram(scores, scores[picks], name)))
+            columns[name] = [f"{value:g}" for value in scores[picks].tolist()]
+    texts = _read_texts(pool, selection.record)
     if texts is not None:
         lengths = torch.tensor([float(len(text)) for text in texts])
-        pictures.append(("Text lengths", plot_histogram(lengths, lengths[selection.indices], "characters")))
-    texts = [""] * len(selection) if texts is None else [texts[row] for row in selection.indices.tolist()]
+        pictures.append(("Text lengths", plot_histogram(lengths, lengths[picks], "characters")))
+    texts = [""] * len(selection) if texts is None else [texts[row] for row in picks.tolist()]
     return write_page(Path(path), selection, texts=texts, pictures=pictures, columns=columns, remarks=remarks)
 
 
-def _reasons(
-    selection: Selection, signals: Signals, problem: Problem
+def _summary_columns(
+    selection: Selection, inputs: GipInputs, problem: GipProblem
 ) -> tuple[dict[str, Sequence[Any]], dict[str, Sequence[str]]]:
     """Columns of the table: how new each pick was; what it served, and which earlier pick it repeats."""
-    found = summarize_picks(
-        selection, problem.matrix, problem.queries, precision=signals.precision(), names=problem.names
+    summary = summarize_picks(
+        selection, problem.matrix, problem.queries, precision=inputs.precision(), names=problem.query_names
     )
     picks = selection.indices.tolist()
     remarks: dict[str, Sequence[str]] = {}
-    if any(found.served):
-        remarks["serves"] = [", ".join(f"{query_name(q)} ({share:.0%})" for q, share in each) for each in found.served]
+    if any(summary.served):
+        remarks["serves"] = [
+            ", ".join(f"{query_name(query)} ({share:.0%})" for query, share in served) for served in summary.served
+        ]
     remarks["most like"] = [
-        f"row {picks[place]:,} ({cosine:.2f})" if place >= 0 else ""
-        for place, cosine in zip(found.most_similar.tolist(), found.cosine.tolist(), strict=True)
+        f"row {picks[rank]:,} ({cosine:.2f})" if rank >= 0 else ""
+        for rank, cosine in zip(summary.most_similar.tolist(), summary.cosine.tolist(), strict=True)
     ]
-    return {"new": [f"{share:.0%}" for share in found.novelty.tolist()]}, remarks
+    return {"new": [f"{share:.0%}" for share in summary.novelty.tolist()]}, remarks
 
 
 def _random_band(matrix: torch.Tensor, queries: torch.Tensor | None, k: int, noise: float) -> dict[int, list[float]]:
@@ -222,7 +224,7 @@ def _random_band(matrix: torch.Tensor, queries: torch.Tensor | None, k: int, noi
     return {size: [captured_share(matrix, queries, order[:size], noise) for order in orders] for size in sizes}
 
 
-def _texts(dataset: Dataset, record: Mapping[str, Any]) -> list[str] | None:
+def _read_texts(dataset: Dataset, record: Mapping[str, Any]) -> list[str] | None:
     """The texts that the rows were chosen by, else those of a known layout; None for rows of vectors alone."""
     features = record.get("features", {})
     if features.get("kind") == "text":

@@ -28,9 +28,9 @@ from hf_gip.core.explain import SpiceExplanation, explain_spice_candidate, expla
 from hf_gip.core.metrics import curvature, greedy_guarantee, random_sets, set_quality
 from hf_gip.core.spice import Fisher, spice, window_quotas
 from hf_gip.dataset.cache import cache_folder, cached_gradients
-from hf_gip.dataset.inputs import plain_value
 from hf_gip.dataset.options import SPICE_PARAMETERS, SpiceOptions
 from hf_gip.dataset.select import attach, check_dataset, check_pool_row, environment, report_picks, select_once, splits
+from hf_gip.dataset.values import plain_value
 from hf_gip.distributed import all_gather, rank_and_world, run_on_all, world_group
 from hf_gip.features.gradients import context_length
 from hf_gip.features.per_example_gradients import GradientRecipe, PerExampleGradients

@@ -91,9 +91,13 @@ def embed(
         raise ValueError("`dataset` must have at least one row, got 0: check the split or the filter before it.")
     texts = text_recipe(dataset, columns, template)
     check_device(device)
-    ref = resolve_encoder(encoder, device=device, encoder_id=encoder_id)
+    return embed_rows(dataset, texts, resolve_encoder(encoder, device=device, encoder_id=encoder_id))
+
+
+def embed_rows(dataset: Dataset, texts: TextRecipe, encoder: EncoderRef) -> Features:
+    """`embed` of rows whose recipe and encoder are resolved already; the arguments are not checked again."""
     pool = _Pool(dataset, texts)
-    matrix, identity = _through_cache(pool, ref)
+    matrix, identity = _through_cache(pool, encoder)
     recipe = {
         "kind": "text",
         "version": VERSION,
@@ -107,35 +111,15 @@ def embed(
     return Features(torch.from_numpy(matrix), recipe)
 
 
-def identify_encoder(
-    dataset: Dataset,
-    encoder: str | Encoder,
-    *,
-    columns: Sequence[str] | None = None,
-    template: str | None = None,
-    device: str | None = None,
-    encoder_id: str | None = None,
-) -> dict[str, Any]:
-    """What `embed` would record of the encoder, without computing the rows: equal where the vectors are.
+def identify_encoder(dataset: Dataset, texts: TextRecipe, encoder: EncoderRef) -> dict[str, Any]:
+    """What `embed_rows` would record of the encoder, without computing the rows: equal where the vectors are.
 
-    Args:
-        dataset: As for `embed`, and the others too.
-        encoder: An object without a state of its own is asked for some 32 texts of the dataset.
-        columns: Text columns, *optional*.
-        template: A format string, *optional*.
-        device: Torch device, *optional*.
-        encoder_id: What to know an encoder object by, *optional*, defaults to its weights or answers.
-
-    Returns:
-        Plain JSON.
+    An object without a state of its own is asked for some 32 texts of the dataset.
     """
-    ref = resolve_encoder(encoder, device=device, encoder_id=encoder_id)
-    if not ref.opaque:
-        return ref.identity
-    return _compare_answers(_Pool(dataset, text_recipe(dataset, columns, template)), ref).identity
+    return _compare_answers(_Pool(dataset, texts), encoder).identity if encoder.opaque else encoder.identity
 
 
-def embed_texts(texts: Sequence[str], encoder: str | Encoder, *, device: str | None = None) -> Float[Tensor, "m d"]:
+def embed_texts(texts: Sequence[str], encoder: EncoderRef) -> Float[Tensor, "m d"]:
     """Embed a few texts as unit vectors, without the cache.
 
     Raises:
@@ -145,7 +129,7 @@ def embed_texts(texts: Sequence[str], encoder: str | Encoder, *, device: str | N
         raise ValueError("`target` must hold at least one text, got none.")
     if blank := [i for i, text in enumerate(texts) if not text.strip()]:
         raise ValueError(f"`target` must hold no empty text, got {len(blank)}, first at position {blank[0]}: drop it.")
-    return torch.from_numpy(_encode(list(texts), resolve_encoder(encoder, device=device).load()))
+    return torch.from_numpy(_encode(list(texts), encoder.load()))
 
 
 class _Pool:
@@ -339,7 +323,7 @@ def _fill(pool: _Pool, missing: np.ndarray, state: _EncoderState, cached_width: 
         warnings.warn(
             f"`encoder` ({state.identity['encoder']}) does not answer with the cached vectors of these texts: they "
             "are embedded again.",
-            stacklevel=4,
+            stacklevel=5,
         )
     sample = _encode_sample(pool, missing, encoder) if state.sample is None else state.sample
     width, total = sample.vectors.shape[1], len(missing)

@@ -231,7 +231,7 @@ def _draw(selection: Any, path: Path) -> bool:
 
 
 def _compare_with_random(selection: Any) -> str | None:
-    compare = getattr(selection.context, "beside_random", None)
+    compare = getattr(selection.context, "compare_with_random", None)
     return None if compare is None else compare(selection)
 
 

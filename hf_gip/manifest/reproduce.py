@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import datasets
@@ -16,6 +15,7 @@ from hf_gip.manifest.schema import Manifest
 from hf_gip.manifest.verify import check_source
 
 if TYPE_CHECKING:
+    from hf_gip.dataset.gip_options import GipOptions
     from hf_gip.dataset.options import GtpOptions, SpiceOptions
     from hf_gip.selection import Selection, SelectionContext
 
@@ -164,7 +164,7 @@ def reselect(
     Returns:
         The selection made now.
     """
-    from hf_gip.dataset.gip_select import gip_select
+    from hf_gip.dataset.gip import gip_select
     from hf_gip.dataset.gtp import gtp_select
     from hf_gip.dataset.spice import spice_select
 
@@ -183,7 +183,7 @@ def recorded_context(manifest: Manifest, pool: Dataset, inputs: Inputs, picks: l
         inputs: What it only names.
         picks: The published picks.
     """
-    from hf_gip.dataset.evidence import recorded_evidence
+    from hf_gip.dataset.gip import GipContext
     from hf_gip.dataset.gradient_trajectories import plan_trajectories
     from hf_gip.dataset.gtp import GtpContext
     from hf_gip.dataset.spice import SpiceContext
@@ -191,7 +191,7 @@ def recorded_context(manifest: Manifest, pool: Dataset, inputs: Inputs, picks: l
 
     options, arguments = _recorded_call(manifest, inputs, picks, None)
     if manifest.method == "gip":
-        return recorded_evidence(pool, vars(options))
+        return GipContext.from_options(pool, options)
     if manifest.method == "gtp":
         return GtpContext(plan_trajectories(pool, **arguments, options=options))
     return SpiceContext(pool, resolve_model(**arguments, device=options.device), options)
@@ -199,14 +199,15 @@ def recorded_context(manifest: Manifest, pool: Dataset, inputs: Inputs, picks: l
 
 def _recorded_call(
     manifest: Manifest, inputs: Inputs, picks: list[int], device: str | None
-) -> "tuple[SimpleNamespace | SpiceOptions | GtpOptions, dict[str, Any]]":
+) -> "tuple[GipOptions | SpiceOptions | GtpOptions, dict[str, Any]]":
     """The options of the recorded call, and the arguments beside them: model, tokenizer and target of a proxy."""
+    from hf_gip.dataset.gip_options import GipOptions
     from hf_gip.dataset.options import GtpOptions, SpiceOptions
 
     parameters, recipe = manifest.parameters, manifest.recipe
     common: dict[str, Any] = {"id_column": manifest.source.id_column, "device": device}
     if manifest.method == "gip":
-        return SimpleNamespace(**_gip_arguments(manifest, inputs, picks), device=device), {}
+        return GipOptions.from_record(parameters, recipe, picks=picks, **_gip_inputs(recipe, inputs), **common), {}
     proxy = _proxy(manifest, inputs)
     if manifest.method == "spice":
         return SpiceOptions.from_record(parameters, recipe, **common), proxy
@@ -261,29 +262,15 @@ def _no_cached_selection() -> Iterator[None]:
 # --- GIP -------------------------------------------------------------------------------------------------------------
 
 
-def _gip_arguments(manifest: Manifest, inputs: Inputs, indices: list[int]) -> dict[str, Any]:
-    """The arguments of `gip_select`, from the manifest where it holds them; defaults as they were resolved then."""
-    recipe, scores, excluded = manifest.recipe, manifest.recipe.get("scores"), manifest.recipe.get("excluded")
-    limits = recipe.get("limits") or {}
+def _gip_inputs(recipe: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
+    """Target, exclusion, features and encoder as they were; None where the record holds them."""
+    features, excluded = recipe["features"], recipe.get("excluded")
     if not excluded:
         inputs.refuse("the subset was kept away from no rows", "exclude")
     return {
-        "objective": manifest.parameters["objective"],
-        "noise": manifest.parameters["noise"],
-        "scores": scores and (scores.get("weights") or scores["columns"]),
-        "scores_as": scores["as"] if scores else "precision",
-        "quality": scores["quality"] if scores and scores["as"] == "precision" else None,
-        "whiten": recipe["queries"].get("whitened", False),
-        "target_weight": recipe["queries"].get("weight"),
-        "cover_columns": (recipe.get("cover_columns") or {}).get("columns"),
-        **{name: limits.get(name) for name in ("group_column", "max_per_group", "min_per_group")},
-        **{name: limits.get(name) for name in ("max_tokens", "token_column")},
-        "initial_rows": indices[: limits.get("initial_rows", 0)] or None,
-        "id_column": manifest.source.id_column,
-        "target": _rows_or_vectors("target", recipe["queries"], inputs, recipe["features"]),
-        "exclude": excluded and _rows_or_vectors("exclude", excluded, inputs, recipe["features"]),
-        **({"exclude_threshold": excluded["above"]} if excluded else {}),
-        **_features(recipe["features"], inputs),
+        "target": _rows_or_vectors("target", recipe["queries"], inputs, features),
+        "exclude": _rows_or_vectors("exclude", excluded, inputs, features) if excluded else None,
+        **_features(features, inputs),
     }
 
 
@@ -299,18 +286,15 @@ def _rows_or_vectors(name: str, recipe: dict[str, Any], inputs: Inputs, features
     return value
 
 
-def _features(recipe: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """The arguments that say how rows become vectors."""
+def _features(recipe: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
+    """The vectors or the encoder, where the record only names them."""
     if recipe["kind"] == "matrix":
         vectors = inputs.require("features", "a matrix")
         _check_vectors("features", recipe, vectors)
         return {"features": vectors}
     by = "their texts" if recipe["kind"] == "text" else "a column of theirs"
     inputs.refuse(f"the rows were chosen by {by}", "features")
-    if recipe["kind"] == "column":
-        return {"features": recipe["column"]}
-    texts = {"template": recipe["template"]} if recipe["template"] else {"columns": recipe["columns"]}
-    return {**texts, "encoder": _encoder(recipe, inputs), "encoder_id": recipe.get("encoder_id")}
+    return {"encoder": _encoder(recipe, inputs)} if recipe["kind"] == "text" else {}
 
 
 def _encoder(recipe: Mapping[str, Any], inputs: Inputs) -> Any:
@@ -357,7 +341,7 @@ def _check_vectors(name: str, recipe: Mapping[str, Any], value: Any, column: str
     if recorded is None:
         return
     from hf_gip.dataset.columns import read_vectors
-    from hf_gip.dataset.inputs import as_matrix
+    from hf_gip.dataset.values import as_matrix
     from hf_gip.hashing import hash_array
 
     digest = None

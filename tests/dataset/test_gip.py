@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, config
 
 import hf_gip
 from hf_gip.core.gip import gip
-from hf_gip.dataset.register import register, unregister
+from hf_gip.dataset.gip import register, unregister
 
 WORDS = ["alpha", "beta", "gamma", "delta", "loop", "await", "list", "dict", "tree", "moon"]
 
@@ -214,7 +214,7 @@ def test_registering_is_idempotent_and_never_over_a_foreign_attribute(monkeypatc
 def test_bad_input_is_one_sentence_before_any_long_work(
     k: Any, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_gip.dataset.inputs.embed", lambda *_, **__: pytest.fail("embedded before checking"))
+    monkeypatch.setattr("hf_gip.dataset.inputs.embed_rows", lambda *_, **__: pytest.fail("embedded before checking"))
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         pool().gip_select(k, **({"encoder": "lexical"} | options))
 

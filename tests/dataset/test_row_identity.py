@@ -23,7 +23,8 @@ from tiny_models import tiny_model, tiny_rows, with_lora
 from tiny_trainers import exactly, tiny_llama, word_rows, word_tokenizer
 
 import hf_gip
-from hf_gip.dataset.inputs import DEFAULTS, gather_signals
+from hf_gip.dataset.gip_options import GipOptions
+from hf_gip.dataset.inputs import read_inputs
 from hf_gip.hashing import content_fingerprint, hash_json, hash_model, hash_rows
 
 GRADIENTS: dict[str, Any] = {"target_modules": "last_layer", "projection_dim": 8, "seed": 0}
@@ -204,8 +205,7 @@ def options_of(case: str) -> dict[str, Any]:
 
 def request(pool: Dataset, case: str, **options: Any) -> str:
     """The key of a `gip_select` call."""
-    defaults = {**DEFAULTS, "encoder": "lexical", "device": "cpu"}
-    return hash_json(gather_signals(pool, {**defaults, **options_of(case), **options}).request)
+    return hash_json(read_inputs(pool, GipOptions(encoder="lexical", **options_of(case), **options)).identity)
 
 
 def changed(pool: Dataset, column: str, row: int) -> Dataset:

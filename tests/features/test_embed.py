@@ -63,9 +63,9 @@ def test_a_thing_without_encode_is_refused() -> None:
 
 
 def test_targets_must_hold_text() -> None:
-    assert embed_texts(["a b", "c"], "lexical").shape == (2, 512)
+    assert embed_texts(["a b", "c"], resolve_encoder("lexical")).shape == (2, 512)
     with pytest.raises(ValueError, match=r"^`target` must hold no empty text, got 1, first at position 1: drop it\.$"):
-        embed_texts(["a", " "], "lexical")
+        embed_texts(["a", " "], resolve_encoder("lexical"))
 
 
 def test_the_lexical_encoder_sees_shared_words() -> None:

@@ -357,7 +357,7 @@ WRONG: dict[str, tuple[Callable[[list[str]], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-@pytest.mark.parametrize("call", [lambda e: embed(pool(40), e), lambda e: embed_texts(["tea"], e)])
+@pytest.mark.parametrize("call", [lambda e: embed(pool(40), e), lambda e: embed_texts(["tea"], resolve_encoder(e))])
 def test_an_answer_of_the_wrong_kind_is_one_sentence(name: str, call: Callable[[Any], Any]) -> None:
     answer, message = WRONG[name]
     encoder = Letters()
