@@ -61,7 +61,7 @@ def write_page(
         if len(values) != len(selection):
             raise ValueError(f"`{name}` must hold one value per pick ({len(selection)}), got {len(values)}.")
     record = selection.record
-    page = Template((files("hf_gip.page") / "page.html").read_text(encoding="utf-8")).substitute(
+    page = Template((files("hf_gip.dataset") / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(f"{len(selection):,} rows chosen by {record.get('method', 'a selector')}"),
         facts="".join(
             f"<span>{html.escape(name)}<b>{html.escape(value)}</b></span>" for name, value in _facts(selection)

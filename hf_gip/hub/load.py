@@ -78,7 +78,9 @@ def load_subset(
     several = len(named) > 1 and len({location.manifest.config_name for location in named}) == 1
     if split is not None or not several:
         named = filter_locations(locations, config_name, split, single=True)
-    subsets = {each.manifest.split: _load(published, each, source, token, verify) for each in named}
+    subsets: dict[Any, Dataset] = {
+        each.manifest.split: _load(published, each, source, token, verify) for each in named
+    }
     return DatasetDict(subsets) if len(subsets) > 1 else next(iter(subsets.values()))
 
 

@@ -15,8 +15,6 @@ from hf_gip.manifest.schema import Manifest
 from hf_gip.manifest.verify import check_source
 
 if TYPE_CHECKING:
-    from hf_gip.dataset.gip_options import GipOptions
-    from hf_gip.dataset.options import GtpOptions, SpiceOptions
     from hf_gip.selection import Selection, SelectionContext
 
 SAME_OBJECTIVE = 1e-4  # relative: what float32 on another machine may cost
@@ -199,8 +197,8 @@ def recorded_context(manifest: Manifest, pool: Dataset, inputs: Inputs, picks: l
 
 def _recorded_call(
     manifest: Manifest, inputs: Inputs, picks: list[int], device: str | None
-) -> "tuple[GipOptions | SpiceOptions | GtpOptions, dict[str, Any]]":
-    """The options of the recorded call, and the arguments beside them: model, tokenizer and target of a proxy."""
+) -> tuple[Any, dict[str, Any]]:
+    """The method's options as recorded, and the arguments beside them: model, tokenizer and target."""
     from hf_gip.dataset.gip_options import GipOptions
     from hf_gip.dataset.options import GtpOptions, SpiceOptions
 
