@@ -18,7 +18,7 @@ from transformers import Trainer
 
 from hf_gip.hashing import hash_rows
 from hf_gip.io import friendly_disk_errors
-from hf_gip.manifest.training_run import Epoch, Run, add_epoch, add_round
+from hf_gip.manifest.training_run import Epoch, TrainingRun, add_epoch, add_round
 
 from .features import projection
 from .pool import Pool
@@ -140,7 +140,7 @@ def _write(folder: Path, trainer: Trainer, pool: Pool, settings: dict[str, Any],
         "captured": chosen.captured,
         "record": dict(chosen.record),
     }
-    run = Run(
+    run = TrainingRun(
         model=described(trainer)["model"],
         pool_rows=len(pool),
         parameters=settings,

@@ -98,10 +98,8 @@ def main() -> None:
     console.print(str(report))
 
     subset.selection.plot().savefig(OUT / "gains.png", dpi=150)
-    from hf_gip.plots import plot_map
-
     vectors = hf_gip.embed(pool, encoder).matrix  # from the cache
-    plot_map(vectors, subset.selection).savefig(OUT / "map.png", dpi=150)
+    hf_gip.plot_map(vectors, subset.selection).savefig(OUT / "map.png", dpi=150)
     console.print(f"Saved to {OUT}/: subset, gains.png, map.png. Took {time.perf_counter() - started:.0f} s in all.")
     if not report.ok:
         raise SystemExit(1)

@@ -3,12 +3,11 @@
 import sys
 
 import hf_gip
-from hf_gip.dataset.loading import open_dataset
 
 SOURCE = sys.argv[1] if len(sys.argv) > 1 else "tatsu-lab/alpaca"
 JUDGES = ["score_gpt4o_mini", "score_llama31_8b", "score_mistral_7b"]
 
-pool = open_dataset(SOURCE)
+pool = hf_gip.open_dataset(SOURCE)
 pool = pool.select(range(min(5_000, len(pool))))
 judges = [name for name in JUDGES if name in pool.column_names]
 

@@ -3,11 +3,10 @@
 import sys
 
 import hf_gip
-from hf_gip.dataset.loading import open_dataset
 
 SOURCE, TEST, OUT = sys.argv[1:4]
 
-pool, test = open_dataset(SOURCE), open_dataset(TEST)
+pool, test = hf_gip.open_dataset(SOURCE), hf_gip.open_dataset(TEST)
 pool = pool.select(range(min(5_000, len(pool))))
 target = test["question"][:100]
 held_out = test["question"][100:]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hf_gip.dataset.gradient_trajectories import gradient_trajectories
     from hf_gip.dataset.gtp import gtp_select
     from hf_gip.dataset.llm_scoring import ChatEndpoint, LocalModel, score_with_llm
+    from hf_gip.dataset.loading import open_dataset
     from hf_gip.dataset.report import write_report
     from hf_gip.dataset.spice import spice_select
     from hf_gip.features.adam import adam_moments
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from hf_gip.hub.load import load_subset, reproduce, verify
     from hf_gip.hub.push import push_to_hub
     from hf_gip.manifest.writer import save_subset
+    from hf_gip.plots import plot_map
     from hf_gip.selection import Explanation, Selection
 
 __version__ = version("hf-gip")
@@ -57,6 +59,8 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "gtp_select": "hf_gip.dataset.gtp",
     "less": "hf_gip.core.baselines",
     "load_subset": "hf_gip.hub.load",
+    "open_dataset": "hf_gip.dataset.loading",
+    "plot_map": "hf_gip.plots",
     "push_to_hub": "hf_gip.hub.push",
     "score_with_llm": "hf_gip.dataset.llm_scoring",
     "rds": "hf_gip.core.baselines",
@@ -89,6 +93,8 @@ __all__ = [
     "gtp_select",
     "less",
     "load_subset",
+    "open_dataset",
+    "plot_map",
     "push_to_hub",
     "rds",
     "reproduce",

@@ -42,16 +42,21 @@ parser.add_argument("--encoder", help="'lexical', or a sentence-transformers id 
 parser.add_argument("--config", help="configuration of INPUT")
 parser.add_argument("--split", default="train", help="split of INPUT (default: train)")
 parser.add_argument("--revision", help="revision of INPUT")
-parser.add_argument("--no-include-rows", action="store_true", help="publish positions and hashes only")
-seen = parser.add_mutually_exclusive_group()
-seen.add_argument("--private", action="store_true", default=None, help="make a private repository")
-seen.add_argument(
+parser.add_argument(
+    "--include-rows",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="publish the rows, or positions and hashes only",
+)
+visibility = parser.add_mutually_exclusive_group()
+visibility.add_argument("--private", action="store_true", default=None, help="make a private repository")
+visibility.add_argument(
     "--public", dest="private", action="store_false", help="make a public one, whatever the rows' origin"
 )
 options = parser.parse_args()
 
 
-def listed(names: str | None) -> list[str] | None:
+def parse_list(names: str | None) -> list[str] | None:
     """`"a,b"` as a list."""
     return None if names is None else names.split(",")
 
@@ -66,16 +71,16 @@ try:
     subset = hf_gip.gip_select(
         pool,
         options.k,
-        scores=listed(options.scores),
+        scores=parse_list(options.scores),
         target=target,
-        columns=listed(options.columns),
+        columns=parse_list(options.columns),
         encoder=options.encoder,
     )
     commit = hf_gip.push_to_hub(
-        subset, options.output, include_rows=not options.no_rows, private=options.private, split="train"
+        subset, options.output, include_rows=options.include_rows, private=options.private, split="train"
     )
 except (ValueError, TypeError, OSError) as error:
     sys.exit(f"select-subset: {' '.join(str(error).split())}")
-shown = "private" if commit.private else "public"
-print(f"published {len(subset):,} of {len(pool):,} rows: {commit.commit_url} ({shown})")
+state = "private" if commit.private else "public"
+print(f"published {len(subset):,} of {len(pool):,} rows: {commit.commit_url} ({state})")
 print(f"check them: uv run verify-subset.py {options.output}")

@@ -42,7 +42,7 @@ from trl import (
 
 @dataclass
 class SelectionArguments:
-    """What the callback is told."""
+    """The callback's options."""
 
     k: int = field(default=1000, metadata={"help": "Rows in an epoch."})
     features: str = field(default="hidden", metadata={"help": "What the model says of a row."})
@@ -52,13 +52,13 @@ class SelectionArguments:
 
 def rows(name: str, config: str | None, split: str) -> Dataset:
     """One split of a dataset."""
-    found = load_dataset(name, config, split=split)
-    assert isinstance(found, Dataset)  # a split was named
-    return found
+    dataset = load_dataset(name, config, split=split)
+    assert isinstance(dataset, Dataset)  # a split was named
+    return dataset
 
 
 if __name__ == "__main__":
-    script, args, model, chosen = TrlParser(
+    script, args, model, selection = TrlParser(
         (ScriptArguments, SFTConfig, ModelConfig, SelectionArguments)  # pyright: ignore[reportArgumentType]
     ).parse_args_and_config()
     try:
@@ -68,8 +68,8 @@ if __name__ == "__main__":
             train_dataset=rows(script.dataset_name, script.dataset_config, script.dataset_train_split),
             peft_config=get_peft_config(model),
         )
-        target = None if chosen.target_name is None else rows(chosen.target_name, None, chosen.target_split)
-        trainer.add_callback(GIPSelectionCallback(trainer, k=chosen.k, features=chosen.features, target=target))
+        target = None if selection.target_name is None else rows(selection.target_name, None, selection.target_split)
+        trainer.add_callback(GIPSelectionCallback(trainer, k=selection.k, features=selection.features, target=target))
     except (ValueError, TypeError, OSError) as error:
         sys.exit(f"train-sft-gip: {' '.join(str(error).split())}")
     trainer.train()

@@ -40,9 +40,9 @@ try:
     print(report)
     good = report.ok
     if good and options.reproduce:
-        again = hf_gip.reproduce(options.input, revision=options.revision, source=options.source)
-        print(again)
-        good = again.ok
+        reproduction = hf_gip.reproduce(options.input, revision=options.revision, source=options.source)
+        print(reproduction)
+        good = reproduction.ok
 except (ValueError, TypeError, OSError) as error:
     sys.exit(f"verify-subset: {' '.join(str(error).split())}")
 sys.exit(0 if good else 1)

@@ -6,6 +6,6 @@ from pathlib import Path
 
 
 def table(page: Path) -> dict:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
-    assert found is not None
-    return json.loads(found[1])
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert match is not None
+    return json.loads(match[1])

@@ -23,7 +23,7 @@ from hf_gip.features import embed as embedding
 from hf_gip.features.bergson import bergson_rows
 from hf_gip.features.gradient_store import open_store
 from hf_gip.features.matrix_files import npy_rows, safetensors_rows
-from hf_gip.manifest.reader import read_selection
+from hf_gip.manifest.reader import read_selection_table
 from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, SELECTION_PATH, parse_manifest
 from hf_gip.manifest.training_run import read_run, verify_run
 from hf_gip.selection import Selection
@@ -132,7 +132,7 @@ def test_a_selection_file_of_other_columns_is_refused(folder: Path, tmp_path: Pa
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(folder, copy)
     selection_file(copy / SELECTION_PATH, **table)
-    refuses(lambda: read_selection(copy / SELECTION_PATH))
+    refuses(lambda: read_selection_table(copy / SELECTION_PATH))
     assert not hf_gip.verify(copy, source=saved_subset.pool()).ok
 
 

@@ -90,7 +90,7 @@ def test_ctrl_c_is_one_sentence_and_the_same_command_goes_on(tmp_path: Path) -> 
         "embed.SHARD_ROWS = 50\nplain = E.encode\n"
         "def encode(self, sentences):\n    time.sleep(float(os.environ['PAUSE']))\n"
         "    return plain(self, sentences)\nE.encode = encode\n"
-        "from hf_gip.cli import main\nmain()\n"
+        "from hf_gip.cli.app import main\nmain()\n"
     )
     words = ["select", "p.parquet", "--k", "5", "--encoder", "lexical", "--out", "out"]
     environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}

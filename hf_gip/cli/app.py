@@ -1,4 +1,4 @@
-"""The command line."""
+"""The program `hf-gip`: its commands, and every mistake as one sentence."""
 
 import re
 import signal
@@ -30,11 +30,6 @@ PROGRAM.command("explain")(explain_command)
 PROGRAM.command("report")(report_command)
 
 
-@PROGRAM.callback()
-def _commands() -> None:
-    """Keep the commands' names also while there is only one."""
-
-
 class Stopped(BaseException):
     """The user pressed Ctrl-C."""
 
@@ -58,31 +53,35 @@ def main() -> None:
     except (ValueError, TypeError, OSError, ImportError, DatasetsError) as error:
         cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error  # it has the reason
         sentence = " ".join(str(cause).split()) or type(cause).__name__
-        typer.echo(f"hf-gip: {in_its_words(sentence, sys.argv[1:2])}", err=True)
+        typer.echo(f"hf-gip: {arguments_as_flags(sentence, sys.argv[1:2])}", err=True)
         raise SystemExit(2) from None
 
 
-def in_its_words(sentence: str, command: list[str]) -> str:
-    """What Python's doors say of their arguments, said of the command's options: `id_column` becomes `--id-column`."""
-    found = getattr(typer.main.get_command(PROGRAM), "commands", {}).get(*command or [""])
-    options = [each for each in getattr(found, "params", []) if each.param_type_name == "option"]
-    flags = {
-        each.name: max(each.opts, key=len) for each in options if not each.secondary_opts
-    }  # not --include-rows/--no-include-rows
-    if "out" in flags:
-        flags["folder"] = flags["out"]
+def arguments_as_flags(sentence: str, command: list[str]) -> str:
+    """A sentence about a Python function's arguments, with the flags of the `command` that have their names.
 
-    def word(match: re.Match[str]) -> str:
-        flag, value = flags.get(match["name"]), (match["value"] or "").strip("\"'")
-        if flag is None or value == "None":
+    `id_column` in it becomes `--id-column`, and `device='cpu'` becomes `--device cpu`. A name that is no option of
+    this command stays as it is.
+    """
+    parameters = getattr(PROGRAM_COMMANDS.get(*command or [""]), "params", [])
+    options = {each.name: each for each in parameters if each.param_type_name == "option"}
+
+    def flag(match: re.Match[str]) -> str:
+        option, value = options.get(match["name"]), match["value"]
+        if option is None:
             return match[0]
-        value = f'"{value}"' if "*" in value else value  # a shell would look for files of that name
-        if value == "False":
-            return f"no `{flag}`"
-        return f"`{flag} {value}`" if value not in ("", "True") else f"`{flag}`"
+        on = max(option.opts, key=len)
+        if option.is_flag:
+            off = option.secondary_opts[0] if option.secondary_opts else None
+            return f"no `{on}`" if value == "False" and off is None else f"`{off if value == 'False' else on}`"
+        if value is None or value in ("True", "False"):
+            return f"`{on}`" if value is None else match[0]
+        return f"`{on} {value if '*' in value else value[1:-1]}`"  # a shell would look for files of such a name
 
-    sentence = sentence.replace("`update_every=None`", "`--frozen-proxy`").replace("=[…]`", '="…"`')
-    return re.sub(r"`(?P<name>\w+)(=(?P<value>\"[^\"`]+\"|'[^'`]+'|True|False))?`", word, sentence)
+    return re.sub(r"`(?P<name>\w+)(=(?P<value>True|False|\[…\]|\"[^\"`]+\"|'[^'`]+'))?`", flag, sentence)
+
+
+PROGRAM_COMMANDS = getattr(typer.main.get_command(PROGRAM), "commands", {})
 
 
 def _stop(*_: object) -> None:

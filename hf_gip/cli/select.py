@@ -1,160 +1,160 @@
-"""`hf-gip select`, `spice` and `gtp`."""
+"""`hf-gip select`, `spice` and `gtp`: choose rows and save them."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from datasets import Dataset
 
 from hf_gip.cli.options import (
+    BatchSize,
     Config,
     Device,
+    ExcludeConfig,
+    ExcludeSplit,
     IdColumn,
+    IncludeRows,
     K,
+    MaxLength,
     Out,
+    Private,
     Proxy,
     Revision,
-    Rows,
+    Seed,
+    SelectEncoder,
+    SelectFeatures,
+    SelectTarget,
     Source,
     Split,
+    TargetConfig,
+    TargetModules,
+    TargetSplit,
     TextColumns,
+    column_or_npy,
+    defaults,
+    open_excluded,
+    open_target,
+    open_target_rows,
+    parse_floats,
+    parse_list,
+    parse_quotas,
+    parse_weights,
     read_pool,
-    save_and_tell,
-    show_picks,
+    save_result,
 )
+from hf_gip.dataset.gip_options import GipOptions
+from hf_gip.dataset.options import GtpOptions, SpiceOptions
+
+GIP, SPICE, GTP = defaults(GipOptions), defaults(SpiceOptions), defaults(GtpOptions)
 
 
 def select_command(
-    source: Annotated[
-        str, typer.Argument(help="A Hub id, a .parquet, .jsonl, .csv … file, or a save_to_disk folder.")
-    ],
-    k: Annotated[int, typer.Option("--k", help="How many rows to choose.")],
+    source: Source,
+    k: K,
     out: Annotated[Path | None, typer.Option("--out", help="A new or empty folder for the result.")] = None,
     push_to: Annotated[
         str | None, typer.Option("--push-to", help="A dataset repository for the result, such as me/rows.")
     ] = None,
-    private: Annotated[
-        bool | None,
-        typer.Option(
-            "--private/--public", help="Of a new repository; private unless all rows are known to be public."
-        ),
-    ] = None,
-    scores: Annotated[str | None, typer.Option(help="Numeric columns, larger is better: a,b or a=2,b=1.")] = None,
+    private: Private = None,
+    scores: Annotated[
+        str | None, typer.Option(help="Numeric columns, larger is better: a,b or a=2,b=1.")
+    ] = GIP.scores,
     scores_as: Annotated[
         Literal["precision", "queries"], typer.Option(help="How far rows are trusted, or what is wanted.")
-    ] = "precision",
-    target: Annotated[str | None, typer.Option(help="What the rows should serve: a dataset, a file, or .npy.")] = None,
-    target_split: Annotated[str | None, typer.Option(help="Split of the target; train, where it has splits.")] = None,
-    target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="Text columns to embed, instead of the detected ones: a,b.")
-    ] = None,
-    template: Annotated[str | None, typer.Option(help="A text with column names in braces, instead.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="'lexical', or a sentence-transformers id or folder.")] = None,
-    features: Annotated[str | None, typer.Option(help="Ready vectors: a column, or a .npy file.")] = None,
+    ] = GIP.scores_as,
+    target: SelectTarget = GIP.target,
+    target_split: TargetSplit = None,
+    target_config: TargetConfig = None,
+    columns: TextColumns = GIP.columns,
+    template: Annotated[str | None, typer.Option(help="A text with column names in braces, instead.")] = GIP.template,
+    encoder: SelectEncoder = GIP.encoder,
+    features: SelectFeatures = GIP.features,
     objective: Annotated[
         Literal["projection", "information"], typer.Option(help="Captured energy, or log-det information.")
-    ] = "projection",
-    noise: Annotated[float | None, typer.Option(help="Ridge in units of the rows' mean energy.")] = None,
-    diversity: Annotated[float | None, typer.Option(help="0 (most relevant) to 1 (most spread).")] = None,
-    quality: Annotated[float | None, typer.Option(help="Weight of the scores: 0 ignores them, 1 by default.")] = None,
-    target_weight: Annotated[float | None, typer.Option(help="Share of the target against the pool, up to 1.")] = None,
+    ] = GIP.objective,
+    noise: Annotated[float | None, typer.Option(help="Ridge in units of the rows' mean energy.")] = GIP.noise,
+    diversity: Annotated[float | None, typer.Option(help="0 (most relevant) to 1 (most spread).")] = GIP.diversity,
+    quality: Annotated[
+        float | None, typer.Option(help="Weight of the scores: 0 ignores them, 1 by default.")
+    ] = GIP.quality,
+    target_weight: Annotated[
+        float | None, typer.Option(help="Share of the target against the pool, up to 1.")
+    ] = GIP.target_weight,
     cover_columns: Annotated[
         str | None, typer.Option(help="Categorical columns to cover: source or source=2,lang=1.")
-    ] = None,
-    group_column: Annotated[str | None, typer.Option(help="A column of groups for the quotas.")] = None,
-    max_per_group: Annotated[str | None, typer.Option(help="Most rows a group: 50, or forum=50,wiki=20.")] = None,
-    min_per_group: Annotated[str | None, typer.Option(help="Fewest rows a group, likewise.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of all rows; --k is then a ceiling.")] = None,
-    token_column: Annotated[str | None, typer.Option(help="A column of token counts.")] = None,
-    exclude: Annotated[str | None, typer.Option(help="Stay away from this: a dataset, a file, or .npy.")] = None,
-    exclude_split: Annotated[str | None, typer.Option(help="Its split; test, where it has splits.")] = None,
-    exclude_config: Annotated[str | None, typer.Option(help="Its configuration.")] = None,
-    exclude_threshold: Annotated[float, typer.Option(help="How close is too close, as a cosine.")] = 0.9,
-    id_column: Annotated[str | None, typer.Option(help="A column that names the rows.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the source.")] = "train",
-    config: Annotated[str | None, typer.Option(help="Configuration of the source.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the source on the Hub.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; a GPU where there is one.")] = None,
-    rows: Annotated[
-        bool, typer.Option("--include-rows/--no-include-rows", help="Save the rows, or positions and hashes only.")
-    ] = True,
+    ] = GIP.cover_columns,
+    group_column: Annotated[str | None, typer.Option(help="A column of groups for the quotas.")] = GIP.group_column,
+    max_per_group: Annotated[
+        str | None, typer.Option(help="Most rows a group: 50, or forum=50,wiki=20.")
+    ] = GIP.max_per_group,
+    min_per_group: Annotated[str | None, typer.Option(help="Fewest rows a group, likewise.")] = GIP.min_per_group,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of all rows; --k is then a ceiling.")
+    ] = GIP.max_tokens,
+    token_column: Annotated[str | None, typer.Option(help="A column of token counts.")] = GIP.token_column,
+    exclude: Annotated[
+        str | None, typer.Option(help="Stay away from this: a dataset, a file, or .npy.")
+    ] = GIP.exclude,
+    exclude_split: ExcludeSplit = None,
+    exclude_config: ExcludeConfig = None,
+    exclude_threshold: Annotated[
+        float, typer.Option(help="How close is too close, as a cosine.")
+    ] = GIP.exclude_threshold,
+    id_column: IdColumn = GIP.id_column,
+    split: Split = "train",
+    config: Config = None,
+    revision: Revision = None,
+    device: Device = GIP.device,
+    include_rows: IncludeRows = True,
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
-    from hf_gip.cli.options import (
-        check_counts,
-        names,
-        open_excluded,
-        open_target,
-        quotas,
-        read_pool,
-        save_and_tell,
-        show_picks,
-        vectors,
-        weighed,
-    )
-    from hf_gip.cli.output import console
+    arguments = locals()
+    from hf_gip.cli.output import show
+    from hf_gip.core.validation import check_int
     from hf_gip.dataset.gip import gip_select
     from hf_gip.dataset.loading import describe_source
+    from hf_gip.hub.push import push_to_hub
     from hf_gip.manifest.writer import check_rebuildable
 
-    _check_where(out, push_to)
-    check_counts(max_tokens=max_tokens)
-    terminal = console()
-    pool = read_pool(source, terminal, split=split, config=config, revision=revision)
-    if not rows:
+    _check_destination(out, push_to)
+    if max_tokens is not None:
+        check_int("max_tokens", max_tokens)  # before the source is read
+    pool = read_pool(source, split=split, config=config, revision=revision)
+    if not include_rows:
         check_rebuildable(describe_source(pool))
-    options: dict[str, Any] = {
-        "scores": weighed(scores),
-        "scores_as": scores_as,
+    options = {name: arguments[name] for name in vars(GIP) if name in arguments} | {
+        "scores": parse_weights(scores),
         "target": open_target(target, split=target_split, config=target_config),
-        "features": vectors(features) if features is not None and features.endswith(".npy") else features,
-        "columns": names(columns),
-        "template": template,
-        "encoder": encoder,
-        "objective": objective,
-        "noise": noise,
-        "diversity": diversity,
-        "quality": quality,
-        "target_weight": target_weight,
-        "cover_columns": weighed(cover_columns),
-        "group_column": group_column,
-        "max_per_group": quotas(max_per_group),
-        "min_per_group": quotas(min_per_group),
-        "max_tokens": max_tokens,
-        "token_column": token_column,
+        "features": column_or_npy(features),
+        "columns": parse_list(columns),
+        "cover_columns": parse_weights(cover_columns),
+        "max_per_group": parse_quotas(max_per_group),
+        "min_per_group": parse_quotas(min_per_group),
         "exclude": open_excluded(exclude, split=exclude_split, config=exclude_config),
-        "exclude_threshold": exclude_threshold,
-        "id_column": id_column,
-        "device": device,
     }
-    started = time.perf_counter()
-    subset = gip_select(pool, k, **options)
-    show_picks(subset, started, terminal)
+    subset = _select(gip_select, pool, k, options)
     if out is not None:
-        save_and_tell(subset, out, terminal, rows=rows)
+        save_result(subset, out, include_rows=include_rows)
     if push_to is not None:
-        from rich.text import Text
-
-        from hf_gip.hub.push import push_to_hub
-
-        done = push_to_hub(subset, push_to, include_rows=rows, private=private, split="train")
-        shown = "private" if done.private else "public"
-        terminal.print(Text(f"Published {done.commit_url} ({shown}): check it with `hf-gip verify {push_to}`."))
+        commit = push_to_hub(subset, push_to, include_rows=include_rows, private=private, split="train")
+        visibility = "private" if commit.private else "public"
+        show(f"Published {commit.commit_url} ({visibility}): check it with `hf-gip verify {push_to}`.")
 
 
-def _check_where(out: Path | None, push_to: str | None) -> None:
-    """Raise unless there is a place for the result.
+def _check_destination(out: Path | None, push_to: str | None) -> None:
+    """Raise unless the result can go somewhere.
 
     Raises:
-        ValueError: If none was named.
+        ValueError: If nothing was named.
     """
     from hf_gip.manifest.writer import check_empty
 
     if out is None and push_to is None:
         raise ValueError("the result must go somewhere: give `--out FOLDER`, `--push-to me/rows`, or both.")
     if out is not None:
-        check_empty(out)
+        check_empty("--out", out)
 
 
 def spice_command(
@@ -162,80 +162,76 @@ def spice_command(
     k: K,
     out: Out,
     model: Proxy,
-    columns: TextColumns = None,
-    target_modules: Annotated[
-        str, typer.Option(help="Whose gradients: lora, last_layer, hidden, or a pattern of layer names.")
-    ] = "lora",
-    window: Annotated[int, typer.Option(help="Rows looked at together; 0: all at once, with --frozen-proxy.")] = 120,
-    update_every: Annotated[int, typer.Option(help="Rows chosen per training step of the proxy.")] = 10,
-    frozen: Annotated[
-        bool, typer.Option("--frozen-proxy", help="Leave the proxy as it is; its gradients are kept.")
+    columns: TextColumns = SPICE.columns,
+    target_modules: TargetModules = SPICE.target_modules,
+    window: Annotated[
+        int, typer.Option(help="Rows compared with each other; 0: all at once, with --frozen-proxy.")
+    ] = SPICE.window,
+    update_every: Annotated[
+        int, typer.Option(help="Rows chosen per training step of the proxy.")
+    ] = SPICE.update_every,
+    frozen_proxy: Annotated[
+        bool, typer.Option("--frozen-proxy", help="Leave the proxy as it is; its gradients are cached.")
     ] = False,
-    conflict_penalty: Annotated[float, typer.Option(help="Weight of the conflict; 0 is D-optimal design.")] = 0.1,
+    conflict_penalty: Annotated[
+        float, typer.Option(help="Weight of the conflict; 0 is D-optimal design.")
+    ] = SPICE.conflict_penalty,
     stop_ratio: Annotated[
         float | None, typer.Option(help="Leave a window at this share of its first gain: fewer than k rows.")
-    ] = None,
+    ] = SPICE.stop_ratio,
     fisher: Annotated[
         Literal["full", "diagonal", "diagonal_g4"], typer.Option(help="The Fisher matrix, or approximations.")
-    ] = "full",
-    max_length: Annotated[int, typer.Option(help="Tokens per row at most.")] = 2048,
-    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the shuffle, the LoRA layers and the projection.")] = 0,
-    id_column: IdColumn = None,
+    ] = SPICE.fisher,
+    max_length: MaxLength = SPICE.max_length,
+    batch_size: BatchSize = SPICE.batch_size,
+    seed: Seed = SPICE.seed,
+    id_column: IdColumn = SPICE.id_column,
     split: Split = "train",
     config: Config = None,
     revision: Revision = None,
-    device: Device = None,
-    rows: Rows = True,
+    device: Device = SPICE.device,
+    include_rows: IncludeRows = True,
 ) -> None:
     """Choose the k rows with the most Fisher information and the least gradient conflict, by a proxy's gradients."""
-    from hf_gip.cli.options import check_counts, names
-    from hf_gip.cli.output import console
+    arguments = locals()
     from hf_gip.dataset.spice import spice_select
     from hf_gip.manifest.writer import check_empty
 
-    check_empty(out)
-    check_counts(max_length=max_length, batch_size=batch_size)
-    _check_windows(window, update_every, frozen, stop_ratio)
-    terminal = console()
-    pool = read_pool(source, terminal, split=split, config=config, revision=revision)
-    options: dict[str, Any] = {
-        "columns": names(columns),
-        "target_modules": target_modules,
+    _check_windows(window, update_every, frozen_proxy, stop_ratio, target_modules)
+    options = {name: arguments[name] for name in vars(SPICE) if name in arguments} | {
+        "columns": parse_list(columns),
         "window": window or None,
-        "update_every": None if frozen else update_every,
-        "conflict_penalty": conflict_penalty,
-        "stop_ratio": stop_ratio,
-        "fisher": fisher,
-        "max_length": max_length,
-        "batch_size": batch_size,
-        "seed": seed,
-        "id_column": id_column,
-        "device": device,
+        "update_every": None if frozen_proxy else update_every,
     }
-    started = time.perf_counter()
-    subset = spice_select(pool, k, model=model, **options)
-    show_picks(subset, started, terminal)
-    save_and_tell(subset, out, terminal, rows=rows)
+    check_empty("--out", out)
+    SpiceOptions(**options)  # checks them before the source is read
+    pool = read_pool(source, split=split, config=config, revision=revision)
+    save_result(_select(spice_select, pool, k, {"model": model, **options}), out, include_rows=include_rows)
 
 
-def _check_windows(window: int, update_every: int, frozen: bool, stop_ratio: float | None) -> None:
-    """Raise unless the options of the windows are in range and go together; said in the words of the command line.
+def _check_windows(
+    window: int, update_every: int, frozen_proxy: bool, stop_ratio: float | None, target_modules: str
+) -> None:
+    """Check what Python says with None and the command line with another flag.
 
     Raises:
-        ValueError: If one is out of range, or all rows at once are asked for with a proxy in training.
+        ValueError: If an option is out of range, or needs a proxy that is not trained.
     """
     if stop_ratio is not None and not 0 < stop_ratio < 1:
         raise ValueError(f"`--stop-ratio` must be between 0 and 1, got {stop_ratio}: leave it out never to stop.")
     if window < 0:
         raise ValueError(f"`--window` must be a whole number of rows, or 0 for all at once, got {window}.")
-    if update_every < 1 and not frozen:
+    if frozen_proxy:
+        return
+    if update_every < 1:
         raise ValueError(
             f"`--update-every` must be at least 1, got {update_every}: for a proxy left as it is, add "
             "`--frozen-proxy`."
         )
-    if not window and not frozen:
+    if not window:
         raise ValueError("`--window 0`, all rows at once, needs a proxy that stays as it is: add `--frozen-proxy`.")
+    if target_modules == "hidden":
+        raise ValueError("`--target-modules hidden` are no weights to train: add `--frozen-proxy`.")
 
 
 def gtp_command(
@@ -244,71 +240,67 @@ def gtp_command(
     out: Out,
     model: Proxy,
     target: Annotated[
-        str | None, typer.Option(help="What the rows should serve: a dataset or a file; the pool itself unless told.")
+        str | None, typer.Option(help="What the rows should serve: a dataset or a file; by default the pool itself.")
     ] = None,
-    target_split: Annotated[str | None, typer.Option(help="Split of the target; train, where it has splits.")] = None,
-    target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
-    columns: TextColumns = None,
-    target_modules: Annotated[
-        str, typer.Option(help="Whose gradients: lora, last_layer, or a pattern of layer names.")
-    ] = "lora",
+    target_split: TargetSplit = None,
+    target_config: TargetConfig = None,
+    columns: TextColumns = GTP.columns,
+    target_modules: TargetModules = GTP.target_modules,
     subspace: Annotated[
         Literal["random", "snapshots"], typer.Option(help="A sketch, or the directions in which the weights move.")
-    ] = "random",
-    projection_dim: Annotated[int, typer.Option(help="Width per checkpoint at most.")] = 4096,
+    ] = GTP.subspace,
+    projection_dim: Annotated[int, typer.Option(help="Width per checkpoint at most.")] = GTP.projection_dim,
     adam: Annotated[
         bool, typer.Option("--adam", help="The pool's gradients through Adam's moments, as in LESS.")
-    ] = False,
-    warmup_fraction: Annotated[float, typer.Option(help="Part of the pool that the warm-up run trains on.")] = 0.05,
-    warmup_epochs: Annotated[int, typer.Option(help="Passes of the warm-up run, a checkpoint after each.")] = 4,
-    warmup_learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 2e-5,
+    ] = GTP.adam,
+    warmup_fraction: Annotated[
+        float, typer.Option(help="Part of the pool that the warm-up run trains on.")
+    ] = GTP.warmup_fraction,
+    warmup_epochs: Annotated[
+        int, typer.Option(help="Passes of the warm-up run, a checkpoint after each.")
+    ] = GTP.warmup_epochs,
+    warmup_learning_rate: Annotated[float, typer.Option(help="Its peak.")] = GTP.warmup_learning_rate,
     checkpoints: Annotated[
         list[str] | None, typer.Option("--checkpoint", help="A Trainer's checkpoint folder instead; repeat it.")
-    ] = None,
+    ] = GTP.checkpoints,
     learning_rates: Annotated[
         str | None, typer.Option(help="Learning rate of each, where the Trainer logged none: 1e-5,5e-6.")
-    ] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens per row at most.")] = 2048,
-    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the warm-up run, the LoRA layers and the projection.")] = 0,
-    id_column: IdColumn = None,
+    ] = GTP.learning_rates,
+    max_length: MaxLength = GTP.max_length,
+    batch_size: BatchSize = GTP.batch_size,
+    seed: Seed = GTP.seed,
+    id_column: IdColumn = GTP.id_column,
     split: Split = "train",
     config: Config = None,
     revision: Revision = None,
-    device: Device = None,
-    rows: Rows = True,
+    device: Device = GTP.device,
+    include_rows: IncludeRows = True,
 ) -> None:
     """Choose k rows, with weights, whose gradients together follow a target's along a training run."""
-    from hf_gip.cli.options import check_counts, names, numbers, open_target_rows
-    from hf_gip.cli.output import console
+    arguments = locals()
+    from hf_gip.core.validation import check_int
     from hf_gip.dataset.gtp import gtp_select
     from hf_gip.manifest.writer import check_empty
 
-    check_empty(out)
-    check_counts(
-        projection_dim=projection_dim, warmup_epochs=warmup_epochs, max_length=max_length, batch_size=batch_size
-    )
-    terminal = console()
-    pool = read_pool(source, terminal, split=split, config=config, revision=revision)
-    options: dict[str, Any] = {
-        "target": open_target_rows(target, split=target_split, config=target_config),
-        "columns": names(columns),
-        "target_modules": target_modules,
-        "subspace": subspace,
-        "projection_dim": projection_dim,
-        "adam": adam,
-        "warmup_fraction": warmup_fraction,
-        "warmup_epochs": warmup_epochs,
-        "warmup_learning_rate": warmup_learning_rate,
+    options = {name: arguments[name] for name in vars(GTP) if name in arguments} | {
+        "columns": parse_list(columns),
         "checkpoints": checkpoints or None,
-        "learning_rates": numbers(learning_rates),
-        "max_length": max_length,
-        "batch_size": batch_size,
-        "seed": seed,
-        "id_column": id_column,
-        "device": device,
+        "learning_rates": parse_floats(learning_rates),
     }
+    check_empty("--out", out)
+    check_int("projection_dim", projection_dim)  # None, which Python takes, is no word here
+    GtpOptions(**options)  # checks them before the source is read
+    pool = read_pool(source, split=split, config=config, revision=revision)
+    rows = open_target_rows(target, split=target_split, config=target_config)
+    subset = _select(gtp_select, pool, k, {"model": model, "target": rows, **options})
+    save_result(subset, out, include_rows=include_rows)
+
+
+def _select(function: Callable[..., Dataset], pool: Dataset, k: int, options: dict[str, Any]) -> Dataset:
+    """The subset, and what was reached."""
+    from hf_gip.cli.output import show_picks
+
     started = time.perf_counter()
-    subset = gtp_select(pool, k, model=model, **options)
-    show_picks(subset, started, terminal)
-    save_and_tell(subset, out, terminal, rows=rows)
+    subset = function(pool, k, **options)
+    show_picks(subset, started)
+    return subset

@@ -1,37 +1,39 @@
-"""`hf-gip push`, `load`, `verify` and `reproduce`."""
+"""`hf-gip push`, `load`, `verify` and `reproduce`: saved and published subsets."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from datasets import Dataset, DatasetDict
 
 from hf_gip.cli.options import (
     Checkpoints,
+    Device,
     Encoder,
     Exclude,
     ExcludeConfig,
     ExcludeSplit,
     Features,
+    IncludeRows,
     Model,
+    Private,
+    SubsetConfig,
+    SubsetRevision,
+    SubsetSplit,
     Target,
     TargetConfig,
     TargetSplit,
+    load_npy,
+    open_excluded,
+    open_target,
 )
 
 
 def push_command(
     folder: Annotated[str, typer.Argument(help="A folder written by `hf-gip select` or `save_subset`.")],
     repo: Annotated[str, typer.Argument(help="A dataset repository, such as me/alpaca-gip-1k.")],
-    rows: Annotated[
-        bool, typer.Option("--include-rows/--no-include-rows", help="Publish the rows, or positions and hashes only.")
-    ] = True,
-    private: Annotated[
-        bool | None,
-        typer.Option(
-            "--private/--public", help="Of a new repository; private unless all rows are known to be public."
-        ),
-    ] = None,
+    include_rows: IncludeRows = True,
+    private: Private = None,
     revision: Annotated[str | None, typer.Option(help="The branch; made where it does not exist.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     config_name: Annotated[
@@ -40,21 +42,26 @@ def push_command(
     message: Annotated[str | None, typer.Option(help="The commit's message.")] = None,
 ) -> None:
     """Publish a saved subset with its proof in one commit; the token is the one of `hf auth login` or HF_TOKEN."""
-    from rich.text import Text
-
-    from hf_gip.cli.output import console
+    from hf_gip.cli.output import show
     from hf_gip.hub.push import push_to_hub
 
-    options: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr}
-    for name, split, subset in _subsets(folder, config_name):
-        done = push_to_hub(
-            subset, repo, include_rows=rows, config_name=name, split=split, commit_message=message, **options
+    for name, split, subset in _configurations(folder, config_name):
+        commit = push_to_hub(
+            subset,
+            repo,
+            include_rows=include_rows,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            config_name=name,
+            split=split,
+            commit_message=message,
         )
-        shown = "private" if done.private else "public"
-        console().print(Text(f"Published {done.commit_url} ({shown}): check it with `hf-gip verify {repo}`."))
+        visibility = "private" if commit.private else "public"
+        show(f"Published {commit.commit_url} ({visibility}): check it with `hf-gip verify {repo}`.")
 
 
-def _subsets(folder: str, config_name: str | None) -> "list[tuple[str, str | None, Dataset | DatasetDict]]":
+def _configurations(folder: str, config_name: str | None) -> list[tuple[str, str | None, Dataset | DatasetDict]]:
     """What a folder holds, each configuration with the name to publish it under, checked before any is published.
 
     Of a folder with one configuration `config_name` is its new name, of one with several the one that is meant.
@@ -62,57 +69,52 @@ def _subsets(folder: str, config_name: str | None) -> "list[tuple[str, str | Non
     Raises:
         ValueError: If something is not what its manifest says, or there are several and none of that name.
     """
-    from datasets import DatasetDict
+    from hf_gip.hub.load import load_subset, resolve
 
-    from hf_gip.hub.load import load_subset, locate
-
-    slots = locate(folder, revision=None, token=None).slots()
-    found = sorted(
-        {slot.manifest.config_name for slot in slots}, key=lambda name: name != slots[0].manifest.config_name
-    )
-    if len(found) > 1 and config_name not in (None, *found):
-        raise ValueError(f"`--config-name` must name one of the configurations {found}, got {config_name!r}.")
-    subsets = []
-    for name in found if len(found) == 1 or config_name is None else [config_name]:
-        splits = [slot.manifest.split for slot in slots if slot.manifest.config_name == name]
+    manifests = [location.manifest for location in resolve(folder, revision=None, token=None).locations()]
+    names = list(dict.fromkeys([manifests[0].config_name, *sorted(each.config_name for each in manifests)]))
+    if len(names) > 1 and config_name not in (None, *names):
+        raise ValueError(f"`config_name` must name one of the configurations {names}, got {config_name!r}.")
+    configurations = []
+    for name in names if len(names) == 1 or config_name is None else [config_name]:
+        split = next(each.split for each in manifests if each.config_name == name)
         subset = load_subset(folder, config_name=name)
-        public = (config_name or name) if len(found) == 1 else name
-        subsets.append((public, None if isinstance(subset, DatasetDict) else splits[0], subset))
-    return subsets
+        new_name = (config_name or name) if len(names) == 1 else name
+        configurations.append((new_name, None if isinstance(subset, DatasetDict) else split, subset))
+    return configurations
 
 
 def load_command(
     repo: Annotated[str, typer.Argument(help="A dataset repository, or a folder.")],
     out: Annotated[Path, typer.Option("--out", help="A new or empty folder for rows, selection and manifest.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
+    revision: SubsetRevision = None,
     source: Annotated[
         str | None, typer.Option(help="The pool of a subset without rows: a file, folder or Hub id.")
     ] = None,
-    config_name: Annotated[str | None, typer.Option(help="Which subset, where there are several.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which split of it.")] = None,
+    config_name: SubsetConfig = None,
+    split: SubsetSplit = None,
 ) -> None:
     """Load a published subset, check it, and save it to a folder; a subset without rows is rebuilt from its source."""
-    from rich.text import Text
-
-    from hf_gip.cli.output import console
+    from hf_gip.cli.output import show
     from hf_gip.hub.load import load_subset
     from hf_gip.manifest.writer import check_empty, save_subset
 
-    check_empty(out)
-    subset = _one(load_subset(repo, revision=revision, source=source, config_name=config_name, split=split))
+    check_empty("--out", out)
+    loaded = load_subset(repo, revision=revision, source=source, config_name=config_name, split=split)
+    subset = _single_split(loaded)
     save_subset(subset, out, config_name=config_name or "default", split=str(subset.split or split or "train"))
-    console().print(Text(f"Loaded {len(subset):,} verified rows of {repo!r} into {str(out)!r}."))
+    show(f"Loaded {len(subset):,} verified rows of {repo!r} into {str(out)!r}.")
 
 
-def _one(subset: Dataset | DatasetDict) -> Dataset:
+def _single_split(subset: Dataset | DatasetDict) -> Dataset:
     """The subset, where it is one.
 
     Raises:
         ValueError: If there are several splits.
     """
-    if isinstance(subset, Dataset):
-        return subset
-    raise ValueError(f"`--split` must name one of {list(subset)}, got none.")
+    if isinstance(subset, DatasetDict):
+        raise ValueError(f"`split` must name one of {list(subset)}, got none.")
+    return subset
 
 
 def verify_command(
@@ -121,7 +123,7 @@ def verify_command(
     source: Annotated[
         str | None, typer.Option(help="The pool, to compare its rows: a file, folder or Hub id.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
+    revision: SubsetRevision = None,
 ) -> None:
     """Check files, card, selection and rows of a saved subset, and its source; exit code 0 only if nothing failed."""
     from hf_gip.cli.output import console, report_table
@@ -135,9 +137,9 @@ def verify_command(
 
 def reproduce_command(
     context: typer.Context,
-    place: Annotated[str, typer.Argument(help="A dataset repository, or a folder written by `hf-gip select`.")],
+    repo: Annotated[str, typer.Argument(help="A dataset repository, or a folder written by `hf-gip select`.")],
     source: Annotated[
-        str | None, typer.Option(help="The pool: a file, folder or Hub id; the recorded repository unless told.")
+        str | None, typer.Option(help="The pool: a file, folder or Hub id; by default the recorded repository.")
     ] = None,
     target: Target = None,
     target_split: TargetSplit = None,
@@ -149,24 +151,21 @@ def reproduce_command(
     encoder: Encoder = None,
     model: Model = None,
     checkpoints: Checkpoints = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
-    config_name: Annotated[str | None, typer.Option(help="Which subset, where there are several.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which split of it.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; a GPU where there is one.")] = None,
+    revision: SubsetRevision = None,
+    config_name: SubsetConfig = None,
+    split: SubsetSplit = None,
+    device: Device = None,
 ) -> None:
     """Select again with the recorded parameters; exit code 0 where the objective was reached again."""
-    from rich.text import Text
-
-    from hf_gip.cli.options import open_excluded, open_target, vectors
-    from hf_gip.cli.output import console
+    from hf_gip.cli.output import show
     from hf_gip.hub.load import reproduce
 
-    again = reproduce(
-        place,
+    reproduction = reproduce(
+        repo,
         source=source,
         target=open_target(target, split=target_split, config=target_config),
         exclude=open_excluded(exclude, split=exclude_split, config=exclude_config),
-        features=None if features is None else vectors(features),
+        features=None if features is None else load_npy(features),
         encoder=encoder,
         model=model,
         checkpoints=checkpoints or None,
@@ -175,5 +174,5 @@ def reproduce_command(
         config_name=config_name,
         split=split,
     )
-    console().print(Text(f"{place}: {again}"))
-    context.exit(0 if again.ok else 1)
+    show(f"{repo}: {reproduction}")
+    context.exit(0 if reproduction.ok else 1)

@@ -1,6 +1,5 @@
-"""Subsets to the Hub, in one commit."""
+"""Selected subsets to the Hub: rows, picks, manifest and card in one commit."""
 
-import hashlib
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -9,171 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from hf_gip.hashing import hash_file
-from hf_gip.hub.load import Provenance, Token, ask_origins, check_revision, old_file, old_manifests, snapshot
-from hf_gip.hub.retry import persist
-from hf_gip.manifest.dataset_card import PICTURE_PATH, Extras, merge_card, section_digest, split_card
+from hf_gip.hashing import git_blob_id, hash_file
+from hf_gip.hub.load import list_repository
+from hf_gip.hub.origins import Provenance, Token, ask_origins, check_revision
+from hf_gip.hub.retry import retry
+from hf_gip.manifest.dataset_card import PICTURE_PATH, CardDetails, merge_card, section_digest, split_card
 from hf_gip.manifest.licenses import license_names, one_or_list, strictest
-from hf_gip.manifest.locations import Slot
-from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, Manifest
+from hf_gip.manifest.locations import SubsetLocation, subset_roots
+from hf_gip.manifest.schema import CARD_PATH, MANIFEST_PATH, MAX_BYTES, Manifest, parse_manifest
 from hf_gip.manifest.verify import CARD_BYTES
-from hf_gip.manifest.writer import (
-    SHARD_BYTES,
-    check_names,
-    check_rebuildable,
-    check_shard_size,
-    check_subset,
-    check_unchanged,
-    write_layout,
-)
+from hf_gip.manifest.writer import SHARD_BYTES, check_names, check_subset, parse_shard_size, write_subset
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A subset ready to be published.
-
-    Attributes:
-        folder: Its layout on this disk.
-        manifest: Its manifest.
-        known: What the Hub says of where its rows came from.
-        picture: Whether the gains are drawn.
-        evidence: Makes the table against random rows, where the features are at hand.
-    """
-
-    folder: Path
-    manifest: Manifest
-    known: Provenance
-    picture: bool
-    evidence: Callable[[], str | None]
-
-
-def publish(
-    api: HfApi, repo_id: str, drafts: Sequence[Draft], message: str, *, revision: str | None, create_pr: bool
-) -> CommitInfo:
-    """Commit the drafts on top of the branch's head, again on its new head where another writer was faster.
-
-    Args:
-        api: Who commits.
-        repo_id: Where.
-        drafts: What.
-        message: The commit's message.
-        revision: The branch.
-        create_pr: Open a pull request instead.
-
-    Returns:
-        The commit, or the head where nothing had changed.
-    """
-    tables: dict[str, str | None] = {}
-    notes: set[str] = set()
-
-    def attempt() -> CommitInfo:
-        notes.clear()
-        return _commit(api, repo_id, drafts, message, revision, create_pr, tables, notes)
-
-    done = persist(attempt, f"publish to {repo_id!r}", repeatable=not create_pr)
-    for note in notes:
-        logger.warning(note)
-    return done
-
-
-def _commit(
-    api: HfApi,
-    repo_id: str,
-    drafts: Sequence[Draft],
-    message: str,
-    revision: str | None,
-    create_pr: bool,
-    tables: dict[str, str | None],
-    notes: set[str],
-) -> CommitInfo:
-    head, files = snapshot(api, repo_id, revision)
-    before = old_manifests(repo_id, head, files, api.token)
-    old_card = old_file(repo_id, head, files, CARD_PATH, CARD_BYTES, api.token)
-    old_text = None if old_card is None else old_card.decode("utf-8", "replace")
-    placed = _placed(drafts, before)
-    new = [(slot, _extras(slot, draft, repo_id, old_text, tables)) for slot, draft in placed]
-    taken = {slot.root for slot, _ in new}
-    slots = sorted([*(s for s in before if s.root not in taken), *(s for s, _ in new)], key=lambda slot: slot.root)
-    origin = {name: value for draft in reversed(drafts) for name, value in draft.known.metadata.items()}
-    licenses = [name for draft in drafts for name in license_names(draft.known.metadata.get("license"))]
-    if licenses:
-        origin["license"] = one_or_list(strictest(licenses))
-    card = merge_card(old_text, slots, new, origin).encode()
-    said, after = (license_names(split_card(text)[0].get("license")) for text in (old_text or "", card.decode()))
-    if said and said != after:
-        notes.add(
-            f"the card of {repo_id!r} said license {', '.join(said)}, its rows are under {', '.join(licenses)}: "
-            f"it now says {', '.join(after)}."
-        )
-    additions: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(slot.root + path, draft.folder / path)
-        for slot, draft in placed
-        for path in _files(draft, slot, old_text)
-        if not _same(files.get(slot.root + path), draft.folder / path)
-    ]
-    if card != old_card:
-        additions.append(CommitOperationAdd(CARD_PATH, card))
-    gone = [CommitOperationDelete(path) for slot, draft in placed for path in _stale(slot, draft, files)]
-    if not additions and not gone:
-        url = f"{api.endpoint}/datasets/{repo_id}/commit/{head}"
-        return CommitInfo(url, message, "", head, _endpoint=api.endpoint)
-    return api.create_commit(
-        repo_id,
-        [*additions, *gone],
-        commit_message=message,
-        repo_type="dataset",
-        revision=revision,
-        create_pr=create_pr,
-        parent_commit=head,
-    )
-
-
-def _placed(drafts: Sequence[Draft], before: Sequence[Slot]) -> list[tuple[Slot, Draft]]:
-    """Where each draft goes: where it was, at the top if that is free, else into `config/split/`."""
-    where = {slot.name: slot.root for slot in before}
-    placed = []
-    for draft in drafts:
-        name = Slot("", draft.manifest).name
-        root = where.get(name, "" if "" not in where.values() else f"{name}/")
-        where[name] = root
-        placed.append((Slot(root, draft.manifest), draft))
-    return placed
-
-
-def _extras(slot: Slot, draft: Draft, repo_id: str, card: str | None, tables: dict[str, str | None]) -> Extras:
-    """What the card says besides the manifest; measured once, and only where the section is to be written."""
-    if section_digest(card, slot) != slot.manifest.digest and slot.name not in tables:
-        tables[slot.name] = draft.evidence()
-    return Extras(repo_id, draft.known.license, tables.get(slot.name), draft.picture)
-
-
-def _files(draft: Draft, slot: Slot, card: str | None) -> list[str]:
-    """The layout's files; the picture only with a section that shows it."""
-    new_section = section_digest(card, slot) != slot.manifest.digest
-    picture = [PICTURE_PATH] if draft.picture and new_section else []
-    return [*sorted(draft.manifest.files), MANIFEST_PATH, *picture]
-
-
-def _stale(slot: Slot, draft: Draft, files: Mapping[str, RepoFile]) -> list[str]:
-    """What the card's pattern for these rows would read besides them."""
-    prefix = f"{slot.root}data/{slot.manifest.split}-"
-    return [path for path in files if path.startswith(prefix) and path[len(slot.root) :] not in draft.manifest.files]
-
-
-def _same(there: RepoFile | None, here: Path) -> bool:
-    """Whether the branch holds this very file, by the name git or LFS has for it."""
-    if there is None or there.size != here.stat().st_size:
-        return False
-    if there.lfs is not None:
-        return there.lfs.sha256 == hash_file(here)
-    data = here.read_bytes()
-    return there.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 @dataclass
@@ -204,8 +54,8 @@ def push_to_hub(
     """Publish a selected subset on the Hub, with proof of how it was chosen, in one commit.
 
     The repository then holds Parquet that `load_dataset` and the viewer read, `gip/selection.parquet` (position, gain
-    and hash of each row), `gip/manifest.json` and a card. The words and foreign metadata of a card that is there stay,
-    as do other files and subsets; shards of an earlier push of the same configuration and split go in the same commit.
+    and hash of each row), `gip/manifest.json` and a card. The text and foreign metadata of an existing card stay, as
+    do other files and subsets; shards of an earlier push of the same configuration and split go in the same commit.
     What has not changed makes no commit. Rows are streamed through a temporary folder: memory does not grow with the
     subset.
 
@@ -220,7 +70,7 @@ def push_to_hub(
         revision: The branch; made where it does not exist.
         create_pr: Open a pull request instead of committing to the branch.
         config_name: Configuration under which `load_dataset` finds the rows.
-        split: Split under which it finds them; the subset's own unless told.
+        split: Split under which it finds them, *optional*, defaults to the subset's own.
         commit_message: The commit's message.
         max_shard_size: Size of a Parquet file before compression, in bytes or such as `"500MB"`.
         token: The token for the Hub, instead of the stored one; it is never written anywhere.
@@ -235,50 +85,49 @@ def push_to_hub(
         HfHubHTTPError: If the Hub refuses, in one sentence.
         ConnectionError: If the connection fails again and again.
     """
-    named = _named(subset, split)
-    check_shard_size(max_shard_size)
-    for name, rows in named.items():
-        check_subset(rows)
-        check_unchanged(rows)
-        if not include_rows:
-            check_rebuildable(_selection(rows).record["source"])
+    subsets = _by_split(subset, split)
+    layout = {
+        "include_rows": include_rows,
+        "shard_bytes": parse_shard_size(max_shard_size),
+        "config_name": config_name,
+    }
+    for name, rows in subsets.items():
+        check_subset(rows, include_rows=include_rows)
         check_names(config_name, name)
     if not isinstance(repo_id, str) or repo_id.count("/") != 1:
         raise ValueError(f"`repo_id` must be a dataset repository such as 'me/rows', got {repo_id!r}.")
-    api = HfApi(token=token)
-    known = {
-        name: ask_origins(_selection(rows).record, token, getattr(rows, "loaded_from", None))
-        for name, rows in named.items()
+    records = {name: _selection(rows).record for name, rows in subsets.items()}
+    provenances = {
+        name: ask_origins(records[name], token, getattr(rows, "loaded_from", None)) for name, rows in subsets.items()
     }
     if not include_rows:
-        for rows in named.values():
-            check_revision(_selection(rows).record, token)
-    closed = next((origins.closed for origins in known.values() if origins.closed), None)
-    what = f"publish to {repo_id!r}"
-    hidden = persist(lambda: _ensure(api, repo_id, private, closed, include_rows), what)
+        for record in records.values():
+            check_revision(record, token)
+    api, task = HfApi(token=token), f"publish to {repo_id!r}"
+    reason = next((each.private_reason for each in provenances.values() if each.private_reason), None)
+    is_private = retry(lambda: _ensure_repository(api, repo_id, private, reason, include_rows), task)
     if revision is not None and not create_pr:
-        persist(lambda: _ensure_branch(api, repo_id, revision), what)
-    message = commit_message or f"Publish {sum(map(len, named.values())):,} rows chosen by hf-gip"
+        retry(lambda: _ensure_branch(api, repo_id, revision), task)
+    message = commit_message or f"Publish {sum(map(len, subsets.values())):,} rows chosen by hf-gip"
     with tempfile.TemporaryDirectory(prefix="hf-gip-push-") as scratch:
-        options: dict[str, Any] = {"include_rows": include_rows, "max_shard_size": max_shard_size}
         drafts = [
-            _draft(rows, Path(scratch) / name, {**options, "config_name": config_name, "split": name}, known[name])
-            for name, rows in named.items()
+            _draft(rows, Path(scratch) / name, {**layout, "split": name}, provenances[name])
+            for name, rows in subsets.items()
         ]
-        done = publish(api, repo_id, drafts, message, revision=revision, create_pr=create_pr)
-    parts = (done.commit_url, done.commit_message, done.commit_description, done.oid, done._endpoint, done.pr_url)
-    return PublishedCommit(*parts, private=hidden)
+        commit = _publish(api, repo_id, drafts, message, revision=revision, create_pr=create_pr)
+    parts = (commit.commit_url, commit.commit_message, commit.commit_description)
+    return PublishedCommit(*parts, commit.oid, commit._endpoint, commit.pr_url, private=is_private)
 
 
-def _named(subset: Any, split: str | None) -> dict[str, Dataset]:
+def _by_split(subset: Any, split: str | None) -> dict[str, Dataset]:
     """The datasets to publish by split, `train` first: it becomes the repository's first subset.
 
     Raises:
         ValueError: If a mapping is to go under one split, is empty, or mixes rows of different columns.
     """
     if not isinstance(subset, DatasetDict):
-        own = str(getattr(subset, "split", None) or "train")
-        return {split or (own if own.replace(".", "_").isidentifier() else "train"): subset}
+        name = str(getattr(subset, "split", None) or "train")
+        return {split or (name if name.replace(".", "_").isidentifier() else "train"): subset}
     if split is not None:
         raise ValueError(f"`split` must be left out for a DatasetDict with splits {list(subset)}, got {split!r}.")
     if bare := [name for name, rows in subset.items() if getattr(rows, "selection", None) is None]:
@@ -292,14 +141,16 @@ def _named(subset: Any, split: str | None) -> dict[str, Dataset]:
     return {str(name): subset[name] for name in sorted(subset, key=lambda name: name != "train")}
 
 
-def _ensure(api: HfApi, repo_id: str, private: bool | None, closed: str | None, include_rows: bool) -> bool:
+def _ensure_repository(
+    api: HfApi, repo_id: str, private: bool | None, private_reason: str | None, include_rows: bool
+) -> bool:
     """Make the repository where there is none, and say whether it is private.
 
     Args:
-        api: Who asks.
-        repo_id: Which.
+        api: Whose account.
+        repo_id: The repository.
         private: What the user says of it.
-        closed: Why rows may not become public unasked, or None.
+        private_reason: Why rows may not become public by default, or None.
         include_rows: Whether rows go there.
 
     Returns:
@@ -311,11 +162,14 @@ def _ensure(api: HfApi, repo_id: str, private: bool | None, closed: str | None, 
     try:
         info = api.dataset_info(repo_id)
     except RepositoryNotFoundError:
-        visible = True if private is None and closed else private
-        api.create_repo(repo_id, repo_type="dataset", private=visible)  # 409, somebody else did: looked at again
-        if private is None and closed:
+        private_by_default = private is None and private_reason is not None
+        # 409, somebody else made it: `retry` calls this again
+        api.create_repo(repo_id, repo_type="dataset", private=True if private_by_default else private)
+        if private_by_default:
             logger.warning(
-                "%r is made private, as %s: pass `private=False` (`--public`) to publish it openly.", repo_id, closed
+                "%r is made private, as %s: pass `private=False` (`--public`) to publish it openly.",
+                repo_id,
+                private_reason,
             )
         return bool(api.dataset_info(repo_id).private)
     if not info.private and private:
@@ -323,10 +177,11 @@ def _ensure(api: HfApi, repo_id: str, private: bool | None, closed: str | None, 
             f"`private` must be left out or False for {repo_id!r}, which is there and public, got True: make it "
             "private on its page first, or name a new repository."
         )
-    if closed is not None and include_rows and not info.private and private is None:
-        pointer = "`include_rows=False` to publish positions and hashes only, or " if closed.startswith("the") else ""
+    if private_reason is not None and include_rows and not info.private and private is None:
+        named = private_reason.startswith("the")
+        pointer = "`include_rows=False` to publish positions and hashes only, or " if named else ""
         raise ValueError(
-            f"{closed}, and {repo_id!r} is public: pass {pointer}`private=False` if rows may be passed on."
+            f"{private_reason}, and {repo_id!r} is public: pass {pointer}`private=False` if rows may be passed on."
         )
     return bool(info.private)
 
@@ -336,11 +191,33 @@ def _ensure_branch(api: HfApi, repo_id: str, revision: str) -> None:
         api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
 
 
-def _draft(rows: Dataset, folder: Path, options: Mapping[str, Any], known: Provenance) -> Draft:
-    """One subset as it will be published, in a folder."""
-    manifest = write_layout(rows, folder, **options, origins=known.origins)
+# --- one subset as it will be published ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A subset ready to be published.
+
+    Attributes:
+        folder: Its files on this disk.
+        manifest: Its manifest.
+        provenance: What the Hub says of where its rows came from.
+        picture: Whether the gains are drawn.
+        compare: Makes the table against random rows, where the features are at hand.
+    """
+
+    folder: Path
+    manifest: Manifest
+    provenance: Provenance
+    picture: bool
+    compare: Callable[[], str | None]
+
+
+def _draft(rows: Dataset, folder: Path, layout: Mapping[str, Any], provenance: Provenance) -> Draft:
+    manifest = write_subset(rows, folder, **layout, origins=provenance.origins)
     selection = _selection(rows)
-    return Draft(folder, manifest, known, _draw(selection, folder / PICTURE_PATH), lambda: _beside_random(selection))
+    picture = _draw(selection, folder / PICTURE_PATH)
+    return Draft(folder, manifest, provenance, picture, lambda: _compare_with_random(selection))
 
 
 def _draw(selection: Any, path: Path) -> bool:
@@ -353,10 +230,164 @@ def _draw(selection: Any, path: Path) -> bool:
     return True
 
 
-def _beside_random(selection: Any) -> str | None:
+def _compare_with_random(selection: Any) -> str | None:
     compare = getattr(selection.context, "compare_with_random", None)
     return None if compare is None else compare(selection)
 
 
 def _selection(rows: Dataset) -> Any:
     return getattr(rows, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
+
+
+# --- the commit ------------------------------------------------------------------------------------------------------
+
+
+def _publish(
+    api: HfApi, repo_id: str, drafts: Sequence[Draft], message: str, *, revision: str | None, create_pr: bool
+) -> CommitInfo:
+    """Commit the drafts on top of the branch's head, again on its new head where another writer was faster.
+
+    Returns:
+        The commit, or the head where nothing had changed.
+    """
+    comparisons: dict[str, str | None] = {}  # measured once, however often the commit is tried
+    warnings: list[str] = []
+
+    def attempt() -> CommitInfo:
+        warnings.clear()
+        head, files = list_repository(api, repo_id, revision)
+        locations = _committed_locations(api, repo_id, head, files)
+        old_card = _read_committed(api, repo_id, head, files, CARD_PATH, CARD_BYTES)
+        card = None if old_card is None else old_card.decode("utf-8", "replace")
+        placed = _assign_roots(drafts, locations)
+        new_card = _new_card(repo_id, card, placed, locations, comparisons)
+        warnings.extend(_license_notes(repo_id, card, new_card, drafts))
+        operations = _operations(placed, card, files)
+        if new_card.encode() != old_card:
+            operations.append(CommitOperationAdd(CARD_PATH, new_card.encode()))
+        if not operations:
+            url = f"{api.endpoint}/datasets/{repo_id}/commit/{head}"
+            return CommitInfo(url, message, "", head, _endpoint=api.endpoint)
+        return api.create_commit(
+            repo_id,
+            operations,
+            commit_message=message,
+            repo_type="dataset",
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=head,
+        )
+
+    commit = retry(attempt, f"publish to {repo_id!r}", repeatable=not create_pr)
+    for note in warnings:
+        logger.warning(note)
+    return commit
+
+
+def _committed_locations(api: HfApi, repo_id: str, commit: str, files: Mapping[str, RepoFile]) -> list[SubsetLocation]:
+    """The subsets that a commit holds; a manifest that is not valid counts as a foreign file."""
+    locations = []
+    for root in subset_roots(files):
+        data = _read_committed(api, repo_id, commit, files, f"{root}{MANIFEST_PATH}", MAX_BYTES)
+        try:
+            locations.append(SubsetLocation(root, parse_manifest(data or b"")))
+        except ValueError:
+            continue
+    return locations
+
+
+def _read_committed(
+    api: HfApi, repo_id: str, commit: str, files: Mapping[str, RepoFile], path: str, limit: int
+) -> bytes | None:
+    """A small file of a commit, or None where there is none.
+
+    Raises:
+        ValueError: If it is longer than `limit`.
+    """
+    if path not in files:
+        return None
+    if files[path].size > limit:
+        raise ValueError(f"{path} of {repo_id!r} must be at most {limit} bytes, got {files[path].size}.")
+    return Path(hf_hub_download(repo_id, path, repo_type="dataset", revision=commit, token=api.token)).read_bytes()
+
+
+def _assign_roots(drafts: Sequence[Draft], locations: Sequence[SubsetLocation]) -> list[tuple[SubsetLocation, Draft]]:
+    """Where each draft goes: where it was, at the top if that is free, else into `config/split/`."""
+    roots = {location.name: location.root for location in locations}
+    placed = []
+    for draft in drafts:
+        name = SubsetLocation("", draft.manifest).name
+        root = roots.get(name, "" if "" not in roots.values() else f"{name}/")
+        roots[name] = root
+        placed.append((SubsetLocation(root, draft.manifest), draft))
+    return placed
+
+
+def _new_card(
+    repo_id: str,
+    card: str | None,
+    placed: Sequence[tuple[SubsetLocation, Draft]],
+    locations: Sequence[SubsetLocation],
+    comparisons: dict[str, str | None],
+) -> str:
+    """The card with the drafts' sections; a comparison is measured only where its section is to be written."""
+    published = []
+    for location, draft in placed:
+        if _is_new(card, location) and location.name not in comparisons:
+            comparisons[location.name] = draft.compare()
+        comparison = comparisons.get(location.name)
+        published.append((location, CardDetails(repo_id, draft.provenance.license, comparison, draft.picture)))
+    roots = {location.root for location, _ in placed}
+    every = [*(each for each in locations if each.root not in roots), *(location for location, _ in placed)]
+    metadata = {name: value for _, draft in reversed(placed) for name, value in draft.provenance.metadata.items()}
+    if licenses := _licenses([draft for _, draft in placed]):
+        metadata["license"] = one_or_list(strictest(licenses))
+    return merge_card(card, sorted(every, key=lambda each: each.root), published, metadata)
+
+
+def _license_notes(repo_id: str, card: str | None, new_card: str, drafts: Sequence[Draft]) -> list[str]:
+    """A warning where the card's license becomes a stricter one."""
+    before, after = (license_names(split_card(text)[0].get("license")) for text in (card or "", new_card))
+    if not before or before == after:
+        return []
+    return [
+        f"the card of {repo_id!r} said license {', '.join(before)}, its rows are under "
+        f"{', '.join(_licenses(drafts))}: it now says {', '.join(after)}."
+    ]
+
+
+def _licenses(drafts: Sequence[Draft]) -> list[str]:
+    return [name for draft in drafts for name in license_names(draft.provenance.metadata.get("license"))]
+
+
+def _operations(
+    placed: Sequence[tuple[SubsetLocation, Draft]], card: str | None, files: Mapping[str, RepoFile]
+) -> list[CommitOperationAdd | CommitOperationDelete]:
+    """The changed files of the drafts, and the shards of earlier pushes that the card's pattern would still read."""
+    operations: list[CommitOperationAdd | CommitOperationDelete] = []
+    for location, draft in placed:
+        picture = [PICTURE_PATH] if draft.picture and _is_new(card, location) else []  # with a section that shows it
+        operations += [
+            CommitOperationAdd(location.root + path, draft.folder / path)
+            for path in [*sorted(draft.manifest.files), MANIFEST_PATH, *picture]
+            if not _is_committed(files.get(location.root + path), draft.folder / path)
+        ]
+    for location, draft in placed:
+        prefix, current = f"{location.root}data/{location.manifest.split}-", draft.manifest.files
+        stale = [path for path in files if path.startswith(prefix) and path[len(location.root) :] not in current]
+        operations += [CommitOperationDelete(path) for path in stale]
+    return operations
+
+
+def _is_new(card: str | None, location: SubsetLocation) -> bool:
+    """Whether the card has no section for this very manifest."""
+    return section_digest(card, location) != location.manifest.digest
+
+
+def _is_committed(committed: RepoFile | None, path: Path) -> bool:
+    """Whether the branch holds this very file, by the name git or LFS has for it."""
+    if committed is None or committed.size != path.stat().st_size:
+        return False
+    if committed.lfs is not None:
+        return committed.lfs.sha256 == hash_file(path)
+    return committed.blob_id == git_blob_id(path.read_bytes())

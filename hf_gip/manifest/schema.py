@@ -1,12 +1,14 @@
 """`gip/manifest.json`: what it may hold, how it is written, and how an untrusted one is read."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
+import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hf_gip.hashing import hash_bytes
 
 MANIFEST_PATH = "gip/manifest.json"
 SELECTION_PATH = "gip/selection.parquet"
@@ -14,6 +16,18 @@ CARD_PATH = "README.md"
 MAX_BYTES = 16 << 20  # of a manifest; read before anything is parsed
 PLAIN_NAME = r"\w+([.\-]\w+)*"  # of configurations and splits: they become file names
 MAX_DEPTH = 12  # of free-form recipes
+
+SELECTION_SCHEMA = pa.schema(  # of the selection file, before the method's own curves
+    [
+        ("rank", pa.int64()),
+        ("index", pa.int64()),
+        ("row_id", pa.string()),
+        ("gain", pa.float64()),
+        ("row_sha256", pa.string()),
+        ("weight", pa.float64()),
+        ("epoch", pa.int64()),
+    ]
+)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -112,9 +126,9 @@ class Manifest(_Frozen):
     """What was selected, how, from where, and the hashes of every part.
 
     Attributes:
-        format: Version of this schema.
+        format: Version of this schema; `upgrade_format_1` reads the one before.
         method: Name of the selecting method.
-        parameters: What the method was given and derived: budget, objective, noise, ….
+        parameters: The method's options and what it derived from them: budget, objective, noise, ….
         recipe: Everything else that decides the result, enough to select again: features, queries, scores.
         source: The pool.
         versions: Library versions.
@@ -132,7 +146,7 @@ class Manifest(_Frozen):
         digest: Digest of all of the above.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     method: Name
     parameters: Json
     recipe: Json
@@ -164,20 +178,26 @@ class Manifest(_Frozen):
         return sorted(path for path in self.files if path.startswith("data/") and path.endswith(".parquet"))
 
     def to_bytes(self) -> bytes:
-        """The file's bytes: sorted keys, one trailing newline; the same manifest gives the same bytes."""
-        return (json.dumps(self.model_dump(), indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        """The file's bytes: the same manifest gives the same bytes."""
+        return canonical_bytes(self.model_dump())
 
     def sealed(self) -> "Manifest":
         """This manifest with its digest filled in."""
-        return self.model_copy(update={"digest": self.content_digest()})
+        return self.model_copy(update={"digest": content_digest(self.model_dump())})
 
-    def content_digest(self) -> str:
-        """SHA-256 over everything but the digest itself."""
-        return hashlib.sha256(self.model_copy(update={"digest": ""}).to_bytes()).hexdigest()
+
+def canonical_bytes(document: Mapping[str, Any]) -> bytes:
+    """A manifest's content as it is written in every format: sorted keys, one trailing newline."""
+    return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def content_digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 over everything but the digest itself."""
+    return hash_bytes(canonical_bytes({**document, "digest": ""}))
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """An untrusted manifest as a value.
+    """An untrusted manifest as a value, one of format 1 in today's words.
 
     Raises:
         ValueError: If it is too large, not JSON, or does not fit the schema; in one sentence.
@@ -185,12 +205,50 @@ def parse_manifest(data: bytes) -> Manifest:
     if len(data) > MAX_BYTES:
         raise ValueError(f"the manifest must be at most {MAX_BYTES} bytes, got {len(data)}.")
     try:
-        return Manifest.model_validate_json(data)
+        return Manifest.model_validate_json(_in_this_format(data))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"])) or "file"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ValueError(f"the manifest is not valid at `{where}`: {first['msg']}{more}.") from None
+
+
+def _in_this_format(data: bytes) -> bytes:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):  # the schema says where it is wrong
+        return data
+    if not isinstance(document, dict) or document.get("format") != 1:
+        return data
+    return json.dumps(upgrade_format_1(document)).encode()
+
+
+def upgrade_format_1(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest of format 1 with the names of format 2.
+
+    The digest stays the one that was written, over the content as it was written: `verify` compares these two. A
+    digest that is computed in another way today is None, and counts as not covered.
+    """
+    recipe = _renamed(document.get("recipe"), {"cover": "cover_columns"})
+    if isinstance(recipe, dict):
+        recipe |= {part: _renamed(recipe[part], names) for part, names in FORMAT_1_RECIPE.items() if part in recipe}
+        if isinstance(features := recipe.get("features"), dict) and features.get("kind") == "gradients":
+            recipe["features"] = _renamed(features, FORMAT_1_GRADIENTS)
+        if isinstance(proxy := recipe.get("proxy"), dict) and "weights" in proxy:
+            recipe["proxy"] = {**proxy, "weights": None}  # format 1 left out the model's configuration
+    parameters = _renamed(document.get("parameters"), FORMAT_1_GRADIENTS)
+    return {**document, "format": 2, "parameters": parameters, "recipe": recipe}
+
+
+FORMAT_1_GRADIENTS = {"dims": "projection_dim", "parameters": "target_modules", "rates": "learning_rates"}
+FORMAT_1_RECIPE = {
+    "limits": {"include": "initial_rows", "budget_tokens": "max_tokens"},
+    "warm_up": {"share": "warmup_fraction", "epochs": "warmup_epochs", "learning_rate": "warmup_learning_rate"},
+}
+
+
+def _renamed(entries: Any, names: Mapping[str, str]) -> Any:
+    return {names.get(name, name): value for name, value in entries.items()} if isinstance(entries, dict) else entries
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -1,7 +1,7 @@
-"""The record of a training run that selects between epochs."""
+"""`gip/run.json`: the selections that a training run made, and what reached the model in each epoch."""
 
-import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -9,23 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hf_gip.dataset.report import write_page
-from hf_gip.hashing import hash_file
-from hf_gip.manifest.schema import MANIFEST_PATH
-from hf_gip.manifest.verify import Check, Report, verdict
-from hf_gip.plots import plot_gains, plot_overlap
-from hf_gip.selection import Selection
+from hf_gip.hashing import hash_bytes, hash_file
+from hf_gip.manifest.schema import MANIFEST_PATH, MAX_BYTES
+from hf_gip.manifest.verify import Check, VerificationReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 RUN = "gip/run.json"
-MAX_BYTES = 16 << 20
-PATTERN = r"^selection_epoch_[0-9]{5,9}\.parquet$"
+SELECTION_FILE = r"^selection_epoch_[0-9]{5,9}\.parquet$"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -44,7 +38,7 @@ class Epoch(BaseModel):
     sha256: Digest
 
 
-class RunRound(BaseModel):
+class SelectionRound(BaseModel):
     """One selection: the first epoch trained on it, the optimizer step it was made at, its file and what made it.
 
     `items` is how many rows or packs it is served as, `items_sha256` the digest of an epoch that serves them all;
@@ -57,7 +51,7 @@ class RunRound(BaseModel):
 
     epoch: Annotated[int, Field(ge=0)]
     step: Annotated[int, Field(ge=0)]
-    file: Annotated[str, Field(pattern=PATTERN)]
+    file: Annotated[str, Field(pattern=SELECTION_FILE)]
     sha256: Digest
     rows: Annotated[int, Field(ge=0)]
     items: Annotated[int, Field(ge=0)]
@@ -69,7 +63,7 @@ class RunRound(BaseModel):
     parameters: dict[str, Any] | None = None
 
 
-class Run(BaseModel):
+class TrainingRun(BaseModel):
     """The selections of a run, by epoch, and the pool's size; `digest` covers all of it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,44 +73,38 @@ class Run(BaseModel):
     pool_rows: Annotated[int, Field(ge=1)]
     parameters: dict[str, Any]
     versions: dict[str, str] = Field(default_factory=dict)
-    rounds: tuple[RunRound, ...] = ()
+    rounds: tuple[SelectionRound, ...] = ()
     digest: str = ""
 
     def content_digest(self) -> str:
         """SHA-256 of everything but `digest`."""
         content = self.model_dump(mode="json", exclude={"digest"})
-        for made in content["rounds"]:
-            if made["parameters"] is None:  # as records were before there was such a field
-                del made["parameters"]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        for selection_round in content["rounds"]:
+            if selection_round["parameters"] is None:  # as records were before there was such a field
+                del selection_round["parameters"]
+        return hash_bytes(json.dumps(content, sort_keys=True).encode())
 
 
-def no_subset(folder: Path) -> str | None:
-    """What to give in place of a training run's folder where a subset was wanted; None where it is none."""
-    if not (folder / RUN).is_file():
-        return None
-    inside = folder / "gip" / "subset"
-    if (inside / MANIFEST_PATH).is_file():
-        return f"{str(folder)!r} is the folder of a training run: give the subset in it, {str(inside)!r}."
-    return (
-        f"{str(folder)!r} is the folder of a training run and holds no subset: `hf-gip verify` and `hf-gip report` "
-        "without `--source` read it."
-    )
+# --- written by the callback -----------------------------------------------------------------------------------------
 
 
-def add_round(folder: Path, run: Run, made: Mapping[str, Any]) -> None:
-    """List a round whose file is written in `folder/gip`; what an earlier run listed from its epoch on is dropped."""
-    made = {**made, "sha256": hash_file(folder / "gip" / made["file"])}
-    new = RunRound.model_validate(made)
-    path = folder / RUN
-    kept: tuple[RunRound, ...] = ()
-    if path.exists() and new.epoch:
+def add_round(folder: Path, run: TrainingRun, fields: Mapping[str, Any]) -> None:
+    """List a round whose file is written in `folder/gip`; what an earlier run listed from its epoch on is dropped.
+
+    Args:
+        folder: The run's output folder.
+        run: The run, without rounds.
+        fields: Of the `SelectionRound`, but its file's digest.
+    """
+    added = SelectionRound.model_validate({**fields, "sha256": hash_file(folder / "gip" / fields["file"])})
+    earlier: tuple[SelectionRound, ...] = ()
+    if (folder / RUN).exists() and added.epoch:
         before = read_run(folder)
-        kept = tuple(old for old in before.rounds if old.epoch < new.epoch)
+        earlier = tuple(each for each in before.rounds if each.epoch < added.epoch)
         if before.parameters != run.parameters:
-            others = {"parameters": before.parameters}
-            kept = tuple(old if old.parameters else old.model_copy(update=others) for old in kept)
-    _write_run(folder, run.model_copy(update={"rounds": (*kept, new)}))
+            update = {"parameters": before.parameters}
+            earlier = tuple(each if each.parameters else each.model_copy(update=update) for each in earlier)
+    _write_run(folder, run.model_copy(update={"rounds": (*earlier, added)}))
 
 
 def add_epoch(folder: Path, served: Epoch) -> None:
@@ -124,22 +112,24 @@ def add_epoch(folder: Path, served: Epoch) -> None:
     if not (folder / RUN).exists():  # resumed in another folder, between two selections
         return
     run = read_run(folder)
-    rounds = [made for made in run.rounds if made.epoch <= served.epoch]
+    rounds = [each for each in run.rounds if each.epoch <= served.epoch]
     if rounds:
         before = [each for each in rounds[-1].served if each.epoch < served.epoch]
         rounds[-1] = rounds[-1].model_copy(update={"served": (*before, served)})
     _write_run(folder, run.model_copy(update={"rounds": tuple(rounds)}))
 
 
-def _write_run(folder: Path, run: Run) -> None:
-    path = folder / RUN
+def _write_run(folder: Path, run: TrainingRun) -> None:
     text = run.model_copy(update={"digest": run.content_digest()}).model_dump_json(indent=2)
-    aside = path.with_suffix(".json.part")
-    aside.write_text(text + "\n", encoding="utf-8")
-    aside.replace(path)
+    part = (folder / RUN).with_suffix(".json.part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(folder / RUN)
 
 
-def read_run(folder: Path) -> Run:
+# --- read, checked and shown -----------------------------------------------------------------------------------------
+
+
+def read_run(folder: Path) -> TrainingRun:
     """An untrusted record of a run.
 
     Raises:
@@ -149,31 +139,54 @@ def read_run(folder: Path) -> Run:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"the record {RUN!r} is longer than {MAX_BYTES} bytes.")
     try:
-        return Run.model_validate(json.loads(path.read_bytes()))
+        return TrainingRun.model_validate(json.loads(path.read_bytes()))
     except (ValidationError, ValueError, RecursionError) as error:
         raise ValueError(f"the record {RUN!r} cannot be read: {str(error).splitlines()[0]}.") from None
 
 
-def verify_run(folder: Path) -> Report:
+def refuse_run_folder(folder: Path) -> None:
+    """Raise where a subset is wanted and `folder` is a training run's: with the folder to name instead.
+
+    Raises:
+        FileNotFoundError: If it is.
+    """
+    if not (folder / RUN).is_file():
+        return
+    subset = folder / "gip" / "subset"
+    if (subset / MANIFEST_PATH).is_file():
+        raise FileNotFoundError(
+            f"{str(folder)!r} is the folder of a training run: give the subset in it, {str(subset)!r}."
+        )
+    raise FileNotFoundError(
+        f"{str(folder)!r} is the folder of a training run and holds no subset: `hf-gip verify` and `hf-gip report` "
+        "without `--source` read it."
+    )
+
+
+def verify_run(folder: Path) -> VerificationReport:
     """Check that every selection of a run is there, unchanged, and names different rows of the pool."""
     try:
         run = read_run(folder)
     except (OSError, ValueError) as error:
-        return Report(str(folder), (Check("run", "failed", str(error)),))
-    epochs = [made.epoch for made in run.rounds]
+        return VerificationReport(str(folder), (Check("run", "failed", str(error)),))
+    epochs = [each.epoch for each in run.rounds]
     order = [] if epochs and epochs == sorted(set(epochs)) else [f"epochs {epochs} do not rise"]
     if run.content_digest() != run.digest:
         order.append(f"{RUN} was changed: its content does not fit its `digest`")
-    problems = [problem for made in run.rounds for problem in _problems(folder / "gip" / made.file, made, run)]
-    served = [(made, each) for made in run.rounds for each in made.served]
-    whole = sum(each.whole and each.items == made.items for made, each in served)
-    others = [f"epoch {each.epoch} served other rows than chosen" for made, each in served if _differs(made, each)]
-    return Report(
+    problems = [problem for each in run.rounds for problem in _file_problems(folder / "gip" / each.file, each, run)]
+    served = [(each, epoch) for each in run.rounds for epoch in each.served]
+    whole = sum(epoch.whole and epoch.items == each.items for each, epoch in served)
+    changed = [f"epoch {epoch.epoch} served other rows than chosen" for each, epoch in served if _differs(each, epoch)]
+    return VerificationReport(
         str(folder),
         (
-            verdict("run", order, f"{len(epochs)} selection(s) of {run.model}."),
-            verdict("selections", problems, f"{len(epochs)} file(s) as recorded."),
-            verdict("served", others, f"{whole} epoch(s) trained on all rows chosen, {len(served) - whole} on a part.")
+            Check.of("run", order, f"{len(epochs)} selection(s) of {run.model}."),
+            Check.of("selections", problems, f"{len(epochs)} file(s) as recorded."),
+            Check.of(
+                "served",
+                changed,
+                f"{whole} epoch(s) trained on all rows chosen, {len(served) - whole} on a part.",
+            )
             if served
             else Check("served", "not covered", "no epoch was trained to its end."),
             Check("source rows", "not covered", "a run records positions and names of rows, not their hashes."),
@@ -181,30 +194,33 @@ def verify_run(folder: Path) -> Report:
     )
 
 
-def _differs(made: RunRound, served: Epoch) -> bool:
-    if served.items == made.items:
-        return served.sha256 != made.items_sha256 or served.epoch < made.epoch
-    return served.items > made.items or served.epoch < made.epoch
+def _differs(selection_round: SelectionRound, epoch: Epoch) -> bool:
+    if epoch.items == selection_round.items:
+        return epoch.sha256 != selection_round.items_sha256 or epoch.epoch < selection_round.epoch
+    return epoch.items > selection_round.items or epoch.epoch < selection_round.epoch
 
 
-def _problems(path: Path, made: RunRound, run: Run) -> list[str]:
+def _file_problems(path: Path, selection_round: SelectionRound, run: TrainingRun) -> list[str]:
+    name = selection_round.file
     try:
-        if hash_file(path) != made.sha256:
-            return [f"{made.file} has changed"]
+        if hash_file(path) != selection_round.sha256:
+            return [f"{name} has changed"]
         table = pq.read_table(path, columns=["index", "epoch"])
     except (OSError, pa.ArrowException, ValueError) as error:
-        return [f"{made.file} cannot be read ({type(error).__name__})"]
-    if not all(pa.types.is_integer(table[name].type) for name in ("index", "epoch")):
-        return [f"{made.file} holds no positions and epochs"]
+        return [f"{name} cannot be read ({type(error).__name__})"]
+    if not all(pa.types.is_integer(table[column].type) for column in ("index", "epoch")):
+        return [f"{name} holds no positions and epochs"]
     indices = table["index"].to_pylist()
-    wrong = []
-    if len(indices) != made.rows or len(set(indices)) != len(indices):
-        wrong.append(f"{made.file} holds {len(set(indices))} different row(s), recorded {made.rows}")
+    problems = []
+    if len(indices) != selection_round.rows or len(set(indices)) != len(indices):
+        problems.append(f"{name} holds {len(set(indices))} different row(s), recorded {selection_round.rows}")
     if any(index is None or not 0 <= index < run.pool_rows for index in indices):
-        wrong.append(f"{made.file} names a row that no pool has")
-    if set(table["epoch"].to_pylist()) - {made.epoch}:
-        wrong.append(f"{made.file} is not of epoch {made.epoch}")
-    return wrong if made.rows <= run.pool_rows else [*wrong, f"{made.file} has more rows than the pool"]
+        problems.append(f"{name} names a row that no pool has")
+    if set(table["epoch"].to_pylist()) - {selection_round.epoch}:
+        problems.append(f"{name} is not of epoch {selection_round.epoch}")
+    if selection_round.rows > run.pool_rows:
+        problems.append(f"{name} has more rows than the pool")
+    return problems
 
 
 def write_run_page(folder: str | PathLike[str], path: str | PathLike[str]) -> Path:
@@ -223,17 +239,19 @@ def write_run_page(folder: str | PathLike[str], path: str | PathLike[str]) -> Pa
     Raises:
         ValueError: If the folder holds no selection, or one that was changed.
     """
-    found = verify_run(Path(folder))
-    if not found:
-        raise ValueError(f"the run's selections must be as recorded, got: {found.failed[0].sentence}")
+    import torch
+
+    from hf_gip.dataset.report import write_page
+    from hf_gip.plots import plot_gains, plot_overlap
+    from hf_gip.selection import Selection
+
+    report = verify_run(Path(folder))
+    if not report:
+        raise ValueError(f"the run's selections must be as recorded, got: {report.failed[0].sentence}")
     run = read_run(Path(folder))
-    tables = [pq.read_table(Path(folder) / "gip" / made.file) for made in run.rounds]
+    tables = [pq.read_table(Path(folder) / "gip" / each.file) for each in run.rounds]
     last = tables[-1]
-    times = dict.fromkeys(last["index"].to_pylist(), 0)
-    for table in tables:
-        for row in table["index"].to_pylist():
-            if row in times:
-                times[row] += 1
+    counts = Counter(row for table in tables for row in table["index"].to_pylist())
     record = run.model_dump(mode="json") | {"method": f"gip for epoch {run.rounds[-1].epoch} of a run"}
     record["source"] = {"num_rows": run.pool_rows}
     gains = torch.from_numpy(last["gain"].to_numpy().copy())
@@ -242,5 +260,5 @@ def write_run_page(folder: str | PathLike[str], path: str | PathLike[str]) -> Pa
     if len(tables) > 1:
         pictures.insert(0, ("How the selections of the run overlap", plot_overlap(folder)))
     names = [str(name) for name in last["row_id"].to_pylist()]
-    chosen = {f"chosen in {len(tables)} selections": list(times.values())}
-    return write_page(Path(path), selection, texts=names, pictures=pictures, columns=chosen)
+    columns = {f"chosen in {len(tables)} selections": [counts[row] for row in last["index"].to_pylist()]}
+    return write_page(Path(path), selection, texts=names, pictures=pictures, columns=columns)

@@ -1,29 +1,26 @@
-"""Subset, manifest and card as files."""
+"""A subset saved to a folder: rows, picks, card and manifest, whole or not at all."""
 
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
 from hf_gip.hashing import hash_file, hash_lines, hash_rows, hash_table, iter_tables, row_hashes, values
-from hf_gip.io import check_path, friendly_disk_errors
-from hf_gip.manifest.dataset_card import SELECTION_CONFIG, card_text
-from hf_gip.manifest.reader import selection_table, write_selection
+from hf_gip.io import atomic_folder, check_path
+from hf_gip.manifest.dataset_card import SELECTION_CONFIG, subset_card
 from hf_gip.manifest.schema import (
     CARD_PATH,
     MANIFEST_PATH,
     PLAIN_NAME,
     SELECTION_PATH,
+    SELECTION_SCHEMA,
     FileEntry,
     Manifest,
     Origin,
@@ -31,39 +28,21 @@ from hf_gip.manifest.schema import (
 )
 
 if TYPE_CHECKING:
-    pass
-
-
-def source_of(record: Mapping[str, Any], pool: Dataset | None, origins: Sequence[Origin] | None = None) -> Source:
-    """The source part of the manifest; a pool without files or repository is hashed whole, once (7 µs a row).
-
-    Args:
-        record: Of the selection.
-        pool: The rows that were chosen from, where they are at hand.
-        origins: Those of the record with what the Hub says of them, where it was asked.
-
-    Returns:
-        What the manifest says of the source.
-    """
-    described = {name: value for name, value in record["source"].items() if name in Source.model_fields}
-    if described["kind"] == "rows" and pool is not None:
-        described["rows_sha256"] = hash_lines(row_hashes(pool, pool.column_names))
-    source = Source.model_validate(described)
-    return source if origins is None else source.model_copy(update={"origins": list(origins)})
-
+    from hf_gip.selection import Selection
 
 SHARD_BYTES = 500_000_000
-ELSEWHERE = (
-    "timings",
-    "source",
-    "versions",
+OUTSIDE_RECIPE = (
     "method",
     "parameters",
+    "source",
+    "versions",
+    "timings",
     "column_hashes",
-)  # kept in fields of their own, or not
+)  # fields of their own, or none
+PARQUET: dict[str, Any] = {"compression": "zstd", "version": "2.6", "write_statistics": True}
 
 
-def write_layout(
+def save_subset(
     subset: Dataset,
     folder: str | os.PathLike[str],
     *,
@@ -71,71 +50,73 @@ def write_layout(
     max_shard_size: int | str = SHARD_BYTES,
     config_name: str = "default",
     split: str = "train",
-    origins: Sequence[Origin] | None = None,
 ) -> Manifest:
-    """Write rows, selection, card and manifest to `folder`, whole or not at all.
+    """Save a selected subset with proof of how it was chosen.
 
-    Rows are streamed: memory does not grow with the subset. The same subset gives the same bytes.
+    The folder holds Parquet that `load_dataset(folder)` reads, `gip/selection.parquet` (position, gain and hash of
+    each row), a card, and `gip/manifest.json`: method, parameters, source, versions and hashes. It is written to a
+    temporary folder and renamed, so a folder is whole or absent; the same subset gives the same bytes.
 
     Args:
-        subset: A dataset with `.selection`, as `gip_select` returns it.
-        folder: Where to write; must not exist, or be empty.
-        include_rows: False leaves the rows out and keeps their positions and hashes.
-        max_shard_size: Size of a shard before compression, in bytes or such as `"500MB"`.
+        subset: The result of `gip_select` and its siblings.
+        folder: A new or empty folder.
+        include_rows: False saves positions and hashes only, for sources on the Hub that must not be passed on.
+        max_shard_size: Size of a Parquet file before compression, in bytes or such as `"500MB"`.
         config_name: Configuration under which `load_dataset` finds the rows.
         split: Split under which it finds them.
-        origins: Where the rows came from, with what the Hub says of it.
 
     Returns:
-        The manifest written.
+        The manifest.
 
     Raises:
         FileExistsError: If `folder` is not empty.
         TypeError: If `subset` is no `Dataset`, or `folder` no path.
-        ValueError: If `subset` carries no selection, or one that does not fit its rows.
+        ValueError: If `subset` carries no selection, was changed since, or is to be saved without rows that the Hub
+            does not have.
     """
     check_path("folder", folder, "a new or empty folder")
-    target = Path(folder)
-    check_empty(target)
-    check_subset(subset)
+    check_empty("folder", Path(folder))
+    check_subset(subset, include_rows=include_rows)
     check_names(config_name, split)
-    shard_bytes = check_shard_size(max_shard_size)
-    advice = "free space there or choose another folder; nothing of it was left"
-    with friendly_disk_errors(target, advice), _aside(target) as aside:
-        rows = _write_rows(subset, aside if include_rows else None, split, shard_bytes)
-        manifest = _write_selection(subset, aside, rows, config_name, split, origins)
-        (aside / CARD_PATH).write_text(card_text(manifest), encoding="utf-8")
-        (aside / MANIFEST_PATH).write_bytes(manifest.to_bytes())
-    return manifest
+    shard_bytes = parse_shard_size(max_shard_size)
+    return write_subset(
+        subset, Path(folder), include_rows=include_rows, shard_bytes=shard_bytes, config_name=config_name, split=split
+    )
 
 
-def check_empty(folder: Path) -> None:
-    """Raise unless `folder` can be written to.
+# --- checks, also before a push --------------------------------------------------------------------------------------
+
+
+def check_empty(name: str, folder: Path) -> None:
+    """Raise unless `folder`, the argument `name`, can be written to.
 
     Raises:
         FileExistsError: If something is there.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()) or (folder.is_dir() and any(folder.iterdir())):
-        raise FileExistsError(f"`folder` must be new or empty, got {str(folder)!r}: name another or clear it first.")
+        raise FileExistsError(f"`{name}` must be new or empty, got {str(folder)!r}: name another or clear it first.")
 
 
-def check_subset(subset: Any) -> None:
-    """Raise unless `subset` is a dataset with the record of its selection.
+def check_subset(subset: Any, *, include_rows: bool) -> None:
+    """Raise unless `subset` holds the rows that its `.selection` chose, as they were chosen.
+
+    Args:
+        subset: What is to be saved.
+        include_rows: Whether the rows are saved, or are to be taken from the Hub.
 
     Raises:
-        TypeError: If it is something else.
-        ValueError: If the record is missing, or was made for other rows, or the rows are shown through a transform.
+        TypeError: If it is no `Dataset`.
+        ValueError: If the record is missing or was made for other rows, a transform is set, or rows are left out that
+            the Hub does not have.
     """
     from hf_gip.features.text import check_no_transform
 
-    if isinstance(subset, DatasetDict):
-        raise TypeError(
-            f"`subset` must be one `datasets.Dataset`, got a DatasetDict with splits {list(subset)}: save each split "
-            "by itself, in a folder of its own."
-        )
     if not isinstance(subset, Dataset):
+        kind = (
+            f"a DatasetDict with splits {list(subset)}" if isinstance(subset, DatasetDict) else type(subset).__name__
+        )
         raise TypeError(
-            f"`subset` must be a `datasets.Dataset`, got {type(subset).__name__}: save each split by itself."
+            f"`subset` must be one `datasets.Dataset`, got {kind}: save each split by itself, in a folder of its own."
         )
     check_no_transform("subset", subset)
     selection = getattr(subset, "selection", None)
@@ -151,6 +132,13 @@ def check_subset(subset: Any) -> None:
             f"`subset` must have the rows its `.selection` chose ({len(selection)}), got {len(subset)}: save before "
             "other transforms."
         )
+    if (change := _first_change(subset, selection.record.get("column_hashes") or {})) is not None:
+        raise ValueError(
+            f"`subset` must hold the rows as they were chosen, got {change}: publish it before changing it, or select "
+            "again on the changed pool."
+        )
+    if not include_rows:
+        check_rebuildable(selection.record["source"])
 
 
 def check_rebuildable(source: Mapping[str, Any]) -> None:
@@ -161,52 +149,11 @@ def check_rebuildable(source: Mapping[str, Any]) -> None:
     """
     if source["kind"] != "hub":
         derived = any(origin["repo_id"] for origin in source.get("origins") or ())
-        what = "local files" if source["kind"] == "files" else "changed rows" if derived else "rows made in memory"
+        kind = "local files" if source["kind"] == "files" else "changed rows" if derived else "rows made in memory"
         raise ValueError(
-            f"`include_rows=False` must have a source that `load_subset` can read from the Hub, got {what}: keep the "
+            f"`include_rows=False` must have a source that `load_subset` can read from the Hub, got {kind}: keep the "
             "rows, or select from a dataset as `load_dataset` returns it."
         )
-
-
-def check_unchanged(subset: Dataset) -> None:
-    """Raise unless the rows of `subset` are those that its `.selection` was made with; a `with_format` is no change.
-
-    Raises:
-        ValueError: If a column or a row is another one, or a transform would show others than are stored.
-    """
-    if subset.format["type"] == "custom":
-        raise ValueError(
-            "`subset` must show the rows that it holds, got one with a transform: apply it to the pool by `map` and "
-            "select again."
-        )
-    recorded = getattr(subset, "selection").record.get("column_hashes") or {}  # noqa: B009
-    if (change := _first_change(subset, recorded)) is not None:
-        raise ValueError(
-            f"`subset` must hold the rows as they were chosen, got {change}: publish it before changing it, or select "
-            "again on the changed pool."
-        )
-
-
-def _first_change(subset: Dataset, recorded: Mapping[str, str]) -> str | None:
-    if gone := [name for name in recorded if name not in subset.column_names]:
-        return f"none of the column {gone[0]!r}"
-    for name in subset.column_names:
-        if name not in recorded:
-            return f"a column {name!r} that was not there"
-        if hash_rows(subset, [name]) != recorded[name]:
-            return f"other values in the column {name!r}{_first_row(subset, name)}"
-    return None
-
-
-def _first_row(subset: Dataset, column: str) -> str:
-    """Where a column differs from the pool's, if the pool is at hand and its values differ."""
-    pool = getattr(subset, "selected_from", None)
-    if pool is None or column not in pool.column_names:
-        return ""
-    chosen = pool.select(getattr(subset, "selection").indices.numpy())  # noqa: B009
-    pairs = zip(row_hashes(subset, [column]), row_hashes(chosen, [column]), strict=True)
-    first = next((row for row, (one, other) in enumerate(pairs) if one != other), None)
-    return "" if first is None else f" (first at row {first})"
 
 
 def check_names(config_name: str, split: str) -> None:
@@ -230,35 +177,120 @@ def check_names(config_name: str, split: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
-    hashes: pa.ChunkedArray
-    files: dict[str, FileEntry]
+def parse_shard_size(size: int | str) -> int:
+    """The bytes that `max_shard_size` stands for.
 
+    Raises:
+        ValueError: If it is no positive size.
+    """
+    from datasets.utils.py_utils import convert_file_size_to_int
 
-@contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its place when all went well, and vanishes when not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
-        yield aside
-        aside.chmod(0o777 & ~_umask())
-        if target.is_dir():
-            target.rmdir()
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        count = int(convert_file_size_to_int(size))
+    except (ValueError, AttributeError):  # neither a number nor text
+        count = 0
+    if count < 1:
+        raise ValueError(f'`max_shard_size` must be a positive number of bytes or such as "500MB", got {size!r}.')
+    return count
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _first_change(subset: Dataset, column_hashes: Mapping[str, str]) -> str | None:
+    """How the rows differ from those that were chosen, in words; a `with_format` is no change."""
+    if missing := [name for name in column_hashes if name not in subset.column_names]:
+        return f"none of the column {missing[0]!r}"
+    for name in subset.column_names:
+        if name not in column_hashes:
+            return f"a column {name!r} that was not there"
+        if hash_rows(subset, [name]) != column_hashes[name]:
+            return f"other values in the column {name!r}{_first_changed_row(subset, name)}"
+    return None
 
 
-def _write_rows(subset: Dataset, folder: Path | None, split: str, shard_bytes: int) -> _Written:
-    """Hash every row and, with a folder, write them in shards of about `shard_bytes`."""
+def _first_changed_row(subset: Dataset, column: str) -> str:
+    """Where a column differs from the pool's, if the pool is at hand and its values differ."""
+    pool = getattr(subset, "selected_from", None)
+    if pool is None or column not in pool.column_names:
+        return ""
+    chosen = pool.select(_selection(subset).indices.numpy())
+    pairs = zip(row_hashes(subset, [column]), row_hashes(chosen, [column]), strict=True)
+    first = next((row for row, (now, then) in enumerate(pairs) if now != then), None)
+    return "" if first is None else f" (first at row {first})"
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_subset(
+    subset: Dataset,
+    folder: Path,
+    *,
+    include_rows: bool,
+    shard_bytes: int,
+    config_name: str,
+    split: str,
+    origins: Sequence[Origin] | None = None,
+) -> Manifest:
+    """Write rows, selection, card and manifest of a checked subset to `folder`, whole or not at all.
+
+    Rows are streamed: memory does not grow with the subset.
+
+    Args:
+        subset: A dataset with `.selection`.
+        folder: A new or empty folder.
+        include_rows: Whether the rows are written, besides their positions and hashes.
+        shard_bytes: Size of a shard before compression.
+        config_name: Configuration of the rows.
+        split: Split of the rows.
+        origins: Where the rows came from, with what the Hub says of it.
+
+    Returns:
+        The manifest written.
+    """
+    selection = _selection(subset)
+    record: Mapping[str, Any] = selection.record
+    source = _source(record, getattr(subset, "selected_from", None), origins)
+    with atomic_folder(folder, "free space there or choose another folder; nothing of it was left") as part:
+        hashes, files = _write_rows(subset, part if include_rows else None, split, shard_bytes)
+        path = part / SELECTION_PATH
+        path.parent.mkdir()
+        row_ids = _row_ids(subset, selection, source.id_column)
+        write_selection(selection_table(selection, row_ids, hashes.combine_chunks()), path)
+        manifest = Manifest(
+            method=record["method"],
+            parameters=dict(record["parameters"]),
+            recipe={name: value for name, value in record.items() if name not in OUTSIDE_RECIPE},
+            source=source,
+            versions=dict(record["versions"]),
+            k=len(subset),
+            columns=subset.column_names,
+            objective=selection.objective,
+            total=selection.total,
+            captured=selection.captured,
+            indices_sha256=hash_lines(values(pa.chunked_array([selection.indices.numpy()]))),
+            rows_sha256=hash_lines(values(hashes)),
+            include_rows=include_rows,
+            config_name=config_name,
+            split=split,
+            files=files | {SELECTION_PATH: file_entry(path, len(subset))},
+        ).sealed()
+        (part / CARD_PATH).write_text(subset_card(manifest), encoding="utf-8")
+        (part / MANIFEST_PATH).write_bytes(manifest.to_bytes())
+    return manifest
+
+
+def _source(record: Mapping[str, Any], pool: Dataset | None, origins: Sequence[Origin] | None) -> Source:
+    """The source part of the manifest; a pool without files or repository is hashed whole, once (7 µs a row)."""
+    described = {name: value for name, value in record["source"].items() if name in Source.model_fields}
+    if described["kind"] == "rows" and pool is not None:
+        described["rows_sha256"] = hash_lines(row_hashes(pool, pool.column_names))
+    source = Source.model_validate(described)
+    return source if origins is None else source.model_copy(update={"origins": list(origins)})
+
+
+def _write_rows(
+    subset: Dataset, folder: Path | None, split: str, shard_bytes: int
+) -> tuple[pa.ChunkedArray, dict[str, FileEntry]]:
+    """Hash every row and, with a folder, write them in shards of about `shard_bytes`: hashes and files."""
     files: dict[str, FileEntry] = {}
     hashes: list[pa.Array] = []
     columns = subset.column_names
@@ -289,37 +321,31 @@ def _write_rows(subset: Dataset, folder: Path | None, split: str, shard_bytes: i
         final = path.with_name(f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
         path.rename(final)
         files[f"data/{final.name}"] = file_entry(final, count)
-    return _Written(pa.chunked_array(hashes, pa.string()), files)
+    return pa.chunked_array(hashes, pa.string()), files
 
 
-def _write_selection(
-    subset: Dataset, folder: Path, written: _Written, config_name: str, split: str, origins: Sequence[Origin] | None
-) -> Manifest:
-    selection = getattr(subset, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
-    record: Mapping[str, Any] = selection.record
-    source = source_of(record, getattr(subset, "selected_from", None), origins)
-    path = folder / SELECTION_PATH
-    path.parent.mkdir()
-    hashes = written.hashes.combine_chunks()
-    write_selection(selection_table(selection, _row_ids(subset, source.id_column), hashes), path)
-    return Manifest(
-        method=record["method"],
-        parameters=dict(record["parameters"]),
-        recipe={name: value for name, value in record.items() if name not in ELSEWHERE},
-        source=source,
-        versions=dict(record["versions"]),
-        k=len(subset),
-        columns=subset.column_names,
-        objective=selection.objective,
-        total=selection.total,
-        captured=selection.captured,
-        indices_sha256=hash_lines(values(pa.chunked_array([selection.indices.numpy()]))),
-        rows_sha256=hash_lines(values(written.hashes)),
-        include_rows=bool(written.files),
-        config_name=config_name,
-        split=split,
-        files=written.files | {SELECTION_PATH: file_entry(path, len(subset))},
-    ).sealed()
+def selection_table(selection: "Selection", row_ids: pa.Array, hashes: pa.Array) -> pa.Table:
+    """Rank, position, name, gain, row hash, weight and epoch of each pick, then the selection's own curves."""
+    k = len(selection)
+    weights = None if selection.weights is None else selection.weights.double().numpy()
+    columns = [
+        pa.array(np.arange(k)),
+        pa.array(selection.indices.numpy()),
+        row_ids,
+        pa.array(selection.gains.double().numpy()),
+        hashes,
+        pa.nulls(k, pa.float64()) if weights is None else pa.array(weights),
+        pa.nulls(k, pa.int64()),
+    ]
+    table = pa.Table.from_arrays(columns, schema=SELECTION_SCHEMA)
+    for name, curve in sorted(selection.curves.items()):
+        table = table.append_column(name, pa.array(curve.double().numpy()))
+    return table
+
+
+def write_selection(table: pa.Table, path: Path) -> None:
+    """Write the picks; the same table gives the same bytes."""
+    pq.write_table(table, path, **PARQUET)
 
 
 def file_entry(path: Path, rows: int | None = None) -> FileEntry:
@@ -327,73 +353,14 @@ def file_entry(path: Path, rows: int | None = None) -> FileEntry:
     return FileEntry(sha256=hash_file(path), size=path.stat().st_size, rows=rows)
 
 
-def _row_ids(subset: Dataset, id_column: str | None) -> pa.Array:
+def _row_ids(subset: Dataset, selection: "Selection", id_column: str | None) -> pa.Array:
     """What names each row: its value in `id_column`, else its position in the pool."""
     if id_column is None or id_column not in subset.column_names:
-        return pc.cast(pa.array(getattr(subset, "selection").indices.numpy()), pa.string())  # noqa: B009
+        return pc.cast(pa.array(selection.indices.numpy()), pa.string())
     tables = iter_tables(subset, [id_column])
     chunks = [pa.array([str(value) for value in table[id_column].to_pylist()], pa.string()) for table in tables]
     return pa.chunked_array(chunks, pa.string()).combine_chunks()
 
 
-def check_shard_size(size: int | str) -> int:
-    """The bytes that `max_shard_size` stands for.
-
-    Raises:
-        ValueError: If it is no positive size.
-    """
-    from datasets.utils.py_utils import convert_file_size_to_int
-
-    try:
-        found = int(convert_file_size_to_int(size))
-    except (ValueError, AttributeError):  # neither a number nor text
-        found = 0
-    if found < 1:
-        raise ValueError(f'`max_shard_size` must be a positive number of bytes or such as "500MB", got {size!r}.')
-    return found
-
-
-def save_subset(
-    subset: Dataset,
-    folder: str | os.PathLike[str],
-    *,
-    include_rows: bool = True,
-    max_shard_size: int | str = SHARD_BYTES,
-    config_name: str = "default",
-    split: str = "train",
-) -> Manifest:
-    """Save a selected subset with proof of how it was chosen.
-
-    The folder holds Parquet that `load_dataset(folder)` reads, `gip/selection.parquet` (position, gain and hash of
-    each row), a card, and `gip/manifest.json`: method, parameters, source, versions and hashes. It is written aside
-    and renamed, so a folder is whole or absent; the same subset gives the same bytes.
-
-    Args:
-        subset: The result of `gip_select` and its siblings.
-        folder: A new or empty folder.
-        include_rows: False saves positions and hashes only, for sources on the Hub that must not be passed on.
-        max_shard_size: Size of a Parquet file before compression, in bytes or such as `"500MB"`.
-        config_name: Configuration under which `load_dataset` finds the rows.
-        split: Split under which it finds them.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        FileExistsError: If `folder` is not empty.
-        TypeError: If `subset` is no `Dataset`, or `folder` no path.
-        ValueError: If `subset` carries no selection, was changed since, or is to be saved without rows that the Hub
-            does not have.
-    """
-    check_subset(subset)
-    check_unchanged(subset)
-    if not include_rows:
-        check_rebuildable(getattr(subset, "selection").record["source"])  # noqa: B009
-    return write_layout(
-        subset,
-        folder,
-        include_rows=include_rows,
-        max_shard_size=max_shard_size,
-        config_name=config_name,
-        split=split,
-    )
+def _selection(subset: Dataset) -> "Selection":
+    return getattr(subset, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers

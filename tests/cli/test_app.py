@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from command_line import hf_gip, refusal
 from datasets import Dataset, DatasetDict, config, load_dataset
 from saved_subset import pool
 
-from hf_gip.cli.app import in_its_words
+from hf_gip import gip_select, gtp_select, spice_select
+from hf_gip.cli.app import PROGRAM_COMMANDS, arguments_as_flags
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +51,20 @@ def test_select_then_verify_in_processes_of_their_own(source: Path, tmp_path: Pa
 
 
 def test_the_help_needs_no_torch() -> None:
-    code = "import sys; sys.argv = ['hf-gip', 'select', '--help']\nfrom hf_gip.cli import main\ntry: main()\n"
+    code = "import sys; sys.argv = ['hf-gip', 'select', '--help']\nfrom hf_gip.cli.app import main\ntry: main()\n"
     code += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'sklearn' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--scores" in done.stdout
+
+
+def test_verifying_a_folder_needs_no_torch(source: Path, tmp_path: Path) -> None:
+    assert hf_gip("select", source, "--k", 3, "--features", "vector", "--out", tmp_path / "out") == 0
+    code = "import sys; sys.argv[0] = 'hf-gip'\nfrom hf_gip.cli.app import main\ntry: main()\n"
+    code += "except SystemExit as exit_: assert exit_.code == 0\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, "verify", "out"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "out: verified" in done.stdout
 
 
 def test_every_kind_of_local_source_is_read(source: Path, tmp_path: Path) -> None:
@@ -279,20 +290,36 @@ def test_a_mistyped_folder_is_read_as_a_path_and_as_a_repository(
 
 
 def test_arguments_of_python_are_called_by_the_options_of_the_command() -> None:
+    def said(sentence: str, *command: str) -> str:
+        return arguments_as_flags(sentence, [*command])
+
     sentence = '`encoder` 7: give `encoder="lexical"`, `k=3` or `seeds`, not `seed`.'
-    assert (
-        in_its_words(sentence, ["select"]) == "`--encoder` 7: give `--encoder lexical`, `k=3` or `seeds`, not `seed`."
-    )
-    assert in_its_words("`seeds` and `encoder`", ["compare"]) == "`--seeds` and `--encoder`"
-    assert in_its_words("`rows` of `columns=[…]`", ["spice"]) == "`rows` of `--columns …`"
-    assert in_its_words("`target_modules='hidden'`: add `update_every=None`.", ["spice"]) == (
-        "`--target-modules hidden`: add `--frozen-proxy`."
-    )
-    assert in_its_words('`target_modules="*.down_proj"`', ["gtp"]) == '`--target-modules "*.down_proj"`'
-    assert in_its_words("`adam=True`, or `adam=False`.", ["gtp"]) == "`--adam`, or no `--adam`."
-    assert in_its_words("`folder`", ["select"]) == "`--out`"
-    for command in ([], ["--help"], ["nonsense"], ["push"]):
-        assert in_its_words("`folder`", command) == "`folder`"
+    assert said(sentence, "select") == "`--encoder` 7: give `--encoder lexical`, `k=3` or `seeds`, not `seed`."
+    assert said("`seeds` and `encoder`", "compare") == "`--seeds` and `--encoder`"
+    assert said("`rows` of `columns=[…]`", "spice") == "`rows` of `--columns …`"
+    assert said('`target_modules="*.down_proj"`', "gtp") == '`--target-modules "*.down_proj"`'
+    assert said("`target_modules='hidden'`", "spice") == "`--target-modules hidden`"
+    assert said("`adam=True`, or `adam=False`.", "gtp") == "`--adam`, or no `--adam`."
+    assert said("`private=False` or `private=True`", "push") == "`--public` or `--private`"
+    assert said("`include_rows=False` of `checkpoints`", "gtp") == "`--no-include-rows` of `--checkpoint`"
+
+
+def test_a_name_that_is_no_option_of_the_command_stays_as_it_is() -> None:
+    sentence = "`folder`, `update_every=None`, `source` and `rows_sha256`"
+    for command in (["select"], ["spice"], ["push"], [], ["--help"], ["nonsense"]):
+        assert arguments_as_flags(sentence, command).startswith("`folder`, `update_every=None`, `source`")
+    assert arguments_as_flags("`source`", ["verify"]) == "`--source`"
+
+
+def test_the_help_shows_the_defaults_of_python() -> None:
+    for command, function in (("select", gip_select), ("spice", spice_select), ("gtp", gtp_select)):
+        python = {each.name: each.default for each in signature(function).parameters.values()}
+        shell = {each.name: each.default for each in PROGRAM_COMMANDS[command].params}
+        shared = (python.keys() & shell.keys()) - {"k"}
+        assert len(shared) > 10
+        assert {name: shell[name] for name in shared if name != "model"} == {
+            name: python[name] for name in shared if name != "model"
+        }
 
 
 def test_a_folder_in_use_is_refused_before_the_source_is_read(
@@ -410,7 +437,7 @@ def test_a_saved_pick_is_explained_and_reported(
     )
 
 
-def test_what_was_stayed_away_from_is_given_again(
+def test_excluded_rows_are_passed_again(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -420,7 +447,7 @@ def test_what_was_stayed_away_from_is_given_again(
     for each in (["reproduce", "out"], ["explain", "out", 1], ["report", "out"]):
         capsys.readouterr()
         assert refusal(capsys, *each, "--source", source) == (
-            "`--exclude` must be given again: the manifest names a dataset and does not hold it."
+            "`--exclude` must be passed again: the manifest names a dataset and does not hold it."
         )
         assert refusal(capsys, *each, "--source", source, "--exclude", source).startswith(
             "`--exclude` must be the rows that the subset was kept away from, got others (hash "
@@ -498,4 +525,4 @@ def test_quotas_and_weights_are_read_from_words(
 ) -> None:
     words = ["select", source, "--k", 6, "--features", "vector", "--group-column", "good", "--out", tmp_path / "x"]
     said = refusal(capsys, *words, "--max-per-group", "many")
-    assert said == "weights and quotas must be numbers such as 50 or forum=50,wiki=20, got 'many'."
+    assert said == "weights, quotas and rates must be numbers such as 50, forum=50,wiki=20 or 1e-5,5e-6, got 'many'."

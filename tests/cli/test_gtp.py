@@ -106,7 +106,7 @@ def test_a_saved_subset_is_selected_again(tmp_path: Path, targeted: bool) -> Non
         other = Dataset.from_list(tiny_rows(5, seed=4))
         message = (
             "`target` must be the rows that the subset was chosen towards, got others (hash "
-            f"{rows_digest(other, ['input_ids', 'labels'])[:12]}…): give those of hash "
+            f"{rows_digest(other, ['input_ids', 'labels'])[:12]}…): pass those of hash "
             f"{rows_digest(goal(), ['input_ids', 'labels'])[:12]}…."
         )
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -118,13 +118,13 @@ def test_a_saved_subset_is_selected_again(tmp_path: Path, targeted: bool) -> Non
         del manifest.recipe["target"][0]["sha256"]  # as before there were hashes
         (tmp_path / "out" / MANIFEST_PATH).write_bytes(manifest.sealed().to_bytes())
         assert hf_gip.reproduce(tmp_path / "out", target=other, **given).verdict == "different"
-        message = "`target` must be given again: the manifest names 'target' and does not hold its rows."
+        message = "`target` must be passed again: the manifest names 'target' and does not hold its rows."
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             hf_gip.reproduce(tmp_path / "out", **given)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_checkpoints_of_a_trainer_are_given_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_of_a_trainer_are_passed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = word_rows(24)
     folders, _ = trained(tmp_path / "run", rows, lora=True)
     given = {"model": tiny_llama(len(word_tokenizer(24))), "tokenizer": word_tokenizer(24)}
@@ -152,17 +152,17 @@ def test_checkpoints_of_a_trainer_are_given_again(tmp_path: Path, capsys: pytest
     assert second.record["checkpoints"] == first.record["checkpoints"]
     row = int(second.indices[0])
     words = ["explain", tmp_path / "shell", row, "--source", tmp_path / "pool.parquet", "--model", tmp_path / "model"]
-    assert refusal(capsys, *words).startswith("`--checkpoint` must be given again: the manifest names checkpoint-")
+    assert refusal(capsys, *words).startswith("`--checkpoint` must be passed again: the manifest names checkpoint-")
     words += [word for folder in folders for word in ("--checkpoint", folder)]
     capsys.readouterr()
     assert command(*words) == 0
     assert f"Row {row} is number 1 with weight " in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"^`checkpoints` must be given again: the manifest names checkpoint-"):
+    with pytest.raises(ValueError, match=r"^`checkpoints` must be passed again: the manifest names checkpoint-"):
         hf_gip.reproduce(tmp_path / "out", source=rows, **given)
     first, last = (hash_folder(Path(folder))[:12] for folder in (folders[0], folders[-1]))
     message = (
         "`checkpoints` must be the folders that the subset was chosen along, got others "
-        f"in {Path(folders[-1]).name!r} (hash {last}…): give those of hash {first}…."
+        f"in {Path(folders[-1]).name!r} (hash {last}…): pass those of hash {first}…."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         hf_gip.reproduce(tmp_path / "out", source=rows, checkpoints=folders[::-1], **given)
@@ -225,7 +225,7 @@ def test_rows_are_explained_by_what_they_match(tasks: int, tmp_path: Path) -> No
     assert chosen.report(tmp_path / "page.html").exists()
 
 
-def test_subtasks_are_given_again_in_any_order_and_a_proxy_from_a_folder_of_any_name(tmp_path: Path) -> None:
+def test_subtasks_are_passed_again_in_any_order_and_a_proxy_from_a_folder_of_any_name(tmp_path: Path) -> None:
     rows, tokenizer = word_rows(24), word_tokenizer(24)
     tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")

@@ -104,7 +104,7 @@ def test_what_is_wrong_is_said_in_one_line(hub: Hub, capsys: pytest.CaptureFixtu
 
 
 def test_hf_dispatches_to_this_program_as_its_extension(hub: Hub, tmp_path: Path) -> None:
-    folder = tmp_path / "home" / ".local" / "warmup_fraction" / "hf" / "extensions" / "hf-gip"
+    folder = tmp_path / "home" / ".local" / "share" / "hf" / "extensions" / "hf-gip"
     folder.mkdir(parents=True)
     script = Path(sys.executable).with_name("hf-gip")
     written = {

@@ -120,7 +120,7 @@ def test_the_same_rows_in_another_format_or_layout_are_saved(same: Callable[[Any
 def test_a_transform_that_shows_other_rows_is_refused(tmp_path: Path) -> None:
     subset = chosen().with_transform(lambda batch: {"text": [text.upper() for text in batch["text"]]})
     with pytest.raises(
-        ValueError, match=r"^`subset` must show the rows that it holds, got one with a transform: apply"
+        ValueError, match=r"^`subset` must hold the rows that it shows, got a dataset with a transform "
     ):
         hf_gip.save_subset(subset, tmp_path / "out")
 

@@ -275,14 +275,14 @@ def licensed(hub: Hub, repo: str, name: str) -> Dataset:
     return rows
 
 
-def test_the_strictest_licence_stands_on_the_card(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_strictest_license_stands_on_the_card(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
     rows = concatenate_datasets([licensed(hub, OPEN, "mit"), licensed(hub, "alice/b", "cc-by-nc-4.0")]).shuffle(seed=1)
     subset = rows.gip_select(5, features="vector", device="cpu")
     hub.create(OUT, {"README.md": b"---\nlicense: mit\n---\n\nMine.\n"})
     hf_gip.push_to_hub(subset, OUT)
     text = hub.files(OUT)["README.md"].decode()
     assert yaml.safe_load(text.split("---\n")[1])["license"] == "cc-by-nc-4.0"
-    assert "`cc-by-nc-4.0`, the licence of the source" in text
+    assert "`cc-by-nc-4.0`, the license of the source" in text
     assert [record.getMessage() for record in caplog.records if record.name == "hf_gip.hub.push"] == [
         f"the card of {OUT!r} said license mit, its rows are under cc-by-nc-4.0: it now says cc-by-nc-4.0."
     ]
@@ -304,7 +304,7 @@ def test_the_strictest_licence_stands_on_the_card(hub: Hub, caplog: pytest.LogCa
         ([], []),
     ],
 )
-def test_the_strictest_of_several_licences(names: list[str], expected: list[str]) -> None:
+def test_the_strictest_of_several_licenses(names: list[str], expected: list[str]) -> None:
     assert strictest(names) == strictest(reversed(names)) == expected
 
 

@@ -159,7 +159,7 @@ def test_a_changed_row_of_the_source_is_named_when_a_pointer_is_rebuilt(hub: Hub
         hf_gip.load_subset(REPO, source=other)
 
 
-def test_the_card_keeps_its_words_and_foreign_metadata_and_the_source_s_licence(hub: Hub) -> None:
+def test_the_card_keeps_its_words_and_foreign_metadata_and_the_source_s_license(hub: Hub) -> None:
     rows = hub_pool()
     card = hub.files(POOL)["README.md"].decode().replace("---\n", "---\nlicense: cc-by-4.0\nlanguage: en\n", 1)
     hub.commit(POOL, {"README.md": card.encode()})
@@ -173,7 +173,7 @@ def test_the_card_keeps_its_words_and_foreign_metadata_and_the_source_s_licence(
     assert metadata["tags"] == ["mine", "data-selection", "hf-gip", "gip"]
     assert metadata["source_datasets"] == [POOL]
     assert "| random, same size |" in body
-    assert "`cc-by-4.0`, the licence of the source" in body
+    assert "`cc-by-4.0`, the license of the source" in body
     assert f'hf_gip.load_subset("{REPO}")' in body
     assert "data/train-old.parquet" not in hub.files(REPO)
     assert hub.files(REPO)["LICENSE"] == b"text"

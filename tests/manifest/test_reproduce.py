@@ -15,8 +15,8 @@ import hf_gip
 from hf_gip.dataset.loading import open_dataset
 from hf_gip.features import encoders
 from hf_gip.hashing import hash_array, hash_folder
-from hf_gip.manifest.reader import read_selection
-from hf_gip.manifest.reproduce import _features, reproduce_from
+from hf_gip.manifest.reader import read_selection_table
+from hf_gip.manifest.reproduce import Inputs, _features, reproduce_from
 from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, read_manifest
 
 
@@ -35,12 +35,12 @@ def test_the_same_picks_are_found_again_and_not_in_a_cache(tmp_path: Path, monke
     save(tmp_path / "out")
     calls, really = [], core.gip
     monkeypatch.setattr(core, "gip", lambda *args, **kwargs: calls.append(1) or really(*args, **kwargs))
-    again = hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu")
-    assert (again.verdict, again.common, again.first_difference) == ("same picks", 6, None)
-    assert again
-    assert again.published == pytest.approx(again.again)
+    reproduction = hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu")
+    assert (reproduction.verdict, reproduction.common, reproduction.first_difference) == ("same picks", 6, None)
+    assert reproduction
+    assert reproduction.published == pytest.approx(reproduction.reproduced)
     assert re.fullmatch(
-        r"same picks: 6 of 6 rows in common; objective [\d.]+, published [\d.]+ \([+-][\d.e+-]+\)", str(again)
+        r"same picks: 6 of 6 rows in common; objective [\d.]+, published [\d.]+ \([+-][\d.e+-]+\)", str(reproduction)
     )
     assert calls == [1]
     assert datasets.is_caching_enabled()
@@ -64,11 +64,11 @@ def test_every_recorded_option_is_used_again(tmp_path: Path, options: dict[str, 
     assert hf_gip.reproduce(tmp_path / "out", source=tmp_path / "pool.parquet", device="cpu").verdict == "same picks"
 
 
-def test_what_the_manifest_only_names_must_be_given_again(tmp_path: Path) -> None:
+def test_inputs_that_the_manifest_only_names_must_be_passed_again(tmp_path: Path) -> None:
     vectors = np.asarray(pool()["vector"][:], np.float32)
     chosen = hf_gip.gip_select(pool(), 5, features=vectors, target=vectors[:3], device="cpu")
     hf_gip.save_subset(chosen, tmp_path / "out")
-    message = "`target` must be given again: the manifest names a matrix and does not hold it."
+    message = "`target` must be passed again: the manifest names a matrix and does not hold it."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         hf_gip.reproduce(tmp_path / "out", source=pool())
     given = {"features": vectors, "target": vectors[:3]}
@@ -76,7 +76,7 @@ def test_what_the_manifest_only_names_must_be_given_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("whiten", [False, True])
-def test_what_is_given_again_must_be_what_it_was(tmp_path: Path, whiten: bool) -> None:
+def test_inputs_passed_again_must_have_the_recorded_hashes(tmp_path: Path, whiten: bool) -> None:
     vectors = np.asarray(pool()["vector"][:], np.float32)
     given: dict[str, Any] = {"features": vectors, "target": vectors[:3], "exclude": vectors[3:5] * 2}
     chosen = hf_gip.gip_select(pool(), 5, whiten=whiten, device="cpu", **given)
@@ -91,7 +91,7 @@ def test_what_is_given_again_must_be_what_it_was(tmp_path: Path, whiten: bool) -
     }
     for name, what in whats.items():
         wrong, right = hash_array(torch.tensor(given[name][::-1].copy())), hash_array(torch.tensor(given[name]))
-        message = f"`{name}` must be {what}, got others (hash {wrong[:12]}…): give those of hash {right[:12]}…."
+        message = f"`{name}` must be {what}, got others (hash {wrong[:12]}…): pass those of hash {right[:12]}…."
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             hf_gip.reproduce(tmp_path / "out", source=pool(), **given | {name: given[name][::-1].copy()})
     recipe = read_manifest(tmp_path / "out").recipe
@@ -113,10 +113,10 @@ def test_rows_that_were_a_target_must_be_the_same(tmp_path: Path, options: dict[
     assert hf_gip.reproduce(tmp_path / "out", target=back, **given).verdict == "same picks"
     refused = r"^`target` must be the rows that the subset was chosen towards, got others "
     for wrong in (shuffled, target.select(range(9))):
-        with pytest.raises(ValueError, match=refused + r"\(hash [0-9a-f]{12}…\): give those of hash [0-9a-f]{12}…\.$"):
+        with pytest.raises(ValueError, match=refused + r"\(hash [0-9a-f]{12}…\): pass those of hash [0-9a-f]{12}…\.$"):
             hf_gip.reproduce(tmp_path / "out", target=wrong, **given)
     for wrong in (target.select_columns(["good"]), np.ones((10, 4), np.float32), ["alpha"]):
-        with pytest.raises(ValueError, match=refused + r"of another kind: give those of hash [0-9a-f]{12}…\.$"):
+        with pytest.raises(ValueError, match=refused + r"of another kind: pass those of hash [0-9a-f]{12}…\.$"):
             hf_gip.reproduce(tmp_path / "out", target=wrong, **given)
 
 
@@ -128,7 +128,7 @@ def test_a_target_from_a_csv_file_is_the_same_though_an_empty_text_is_missing_th
     assert hf_gip.reproduce(tmp_path / "out", source=pool(), target=missing, device="cpu").verdict == "same picks"
 
 
-def test_what_cannot_count_is_not_taken_again(tmp_path: Path) -> None:
+def test_needless_inputs_are_refused(tmp_path: Path) -> None:
     hf_gip.save_subset(hf_gip.gip_select(pool(), 5, encoder="lexical", device="cpu"), tmp_path / "out")
     for name, why in {
         "target": "the manifest holds what it needs",
@@ -143,20 +143,20 @@ def test_an_encoder_in_a_folder_must_have_the_same_files(tmp_path: Path) -> None
     (tmp_path / "model").mkdir()
     told = {"kind": "text", "encoder": "model", "files": "0" * 64, "template": None, "columns": ["text"]}
     with pytest.raises(ValueError, match=r"^`encoder` must be the files that the subset was chosen with, got others "):
-        _features(told, {"encoder": str(tmp_path / "model")})
+        _features(told, Inputs(encoder=str(tmp_path / "model")))
 
 
-def test_a_subset_that_gip_did_not_choose_is_told(tmp_path: Path) -> None:
+def test_a_subset_that_gip_does_not_choose_is_different(tmp_path: Path) -> None:
     save(tmp_path / "out")
     forge(tmp_path / "out", objective=read_manifest(tmp_path / "out").objective * 1.01)
     assert hf_gip.reproduce(tmp_path / "out", source=pool(), device="cpu").verdict == "different"
     save(tmp_path / "two")
     manifest = read_manifest(tmp_path / "two")
     good = hf_gip.gip_select(pool(), 6, features="vector", scores=["good"], device="cpu").selection.indices.tolist()
-    picks = read_selection(tmp_path / "two" / SELECTION_PATH)
+    picks = read_selection_table(tmp_path / "two" / SELECTION_PATH)
     assert picks["index"].to_pylist() == good
-    again = reproduce_from(manifest, picks.take([1, 0, 2, 3, 4, 5]), pool(), {"target": None}, device="cpu")
-    assert (again.verdict, again.first_difference, again.common) == ("same objective", 0, 6)
+    reproduction = reproduce_from(manifest, picks.take([1, 0, 2, 3, 4, 5]), pool(), Inputs(), device="cpu")
+    assert (reproduction.verdict, reproduction.first_difference, reproduction.common) == ("same objective", 0, 6)
 
 
 def test_another_source_or_method_is_refused(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_another_source_or_method_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^the manifest does not say how to select again: KeyError\('objective'\)"):
         hf_gip.reproduce(tmp_path / "out", source=pool())
     forge(tmp_path / "out", method="other")
-    message = "`reproduce` selects again by gip, spice, gtp, got a subset chosen by 'other'."
+    message = "only subsets chosen by gip, spice, gtp can be chosen again, got 'other'."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         hf_gip.reproduce(tmp_path / "out", source=pool())
 
@@ -178,7 +178,7 @@ def test_no_path_out_of_a_manifest_is_taken_for_an_encoder(tmp_path: Path) -> No
     recipe = read_manifest(tmp_path / "out").recipe
     recipe["features"] |= {"encoder": "/somewhere/else", "revision": "0" * 40}
     forge(tmp_path / "out", recipe=recipe)
-    with pytest.raises(ValueError, match=r"^`encoder` must be given again: the manifest names '/somewhere/else'"):
+    with pytest.raises(ValueError, match=r"^`encoder` must be passed again: the manifest names '/somewhere/else'"):
         hf_gip.reproduce(tmp_path / "out", source=pool())
 
 
@@ -200,15 +200,15 @@ def test_the_weights_installed_as_a_package_need_not_be_given_again(
     monkeypatch.setattr(encoders, "_packaged_minilm", lambda: str(tmp_path / "model"))
     told = {"kind": "text", "encoder": "model", "files": hash_folder(tmp_path / "model"), "template": None}
     told |= {"columns": ["text"]}
-    assert _features(told, {})["encoder"] == str(tmp_path / "model")
+    assert _features(told, Inputs())["encoder"] == str(tmp_path / "model")
     (tmp_path / "model" / ".cache").mkdir()
     (tmp_path / "model" / ".cache" / "download").write_text("where from")  # tools leave such
     copy = str((tmp_path / "model").rename(tmp_path / "copy"))
-    assert _features(told, {"encoder": copy})["encoder"] == copy
+    assert _features(told, Inputs(encoder=copy))["encoder"] == copy
     told_where = r"^`encoder` must be the folder that the subset was chosen with, got 'lexical': name it\.$"
     with pytest.raises(ValueError, match=told_where):
-        _features(told, {"encoder": "lexical"})
+        _features(told, Inputs(encoder="lexical"))
     Path(copy).rename(tmp_path / "model")
     (tmp_path / "model" / "weights").write_bytes(b"others")
-    with pytest.raises(ValueError, match=r"^`encoder` must be given again: the manifest names 'model'"):
-        _features(told, {})
+    with pytest.raises(ValueError, match=r"^`encoder` must be passed again: the manifest names 'model'"):
+        _features(told, Inputs())

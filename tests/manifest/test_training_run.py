@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_gip import verify
-from hf_gip.manifest.training_run import Run, add_round, read_run
+from hf_gip.manifest.training_run import TrainingRun, add_round, read_run
 
 ITEMS = {"items": 2, "items_sha256": "a" * 64}
 
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
         pq.write_table(pa.table({"index": [3, 1], "epoch": [epoch] * 2}), tmp_path / "gip" / name)
         made = {"epoch": epoch, "step": 4 * epoch, "file": name, "rows": 2, "captured": 0.1, "record": {"k": 2}}
         made |= ITEMS
-        add_round(tmp_path, Run(model="m", pool_rows=9, parameters={"noise": 1 / 3}), made)
+        add_round(tmp_path, TrainingRun(model="m", pool_rows=9, parameters={"noise": 1 / 3}), made)
     return tmp_path
 
 
@@ -45,7 +45,7 @@ def test_each_selection_keeps_the_options_it_was_made_with(folder: Path) -> None
         name = f"selection_epoch_{epoch:05d}.parquet"
         pq.write_table(pa.table({"index": [0], "epoch": [epoch]}), folder / "gip" / name)
         made = {"epoch": epoch, "step": 4 * epoch, "file": name, "rows": 1, **ITEMS}
-        add_round(folder, Run(model="m", pool_rows=9, parameters={"noise": noise}), made)
+        add_round(folder, TrainingRun(model="m", pool_rows=9, parameters={"noise": noise}), made)
     run, first, second = read_run(folder), {"noise": 1 / 3}, {"noise": 0.5}
     assert run.parameters == {"noise": 0.25}
     assert [made.parameters for made in run.rounds] == [first, first, second, second, None]

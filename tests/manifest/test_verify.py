@@ -19,9 +19,10 @@ from saved_subset import hub_pool, pool, save
 
 import hf_gip
 from hf_gip.dataset.loading import open_dataset
-from hf_gip.manifest.reader import read_selection, write_selection
+from hf_gip.manifest.reader import read_selection_table
 from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, Manifest, read_manifest
-from hf_gip.manifest.verify import Report
+from hf_gip.manifest.verify import VerificationReport
+from hf_gip.manifest.writer import write_selection
 
 SHARD = "data/train-00000-of-00001.parquet"
 
@@ -42,7 +43,7 @@ def out(kept: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(kept, tmp_path / "out"))
 
 
-def failures(report: Report) -> dict[str, str]:
+def failures(report: VerificationReport) -> dict[str, str]:
     return {check.name: check.sentence for check in report.failed}
 
 
@@ -57,7 +58,7 @@ def reseal(folder: Path, **changes: Any) -> None:
 
 
 def edit_picks(folder: Path, name: str, change: Callable[[list], list]) -> None:
-    table = read_selection(folder / SELECTION_PATH)
+    table = read_selection_table(folder / SELECTION_PATH)
     position = table.column_names.index(name)
     values = pa.array(change(table[name].to_pylist()), table.schema.field(name).type)
     write_selection(table.set_column(position, name, values), folder / SELECTION_PATH)
@@ -164,7 +165,7 @@ def test_a_card_that_leads_elsewhere_is_named_but_its_text_is_free(out: Path) ->
 
 def test_a_changed_source_is_named(out: Path) -> None:
     rows = pool()
-    chosen = read_selection(out / SELECTION_PATH)["index"].to_pylist()
+    chosen = read_selection_table(out / SELECTION_PATH)["index"].to_pylist()
     other = next(i for i in range(40) if i not in chosen)
 
     def shout(at: int) -> Dataset:
@@ -275,7 +276,7 @@ def test_an_oversized_manifest_is_not_parsed(out: Path) -> None:
 
 
 def test_a_selection_with_other_columns_is_refused(out: Path) -> None:
-    table = pc.call_function("drop_null", [read_selection(out / SELECTION_PATH).select(["rank", "index"])])
+    table = pc.call_function("drop_null", [read_selection_table(out / SELECTION_PATH).select(["rank", "index"])])
     pq.write_table(table, out / SELECTION_PATH)
     found = failures(hf_gip.verify(out))
     assert "the selection file 'selection.parquet' cannot be read: columns ['rank', 'index']" in found["selection"]

@@ -206,7 +206,7 @@ def test_images_are_hashed_by_their_bytes_and_survive_the_round_trip(tmp_path: P
         ({"files": {"../x": {}}}, "must stay inside its folder"),
         ({"files": {"/etc/passwd": {}}}, "must be relative"),
         ({"extra": 1}, "Extra inputs are not permitted"),
-        ({"format": 2}, "Input should be 1"),
+        ({"format": 3}, "Input should be 2"),
         ({"k": "6"}, "Input should be a valid integer"),
     ],
 )
@@ -275,7 +275,7 @@ save(__import__("pathlib").Path(sys.argv[2]))
 """
 
 
-@pytest.mark.parametrize("moment", ["file_entry", "card_text"])
+@pytest.mark.parametrize("moment", ["file_entry", "subset_card"])
 def test_a_killed_save_leaves_no_folder_that_looks_whole(tmp_path: Path, moment: str) -> None:
     command = [sys.executable, "-c", KILLED, str(Path(__file__).parents[1]), str(tmp_path / "out"), moment]
     done = subprocess.run(command, env={"HF_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"})
