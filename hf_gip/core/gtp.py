@@ -118,7 +118,7 @@ def gtp(
         shapes = {"widths": [part.d for part in parts], "dtypes": [str(part.dtype) for part in parts]}
         assert_equal_on_all({**arguments, **shapes, "target": tensor_checksum(targets)}, group)
     partition = partition_rows(parts[0].n, group)
-    check_k(k, partition.n)
+    k = check_k(k, partition.n)
     mean, energy = ShardedMatrix(ConcatenatedMatrix(parts, scales), partition).means()
     if energy == 0:
         raise ValueError(f"`trajectories` must hold at least one row that is not zero, got {partition.n} zero row(s).")
@@ -144,7 +144,7 @@ def gtp(
             f"{len(rows):,} of {k:,} rows match the target as well as this pool can; the other {len(filled):,} "
             "were added by their correlation with it, with weight 0."
         )
-    rates_used = list(rates) if rates is not None else None
+    rates_used = [float(rate) for rate in rates] if rates is not None else None
     record = {
         "method": "gtp",
         "parameters": {"k": k, "rates": rates_used, "ridge": penalty, "targets": len(targets)},
