@@ -29,6 +29,11 @@ def gain(G: Array, row: int, rows: list[int], alpha: float, fisher: str) -> floa
     return float(np.log(1 + alpha * (G[row] ** 2 / denominator).sum()))
 
 
+def score(G: Array, row: int, rows: list[int], penalty: float, fisher: str, alpha: float = 1.0) -> float:
+    """The paper's score: gain less `penalty` times conflict."""
+    return gain(G, row, rows, alpha, fisher) - penalty * conflict(G, row, rows)
+
+
 def greedy_spice(
     G: Array,
     k: int,
