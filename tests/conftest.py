@@ -22,6 +22,7 @@ os.environ.update(
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # a process a core: threads of each would wait for those of the others
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -54,3 +55,11 @@ def hub() -> Iterator[Hub]:
     HUB.repos.clear()
     yield HUB
     HUB.calm()
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """Let wrong arguments through to the package's own checks, as they get there for users."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

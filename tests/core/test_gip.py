@@ -2,9 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
 
-import jaxtyping
 import numpy as np
 import oracles
 import pytest
@@ -234,14 +232,6 @@ def test_the_record_tells_how_to_run_it_again_and_when_the_span_was_full() -> No
     share = [judged(X, Q, got.indices[:t], "projection", 0) / float(Q.square().sum()) for t in (full - 1, full)]
     assert share[0] < 0.999 <= share[1]
     assert got.record["notes"] == [f"{full} of 40 picks filled the span; the rest refine it."]
-
-
-@pytest.fixture
-def without_shape_checks() -> Iterator[None]:
-    """Let wrong arguments through to the package's own checks, as they get there for users."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 X, Q = torch.ones(4, 3), torch.ones(2, 3)
