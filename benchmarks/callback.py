@@ -245,7 +245,7 @@ def main() -> None:
             "of the features (the target was 1.1); and what the picks take on the main process beside the features.",
             f"Load average at the end: {os.getloadavg()[1]:.0f}.",
             "Epoch: selection as a share of training on k rows. The pool is three times k, and training on a row "
-            "costs about three forwards of it, so a share near 1 is what the pass itself must cost; `pool_size`, "
+            "costs about three forwards of it, so a share near 1 is what the pass itself must cost; `num_candidates`, "
             "`every_n_epochs` or a larger k lower it.",
         ],
     )

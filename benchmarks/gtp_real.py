@@ -26,7 +26,13 @@ from hf_gip.dataset.gradient_trajectories import Trajectories
 from hf_gip.features.proxy import LORA
 from hf_gip.features.tokenization import Tally, token_batches
 
-RUN: dict[str, Any] = {"share": 0.25, "epochs": 3, "learning_rate": 2e-3, "dims": 1024, "batch_size": 16}
+RUN: dict[str, Any] = {
+    "warmup_fraction": 0.25,
+    "warmup_epochs": 3,
+    "warmup_learning_rate": 2e-3,
+    "projection_dim": 1024,
+    "batch_size": 16,
+}
 SEEDS = 5  # random sets
 NEAR = 0.95  # cosine of two gradients along the run from which the rows count as near copies
 Pair = tuple[str, str]
@@ -53,7 +59,7 @@ def tokens(rows: list[Pair], tokenizer: Tokenizer) -> Dataset:
 
 def stack_trajectories(trajectories: Trajectories) -> tuple[Tensor, Tensor]:
     """The rows and the target as GTP matches them, float64."""
-    scales = [rate**0.5 for rate in trajectories.rates]
+    scales = [rate**0.5 for rate in trajectories.learning_rates]
     rows = [
         scale * each.rows(torch.arange(each.n)).double()
         for scale, each in zip(scales, trajectories.features, strict=True)
@@ -79,8 +85,8 @@ def select_by_rule(run: Trajectories, hidden: tuple[Tensor, Tensor], k: int) -> 
     """The rows that each rule chooses."""
     assert run.targets is not None
     return {
-        "gtp": [gtp(run.features, run.goals(), k, rates=run.rates).indices],
-        "LESS top-k, then weights": [less(run.features, run.targets, k, rates=run.rates).indices],
+        "gtp": [gtp(run.features, run.goals(), k, learning_rates=run.learning_rates).indices],
+        "LESS top-k, then weights": [less(run.features, run.targets, k, learning_rates=run.learning_rates).indices],
         "RDS+, then weights": [rds(*hidden, k).indices],
         f"random, then weights, mean of {SEEDS}": random_sets(len(hidden[0]), k, SEEDS, seed=0),
     }
@@ -155,7 +161,7 @@ def main() -> None:
             for trajectories in (plain, adam)
             for line in measure(trajectories, plain, select_by_rule(trajectories, hidden, args.k), from_gsm8k)
         ]
-    run = RUN["epochs"], RUN["share"], RUN["learning_rate"]
+    run = RUN["warmup_epochs"], RUN["warmup_fraction"], RUN["warmup_learning_rate"]
     write_results(
         "gtp_real",
         table,

@@ -22,12 +22,12 @@ from hf_gip import gradient_features
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ROWS = {"Alpaca": (0, 1_200), "GSM8K": (BANK, 200), "shuffled": (BANK + GSM8K_BANK, 200)}  # first row, how many
 SKETCHES: tuple[dict[str, Any], ...] = (
-    {"dims": 512, "side": 16},
-    {"dims": 512},
-    {"dims": 1_024},
-    {"dims": 2_048},
-    {"dims": 4_096},
-    {"dims": 8_192},
+    {"projection_dim": 512, "side": 16},
+    {"projection_dim": 512},
+    {"projection_dim": 1_024},
+    {"projection_dim": 2_048},
+    {"projection_dim": 4_096},
+    {"projection_dim": 8_192},
 )
 BEST = 80  # a twentieth of the rows
 
@@ -35,7 +35,7 @@ BEST = 80  # a twentieth of the rows
 def gradients(model: nn.Module, tokens: Tokens, **sketch: Any) -> Tensor:
     """One unit gradient per row."""
     rows = [{"input_ids": ids, "labels": labels} for ids, labels in zip(tokens.ids, tokens.labels, strict=True)]
-    result = gradient_features(model, rows, parameters=LAYERS, batch_size=32, normalize=True, **sketch)
+    result = gradient_features(model, rows, target_modules=LAYERS, batch_size=32, normalize=True, **sketch)
     out = torch.zeros(len(rows), result.features.shape[1])
     out[result.rows] = result.features
     return out
@@ -56,7 +56,7 @@ def main() -> None:
         row_gradients = gradients(model, rows, **sketch)
         return {name: row_gradients @ gradients(model, tokens, **sketch).mean(0) for name, tokens in targets.items()}
 
-    exact, lines = scores(dims=None), []
+    exact, lines = scores(projection_dim=None), []
     for sketch in SKETCHES:
         draws = [scores(seed=seed, **sketch) for seed in range(2)]
         for name, exact_scores in exact.items():
@@ -65,7 +65,7 @@ def main() -> None:
             lines.append(
                 {
                     "target": name,
-                    "dims": sketch["dims"],
+                    "projection_dim": sketch["projection_dim"],
                     "side": sketch.get("side", "none"),
                     "correlation of scores": sum(float(torch.corrcoef(pair)[0, 1]) for pair in pairs) / len(pairs),
                     "best rows in common": sum(len(ours & theirs) for ours, theirs in best) / len(best) / BEST,

@@ -98,7 +98,7 @@ def select(
     if name == "plain loop":
         from plain_loops import project
 
-        problem = normalize_problem(InMemoryMatrix(rows), queries, noise, None)
+        problem = normalize_problem(InMemoryMatrix(rows), queries, None)
         return project(rows, problem.scale, problem.queries, k, noise).indices.tolist(), k
     passes = [0]
     shortlist = int(name.rpartition(" ")[2]) if "prefilter" in name else None

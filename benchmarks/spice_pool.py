@@ -71,9 +71,9 @@ def train_model(rows: list[dict[str, list[int]]], stops: list[int]) -> Iterator[
 def lora_gradients(model: LlamaForCausalLM, rows: list[dict[str, list[int]]]) -> Tensor:
     """Gradients of the paper's LoRA layers, put on the model and taken off again."""
     with prepared(model, "lora", 0) as lora_model:
-        return gradient_features(lora_model, rows, dims=DIMS, batch_size=16).features
+        return gradient_features(lora_model, rows, projection_dim=DIMS, batch_size=16).features
 
 
 def down_proj_gradients(model: LlamaForCausalLM, rows: list[dict[str, list[int]]]) -> Tensor:
     """Gradients of the model's own `down_proj` weights."""
-    return gradient_features(model, rows, parameters="*.down_proj", dims=DIMS, batch_size=16).features
+    return gradient_features(model, rows, target_modules="*.down_proj", projection_dim=DIMS, batch_size=16).features

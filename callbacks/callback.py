@@ -116,14 +116,15 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
             and with `push_to`.
         id_column: The column that names a row in the records; by default its position in that dataset.
         every_n_epochs: Epochs from one selection to the next.
-        start_epoch: The first epoch with a selection, from 0; before it, `warmup`.
-        warmup: Rows for the epochs before `start_epoch`, e.g. `pool.gip_select(k).selection`; random ones by default.
-        reuse: Whether a row may be chosen again in a later round; if not, each comes at most once until fewer are left
-            than a round needs: those come first, and the count begins anew.
-        pool_size: Candidates in a round, drawn at random; for pools too large to be read each time.
+        start_epoch: The first epoch with a selection, from 0; before it, `initial_selection`.
+        initial_selection: Rows for the epochs before `start_epoch`, e.g. `pool.gip_select(k).selection`; random ones
+            by default.
+        allow_repeats: Whether a row may be chosen again in a later round; if not, each comes at most once until
+            fewer are left than a round needs: those come first, and the count begins anew.
+        num_candidates: Candidates in a round, drawn at random; for pools too large to be read each time.
         push_to: A dataset repository for the last selection when training ends. It is first saved as
             `output_dir/gip/subset`; a push that fails is logged with the command that repeats it.
-        push_each: Whether to push every selection when it is made, not only the last.
+        push_every_selection: Whether to push every selection when it is made, not only the last.
 
     Raises:
         TypeError: If the training set is not a `datasets.Dataset`, or an option is of another kind than it should be.
@@ -146,15 +147,15 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         id_column: str | None = None,
         every_n_epochs: int = 1,
         start_epoch: int = 0,
-        warmup: Selection | None = None,
-        reuse: bool = True,
-        pool_size: int | None = None,
+        initial_selection: Selection | None = None,
+        allow_repeats: bool = True,
+        num_candidates: int | None = None,
         push_to: str | None = None,
-        push_each: bool = False,
+        push_every_selection: bool = False,
     ) -> None:
         self.trainer = trainer
         self.every_n_epochs, self.start_epoch = every_n_epochs, start_epoch
-        self.push_to, self.push_each = push_to, push_each
+        self.push_to, self.push_every_selection = push_to, push_every_selection
         self.round: Round | None = None
         self._resumed_at: float | None = None
         self._epoch_began, self._began_inside = 0.0, False
@@ -164,18 +165,18 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         check_features(features, objective, trainer)
         check_number("noise", noise, optional=True)
         check_encoder(encoder, features)
-        check_bool("reuse", reuse)
-        check_push(push_to, push_each, pool)
+        check_bool("allow_repeats", allow_repeats)
+        check_push(push_to, push_every_selection, pool)
         self.pool = read_pool(trainer, pool, id_column)
         check_texts(features, self.pool.rows.column_names, trainer.processing_class)
-        check_options(scores, self.pool.rows, select, every_n_epochs, start_epoch, warmup)
+        check_options(scores, self.pool.rows, select, every_n_epochs, start_epoch, initial_selection)
         recipe = Recipe(
             features, prepare_target(trainer, target), tuple(scores), objective, noise, select, TextVectors(encoder)
         )
         view = make_view(trainer, self.pool, k)
         warn_of_repeats(trainer, k)
-        rotation = Rotation(len(self.pool), reuse, pool_size, trainer.args.seed)
-        self.reselector = Reselector(trainer, self.pool, view, recipe, rotation, warmup)
+        rotation = Rotation(len(self.pool), allow_repeats, num_candidates, trainer.args.seed)
+        self.reselector = Reselector(trainer, self.pool, view, recipe, rotation, initial_selection)
         self.settings = settings_of(
             trainer,
             recipe,
@@ -183,8 +184,8 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
             id_column=id_column,
             every_n_epochs=every_n_epochs,
             start_epoch=start_epoch,
-            reuse=reuse,
-            pool_size=pool_size,
+            allow_repeats=allow_repeats,
+            num_candidates=num_candidates,
         )
         trainer.train_dataset = view
 
@@ -234,7 +235,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Publish the last selection where that was asked for."""
-        if not self.push_each:
+        if not self.push_every_selection:
             self._push()
 
     def state(self) -> dict[str, Any]:
@@ -245,7 +246,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         saved = {
             **self._identity(),
             "round": self.round.to_json(),
-            "used": None if rotation.reuse else squeeze(rotation.used),
+            "used": None if rotation.allow_repeats else squeeze(rotation.used),
         }
         return {"args": {}, "attributes": {"saved": saved}}
 
@@ -264,7 +265,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
             write_round(self.trainer, self.pool, self.settings, self.round)
             report_table(self.trainer, self.pool, self.round)
         report_round(self.trainer, self.round, earlier)
-        if self.push_each:
+        if self.push_every_selection:
             self._push()
 
     def _push(self) -> None:

@@ -37,8 +37,8 @@ def projection(family: str, seed: int) -> GradientRecipe | None:
     """How the gradients of a family are projected; None for those that are as wide as the model."""
     if family not in WEIGHTS:
         return None
-    parameters, side = WEIGHTS[family]
-    return GradientRecipe(parameters, DIMS, side, seed=seed)
+    target_modules, side = WEIGHTS[family]
+    return GradientRecipe(target_modules, DIMS, side, seed=seed)
 
 
 class Probe:

@@ -49,18 +49,19 @@ class Reselector:
     view: SelectionView | PackedView
     recipe: Recipe
     rotation: Rotation
-    warmup: Selection | None
+    initial_selection: Selection | None
 
     def __post_init__(self) -> None:
         order = self._before()
         if self.view.fit(order.indices) is None:
             raise ValueError(
-                f"`warmup` must hold enough rows for `k={len(self.view)}`, got {len(order)}: select as many as an "
+                f"`initial_selection` must hold enough rows for `k={len(self.view)}`, got {len(order)}: select as "
+                "many as an "
                 "epoch has."
             )
         sample = self.rotation.sample
         if sample is not None and isinstance(self.view, SelectionView) and sample < len(self.view):
-            raise ValueError(f"`pool_size` must be at least `k={len(self.view)}`, got {sample}: raise it.")
+            raise ValueError(f"`num_candidates` must be at least `k={len(self.view)}`, got {sample}: raise it.")
 
     def first(self, epoch: int, step: int) -> Round:
         """The rows before the first selection: the warm-up given, else random ones."""
@@ -84,7 +85,7 @@ class Reselector:
             places = self.view.fit(picked.indices)
         if places is None:
             raise ValueError(
-                f"`pool_size` must leave enough candidates for `k={len(self.view)}`, got {self.rotation.sample}: "
+                f"`num_candidates` must leave enough candidates for `k={len(self.view)}`, got {self.rotation.sample}: "
                 "raise it."
             )
         seconds = {"features": reading, "select": time.perf_counter() - began - reading}
@@ -95,14 +96,20 @@ class Reselector:
         self.view.show(chosen.rows)
 
     def _before(self) -> Selection:
-        if self.warmup is None:
+        if self.initial_selection is None:
             gains = torch.full((len(self.pool),), torch.nan, dtype=torch.float64)
             record = {"method": "random", "parameters": {"seed": self.rotation.seed}}
             return Selection(self.rotation.shuffled(), gains, record=record)
-        rows, known = self.pool.find(self.warmup.indices)
-        weights = None if self.warmup.weights is None else self.warmup.weights[known]
-        curves = {name: curve[known] for name, curve in self.warmup.curves.items()}
-        return replace(self.warmup, indices=rows, gains=self.warmup.gains[known], weights=weights, curves=curves)
+        rows, known = self.pool.find(self.initial_selection.indices)
+        weights = None if self.initial_selection.weights is None else self.initial_selection.weights[known]
+        curves = {name: curve[known] for name, curve in self.initial_selection.curves.items()}
+        return replace(
+            self.initial_selection,
+            indices=rows,
+            gains=self.initial_selection.gains[known],
+            weights=weights,
+            curves=curves,
+        )
 
     def _rank(self, rows: Tensor) -> tuple[Selection, Tensor | None, float]:
         """Order `rows` until enough fit the view: the selection, the places of those that do, seconds of reading."""

@@ -161,7 +161,7 @@ def settings_of(trainer: Trainer, recipe: Recipe, **schedule: Any) -> dict[str, 
     packing, projected = packing_of(trainer), projection(recipe.features, trainer.args.seed)
     return {
         "features": recipe.features,
-        "projected_to": None if projected is None else projected.dims,
+        "projected_to": None if projected is None else projected.projection_dim,
         "target_sha256": None if recipe.target is None else _digest(recipe.target),
         "scores": list(recipe.scores),
         "objective": recipe.objective,

@@ -26,13 +26,13 @@ class Rotation:
 
     Attributes:
         rows: Rows of the pool.
-        reuse: Whether a row may be chosen again before every other one was.
+        allow_repeats: Whether a row may be chosen again before every other one was.
         sample: Candidates drawn at random for a round, None for all.
         seed: Of that draw; the epoch is mixed in. The global generators are never asked.
     """
 
     rows: int
-    reuse: bool
+    allow_repeats: bool
     sample: int | None
     seed: int
 
@@ -47,7 +47,7 @@ class Rotation:
 
     def mark(self, rows: Tensor) -> None:
         """Note the rows of a round; where it had to fall back, the count begins anew with the rows that came twice."""
-        if self.reuse:
+        if self.allow_repeats:
             return
         again = rows[self.used[rows]]
         if len(again):

@@ -20,17 +20,23 @@ from .view import PackedView, SelectionView
 
 
 def check_options(
-    scores: Sequence[str], rows: Dataset, select: object, every_n_epochs: int, start_epoch: int, warmup: object
+    scores: Sequence[str],
+    rows: Dataset,
+    select: object,
+    every_n_epochs: int,
+    start_epoch: int,
+    initial_selection: object,
 ) -> None:
     """Raise for options that contradict each other.
 
     Raises:
-        TypeError: If `scores` is no list of names, `select` no function or `warmup` no selection.
+        TypeError: If `scores` is no list of names, `select` no function or `initial_selection` no selection.
         ValueError: If one is out of range.
     """
-    if not isinstance(warmup, Selection | None):
+    if not isinstance(initial_selection, Selection | None):
         raise TypeError(
-            f"`warmup` must be a `Selection`, got {type(warmup).__name__}: a subset has it as `.selection`."
+            f"`initial_selection` must be a `Selection`, got {type(initial_selection).__name__}: a subset has it as "
+            "`.selection`."
         )
     _check_names(scores)
     if select is not None and not callable(select):
@@ -120,15 +126,15 @@ def check_start(start_epoch: int, epochs: int) -> None:
         )
 
 
-def check_push(push_to: str | None, push_each: bool, pool: Dataset | None) -> None:
+def check_push(push_to: str | None, push_every_selection: bool, pool: Dataset | None) -> None:
     """Raise unless the rows to publish are at hand and there is a name to publish them under.
 
     Raises:
         ValueError: If not.
     """
     if push_to is None:
-        if push_each:
-            raise ValueError("`push_each` needs the repository to push to, got `push_to=None`: name one.")
+        if push_every_selection:
+            raise ValueError("`push_every_selection` needs the repository to push to, got `push_to=None`: name one.")
         return
     if not isinstance(push_to, str) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", push_to):
         raise ValueError(f"`push_to` must be a dataset repository such as 'me/subset', got {brief(push_to)}.")

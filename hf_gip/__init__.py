@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hf_gip.dataset.comparison import Comparison, compare
     from hf_gip.dataset.gradient_trajectories import gradient_trajectories
     from hf_gip.dataset.gtp_select import gtp_select
-    from hf_gip.dataset.llm_scoring import Endpoint, LocalModel, rate
+    from hf_gip.dataset.llm_scoring import ChatEndpoint, LocalModel, score_with_llm
     from hf_gip.dataset.report import write_report
     from hf_gip.dataset.spice_select import spice_select
     from hf_gip.features.adam import adam_moments
@@ -41,7 +41,7 @@ __version__ = version("hf-gip")
 _HOME = {  # public name: the module it lives in, imported on first use
     "Comparison": "hf_gip.dataset.comparison",
     "Constraints": "hf_gip.core.constraints",
-    "Endpoint": "hf_gip.dataset.llm_scoring",
+    "ChatEndpoint": "hf_gip.dataset.llm_scoring",
     "Explanation": "hf_gip.selection",
     "LocalModel": "hf_gip.dataset.llm_scoring",
     "MatrixSource": "hf_gip.core.matrix",
@@ -59,7 +59,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "less": "hf_gip.core.baselines",
     "load_subset": "hf_gip.hub.load",
     "push_to_hub": "hf_gip.hub.push",
-    "rate": "hf_gip.dataset.llm_scoring",
+    "score_with_llm": "hf_gip.dataset.llm_scoring",
     "rds": "hf_gip.core.baselines",
     "reproduce": "hf_gip.hub.load",
     "save_subset": "hf_gip.manifest.reader",
@@ -70,9 +70,9 @@ _HOME = {  # public name: the module it lives in, imported on first use
 }
 
 __all__ = [
+    "ChatEndpoint",
     "Comparison",
     "Constraints",
-    "Endpoint",
     "Explanation",
     "LocalModel",
     "MatrixSource",
@@ -91,10 +91,10 @@ __all__ = [
     "less",
     "load_subset",
     "push_to_hub",
-    "rate",
     "rds",
     "reproduce",
     "save_subset",
+    "score_with_llm",
     "spice",
     "spice_select",
     "verify",

@@ -42,7 +42,7 @@ parser.add_argument("--encoder", help="'lexical', or a sentence-transformers id 
 parser.add_argument("--config", help="configuration of INPUT")
 parser.add_argument("--split", default="train", help="split of INPUT (default: train)")
 parser.add_argument("--revision", help="revision of INPUT")
-parser.add_argument("--no-rows", action="store_true", help="publish positions and hashes only")
+parser.add_argument("--no-include-rows", action="store_true", help="publish positions and hashes only")
 seen = parser.add_mutually_exclusive_group()
 seen.add_argument("--private", action="store_true", default=None, help="make a private repository")
 seen.add_argument(

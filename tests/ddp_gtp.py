@@ -15,7 +15,13 @@ from torch import Tensor
 
 from hf_gip import gtp
 
-RUN: dict[str, Any] = {"share": 0.8, "epochs": 2, "learning_rate": 0.02, "seed": 3, "dims": 100}
+RUN: dict[str, Any] = {
+    "warmup_fraction": 0.8,
+    "warmup_epochs": 2,
+    "warmup_learning_rate": 0.02,
+    "seed": 3,
+    "projection_dim": 100,
+}
 
 
 def problems() -> list[tuple[Tensor, Tensor | None, int]]:
@@ -58,7 +64,7 @@ def faults(rank: int, world: int) -> dict[str, str]:
     calls: dict[str, Callable[[], object]] = {
         "k": lambda: gtp(mine, target, k + last, group=dist.group.WORLD),
         "target": lambda: gtp(mine, target + int(last), k, group=dist.group.WORLD),
-        "rates": lambda: gtp(mine, target, k, rates=[1.0 + last], group=dist.group.WORLD),
+        "learning_rates": lambda: gtp(mine, target, k, learning_rates=[1.0 + last], group=dist.group.WORLD),
         "ridge": lambda: gtp(mine, target, k, ridge=-1.0 * last, group=dist.group.WORLD),
         "nan": lambda: gtp(wrong if last else mine, target, k, group=dist.group.WORLD),
         "width": lambda: gtp(mine[:, 1:] if last else mine, None, k, group=dist.group.WORLD),

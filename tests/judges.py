@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from hf_gip.dataset.llm_scoring import Endpoint
+from hf_gip.dataset.llm_scoring import ChatEndpoint
 
 
 class Judge:
@@ -33,7 +33,7 @@ class Judge:
 
 
 @pytest.fixture
-def judge() -> Iterator[tuple[Judge, Endpoint]]:
+def judge() -> Iterator[tuple[Judge, ChatEndpoint]]:
     state = Judge()
 
     class Handler(BaseHTTPRequestHandler):
@@ -75,7 +75,7 @@ def judge() -> Iterator[tuple[Judge, Endpoint]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield state, Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "stub", api_key="secret", concurrency=1)
+    yield state, ChatEndpoint(f"http://127.0.0.1:{server.server_port}/v1", "stub", api_key="secret", concurrency=1)
     server.shutdown()
     server.server_close()
     thread.join()

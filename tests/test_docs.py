@@ -22,7 +22,7 @@ from judges import (
 )
 from markdown_blocks import PAGES, ROOT, Block, blocks
 
-from hf_gip.dataset.llm_scoring import Endpoint
+from hf_gip.dataset.llm_scoring import ChatEndpoint
 
 pytestmark = pytest.mark.hub
 ELSEWHERE = {
@@ -90,7 +90,7 @@ def run_bash(block: Block, where: str) -> None:
 def test_the_blocks_of_a_page_run_one_after_another(
     page: Path,
     folder: Path,
-    judge: tuple[Judge, Endpoint],  # noqa: F811
+    judge: tuple[Judge, ChatEndpoint],  # noqa: F811
 ) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):

@@ -50,7 +50,7 @@ def test_planted_copies_of_test_questions_are_found_and_left_out(data: Path, tmp
     questions = test["question"][:300]
     copies = [text.replace("?", " ?").replace(" the ", " one ", 1).upper() for text in questions[:40]]
     pool = Dataset.from_dict({"text": rows["instruction"][:4_000] + copies})
-    subset = hf_gip.gip_select(pool, 50, encoder="lexical", exclude=questions, exclude_above=0.85)
+    subset = hf_gip.gip_select(pool, 50, encoder="lexical", exclude=questions, exclude_threshold=0.85)
     found = {row: other for row, other, _ in subset.selection.record["excluded"]["pairs"]}
     assert {row - 4_000: other for row, other in found.items() if row >= 4_000} == {i: i for i in range(40)}
     assert not set(found) & set(subset.selection.indices.tolist())

@@ -59,7 +59,7 @@ def select() -> Any:
 
 
 def spice() -> Any:
-    return hf_gip.spice_select(tokens(), 12, model=tiny_model(), window=10, update_every=2, dims=None)
+    return hf_gip.spice_select(tokens(), 12, model=tiny_model(), window=10, update_every=2, projection_dim=None)
 
 
 def frozen_spice() -> Any:
@@ -67,11 +67,13 @@ def frozen_spice() -> Any:
 
 
 def gtp() -> Any:
-    return hf_gip.gtp_select(tokens(), 5, model=tiny_model(), share=0.5, epochs=1, seed=3)
+    return hf_gip.gtp_select(tokens(), 5, model=tiny_model(), warmup_fraction=0.5, warmup_epochs=1, seed=3)
 
 
 def rate() -> Any:
-    return hf_gip.rate(pool(), lambda texts: ['{"good": 3}' for _ in texts], attributes=["good"], name="judge")
+    return hf_gip.score_with_llm(
+        pool(), lambda texts: ['{"good": 3}' for _ in texts], attributes=["good"], name="judge"
+    )
 
 
 @pytest.mark.parametrize("job", [embed, select, frozen_spice, gtp, rate])

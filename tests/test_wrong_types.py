@@ -26,13 +26,16 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path]:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[(name, 3) for name in ("scores", "cover", "features", "columns", "template", "include", "encoder")],
-        *[(name, "nope") for name in ("exclude_above", "k", "include", "columns")],
+        *[
+            (name, 3)
+            for name in ("scores", "cover_columns", "features", "columns", "template", "initial_rows", "encoder")
+        ],
+        *[(name, "nope") for name in ("exclude_threshold", "k", "initial_rows", "columns")],
         ("features", [None]),
         ("encoder", ""),
         ("device", 2.5),
         ("columns", []),
-        ("exclude_above", None),
+        ("exclude_threshold", None),
     ],
 )
 def test_gip_select_names_the_argument(name: str, value: Any) -> None:

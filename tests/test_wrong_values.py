@@ -46,7 +46,7 @@ POOL = Dataset.from_dict(
     }
 )
 TOKENS = Dataset.from_list(tiny_rows(6))
-GRADIENTS = {"parameters": "last_layer", "dims": 4, "max_length": 16, "batch_size": 8, "seed": 0}
+GRADIENTS = {"target_modules": "last_layer", "projection_dim": 4, "max_length": 16, "batch_size": 8, "seed": 0}
 
 
 class Words:
@@ -88,7 +88,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "trajectories": [ROWS, ROWS.flip(0)],
         "target": [QUERIES, QUERIES],
         "k": 5,
-        "rates": [1.0, 0.5],
+        "learning_rates": [1.0, 0.5],
         "ridge": 0.1,
         "max_passes": 5,
         "group": None,
@@ -98,7 +98,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "trajectories": [ROWS, ROWS.flip(0)],
         "target": [QUERIES, QUERIES],
         "k": 5,
-        "rates": [1.0, 0.5],
+        "learning_rates": [1.0, 0.5],
         "subtasks": [0, 0, 1],
     },
     hf_gip.rds: {"features": ROWS, "queries": QUERIES, "k": 5},
@@ -134,7 +134,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "baselines": False,
         "device": "cpu",
     },
-    hf_gip.rate: {
+    hf_gip.score_with_llm: {
         "dataset": POOL,
         "judge": lambda prompts: ['{"good": 3}'] * len(prompts),
         "name": "threes",
@@ -152,7 +152,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "scores_as": "precision",
         "target": None,
         "target_weight": None,
-        "cover": None,
+        "cover_columns": None,
         "features": "vector",
         "columns": None,
         "template": None,
@@ -164,12 +164,12 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "quality": None,
         "whiten": False,
         "exclude": None,
-        "exclude_above": 0.9,
-        "include": None,
+        "exclude_threshold": 0.9,
+        "initial_rows": None,
         "group_column": "topic",
         "max_per_group": 4,
         "min_per_group": None,
-        "budget_tokens": None,
+        "max_tokens": None,
         "id_column": None,
         "device": "cpu",
     },
@@ -199,16 +199,16 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "target": None,
         "tokenizer": None,
         "checkpoints": None,
-        "rates": None,
+        "learning_rates": None,
         "columns": None,
         "subspace": "random",
         "adam": False,
-        "share": 0.5,
-        "epochs": 1,
-        "learning_rate": 1e-4,
+        "warmup_fraction": 0.5,
+        "warmup_epochs": 1,
+        "warmup_learning_rate": 1e-4,
         "device": "cpu",
     },
-    hf_gip.Endpoint: {"url": "http://127.0.0.1:9/v1", "model": "m", "api_key": "none", "concurrency": 2},
+    hf_gip.ChatEndpoint: {"url": "http://127.0.0.1:9/v1", "model": "m", "api_key": "none", "concurrency": 2},
 }
 
 UNUSED = {(hf_gip.compare, "encoder"), (hf_gip.gip_select, "encoder")}  # beside ready vectors; `embed` has its own

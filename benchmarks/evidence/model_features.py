@@ -104,7 +104,7 @@ def hidden_states(model: Any, tokens: Tokens, *, batch: int = 64) -> Tensor:
 def gradients(model: nn.Module, tokens: Tokens) -> Tensor:
     """One projected gradient per row; rows without an answer get zeros."""
     rows = [{"input_ids": ids, "labels": labels} for ids, labels in zip(tokens.ids, tokens.labels, strict=True)]
-    result = gradient_features(model, rows, parameters=LAYERS, dims=DIMS, batch_size=32)
+    result = gradient_features(model, rows, target_modules=LAYERS, projection_dim=DIMS, batch_size=32)
     out = torch.zeros(len(rows), result.features.shape[1])
     out[result.rows] = result.features
     return out

@@ -66,7 +66,9 @@ def in_its_words(sentence: str, command: list[str]) -> str:
     """What Python's doors say of their arguments, said of the command's options: `id_column` becomes `--id-column`."""
     found = getattr(typer.main.get_command(PROGRAM), "commands", {}).get(*command or [""])
     options = [each for each in getattr(found, "params", []) if each.param_type_name == "option"]
-    flags = {each.name: max(each.opts, key=len) for each in options if not each.secondary_opts}  # not --rows/--no-rows
+    flags = {
+        each.name: max(each.opts, key=len) for each in options if not each.secondary_opts
+    }  # not --include-rows/--no-include-rows
     if "out" in flags:
         flags["folder"] = flags["out"]
 
@@ -79,7 +81,7 @@ def in_its_words(sentence: str, command: list[str]) -> str:
             return f"no `{flag}`"
         return f"`{flag} {value}`" if value not in ("", "True") else f"`{flag}`"
 
-    sentence = sentence.replace("`update_every=None`", "`--frozen`").replace("=[…]`", '="…"`')
+    sentence = sentence.replace("`update_every=None`", "`--frozen-proxy`").replace("=[…]`", '="…"`')
     return re.sub(r"`(?P<name>\w+)(=(?P<value>\"[^\"`]+\"|'[^'`]+'|True|False))?`", word, sentence)
 
 

@@ -58,7 +58,7 @@ def numbers(listed: str | None) -> list[float] | None:
     try:
         return None if found is None else [float(rate) for rate in found]
     except ValueError:
-        raise ValueError(f"`rates` must be numbers such as 1e-5,5e-6, got {listed!r}.") from None
+        raise ValueError(f"`learning_rates` must be numbers such as 1e-5,5e-6, got {listed!r}.") from None
 
 
 def _number(text: str, kind: Callable[[str], Number]) -> Number:
@@ -150,7 +150,9 @@ Split = Annotated[str, typer.Option(help="Split of the source.")]
 Config = Annotated[str | None, typer.Option(help="Configuration of the source.")]
 Revision = Annotated[str | None, typer.Option(help="Revision of the source on the Hub.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; a GPU where there is one.")]
-Rows = Annotated[bool, typer.Option("--rows/--no-rows", help="Save the rows, or positions and hashes only.")]
+Rows = Annotated[
+    bool, typer.Option("--include-rows/--no-include-rows", help="Save the rows, or positions and hashes only.")
+]
 Proxy = Annotated[
     str, typer.Option(help="The model whose gradients are taken: a Hub id or a folder; a small one will do.")
 ]
@@ -272,7 +274,7 @@ def given_again(manifest: "Manifest", selection: "Selection", options: dict[str,
         given[name] = read(given[name], **place)
     if given["features"] is not None:
         given["features"] = vectors(given["features"])
-    return {**given, "include": selection.indices.tolist()}
+    return {**given, "initial_rows": selection.indices.tolist()}
 
 
 def read_saved(folder: Path) -> "tuple[Manifest, Selection]":

@@ -59,23 +59,25 @@ def select_command(
     diversity: Annotated[float | None, typer.Option(help="0 (most relevant) to 1 (most spread).")] = None,
     quality: Annotated[float | None, typer.Option(help="Weight of the scores: 0 ignores them, 1 by default.")] = None,
     target_weight: Annotated[float | None, typer.Option(help="Share of the target against the pool, up to 1.")] = None,
-    cover: Annotated[str | None, typer.Option(help="Categorical columns to cover: source or source=2,lang=1.")] = None,
+    cover_columns: Annotated[
+        str | None, typer.Option(help="Categorical columns to cover: source or source=2,lang=1.")
+    ] = None,
     group_column: Annotated[str | None, typer.Option(help="A column of groups for the quotas.")] = None,
     max_per_group: Annotated[str | None, typer.Option(help="Most rows a group: 50, or forum=50,wiki=20.")] = None,
     min_per_group: Annotated[str | None, typer.Option(help="Fewest rows a group, likewise.")] = None,
-    budget_tokens: Annotated[int | None, typer.Option(help="Most tokens of all rows; --k is then a ceiling.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of all rows; --k is then a ceiling.")] = None,
     token_column: Annotated[str | None, typer.Option(help="A column of token counts.")] = None,
     exclude: Annotated[str | None, typer.Option(help="Stay away from this: a dataset, a file, or .npy.")] = None,
     exclude_split: Annotated[str | None, typer.Option(help="Its split; test, where it has splits.")] = None,
     exclude_config: Annotated[str | None, typer.Option(help="Its configuration.")] = None,
-    exclude_above: Annotated[float, typer.Option(help="How close is too close, as a cosine.")] = 0.9,
+    exclude_threshold: Annotated[float, typer.Option(help="How close is too close, as a cosine.")] = 0.9,
     id_column: Annotated[str | None, typer.Option(help="A column that names the rows.")] = None,
     split: Annotated[str, typer.Option(help="Split of the source.")] = "train",
     config: Annotated[str | None, typer.Option(help="Configuration of the source.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the source on the Hub.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; a GPU where there is one.")] = None,
     rows: Annotated[
-        bool, typer.Option("--rows/--no-rows", help="Save the rows, or positions and hashes only.")
+        bool, typer.Option("--include-rows/--no-include-rows", help="Save the rows, or positions and hashes only.")
     ] = True,
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
@@ -97,7 +99,7 @@ def select_command(
     from hf_gip.manifest.writer import check_rebuildable
 
     _check_where(out, push_to)
-    check_counts(budget_tokens=budget_tokens)
+    check_counts(max_tokens=max_tokens)
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     if not rows:
@@ -115,14 +117,14 @@ def select_command(
         "diversity": diversity,
         "quality": quality,
         "target_weight": target_weight,
-        "cover": weighed(cover),
+        "cover_columns": weighed(cover_columns),
         "group_column": group_column,
         "max_per_group": quotas(max_per_group),
         "min_per_group": quotas(min_per_group),
-        "budget_tokens": budget_tokens,
+        "max_tokens": max_tokens,
         "token_column": token_column,
         "exclude": open_excluded(exclude, split=exclude_split, config=exclude_config),
-        "exclude_above": exclude_above,
+        "exclude_threshold": exclude_threshold,
         "id_column": id_column,
         "device": device,
     }
@@ -161,13 +163,13 @@ def spice_command(
     out: Out,
     model: Proxy,
     columns: TextColumns = None,
-    parameters: Annotated[
+    target_modules: Annotated[
         str, typer.Option(help="Whose gradients: lora, last_layer, hidden, or a pattern of layer names.")
     ] = "lora",
-    window: Annotated[int, typer.Option(help="Rows looked at together; 0: all at once, with --frozen.")] = 120,
+    window: Annotated[int, typer.Option(help="Rows looked at together; 0: all at once, with --frozen-proxy.")] = 120,
     update_every: Annotated[int, typer.Option(help="Rows chosen per training step of the proxy.")] = 10,
     frozen: Annotated[
-        bool, typer.Option("--frozen", help="Leave the proxy as it is; its gradients are kept.")
+        bool, typer.Option("--frozen-proxy", help="Leave the proxy as it is; its gradients are kept.")
     ] = False,
     conflict_penalty: Annotated[float, typer.Option(help="Weight of the conflict; 0 is D-optimal design.")] = 0.1,
     stop_ratio: Annotated[
@@ -199,7 +201,7 @@ def spice_command(
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {
         "columns": names(columns),
-        "parameters": parameters,
+        "target_modules": target_modules,
         "window": window or None,
         "update_every": None if frozen else update_every,
         "conflict_penalty": conflict_penalty,
@@ -229,10 +231,11 @@ def _check_windows(window: int, update_every: int, frozen: bool, stop_ratio: flo
         raise ValueError(f"`--window` must be a whole number of rows, or 0 for all at once, got {window}.")
     if update_every < 1 and not frozen:
         raise ValueError(
-            f"`--update-every` must be at least 1, got {update_every}: for a proxy left as it is, add `--frozen`."
+            f"`--update-every` must be at least 1, got {update_every}: for a proxy left as it is, add "
+            "`--frozen-proxy`."
         )
     if not window and not frozen:
-        raise ValueError("`--window 0`, all rows at once, needs a proxy that stays as it is: add `--frozen`.")
+        raise ValueError("`--window 0`, all rows at once, needs a proxy that stays as it is: add `--frozen-proxy`.")
 
 
 def gtp_command(
@@ -246,23 +249,23 @@ def gtp_command(
     target_split: Annotated[str | None, typer.Option(help="Split of the target; train, where it has splits.")] = None,
     target_config: Annotated[str | None, typer.Option(help="Configuration of the target.")] = None,
     columns: TextColumns = None,
-    parameters: Annotated[
+    target_modules: Annotated[
         str, typer.Option(help="Whose gradients: lora, last_layer, or a pattern of layer names.")
     ] = "lora",
     subspace: Annotated[
         Literal["random", "snapshots"], typer.Option(help="A sketch, or the directions in which the weights move.")
     ] = "random",
-    dims: Annotated[int, typer.Option(help="Width per checkpoint at most.")] = 4096,
+    projection_dim: Annotated[int, typer.Option(help="Width per checkpoint at most.")] = 4096,
     adam: Annotated[
         bool, typer.Option("--adam", help="The pool's gradients through Adam's moments, as in LESS.")
     ] = False,
-    share: Annotated[float, typer.Option(help="Part of the pool that the warm-up run trains on.")] = 0.05,
-    epochs: Annotated[int, typer.Option(help="Passes of the warm-up run, a checkpoint after each.")] = 4,
-    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 2e-5,
+    warmup_fraction: Annotated[float, typer.Option(help="Part of the pool that the warm-up run trains on.")] = 0.05,
+    warmup_epochs: Annotated[int, typer.Option(help="Passes of the warm-up run, a checkpoint after each.")] = 4,
+    warmup_learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 2e-5,
     checkpoints: Annotated[
         list[str] | None, typer.Option("--checkpoint", help="A Trainer's checkpoint folder instead; repeat it.")
     ] = None,
-    rates: Annotated[
+    learning_rates: Annotated[
         str | None, typer.Option(help="Learning rate of each, where the Trainer logged none: 1e-5,5e-6.")
     ] = None,
     max_length: Annotated[int, typer.Option(help="Tokens per row at most.")] = 2048,
@@ -282,21 +285,23 @@ def gtp_command(
     from hf_gip.manifest.writer import check_empty
 
     check_empty(out)
-    check_counts(dims=dims, epochs=epochs, max_length=max_length, batch_size=batch_size)
+    check_counts(
+        projection_dim=projection_dim, warmup_epochs=warmup_epochs, max_length=max_length, batch_size=batch_size
+    )
     terminal = console()
     pool = read_pool(source, terminal, split=split, config=config, revision=revision)
     options: dict[str, Any] = {
         "target": open_target_rows(target, split=target_split, config=target_config),
         "columns": names(columns),
-        "parameters": parameters,
+        "target_modules": target_modules,
         "subspace": subspace,
-        "dims": dims,
+        "projection_dim": projection_dim,
         "adam": adam,
-        "share": share,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
+        "warmup_fraction": warmup_fraction,
+        "warmup_epochs": warmup_epochs,
+        "warmup_learning_rate": warmup_learning_rate,
         "checkpoints": checkpoints or None,
-        "rates": numbers(rates),
+        "learning_rates": numbers(learning_rates),
         "max_length": max_length,
         "batch_size": batch_size,
         "seed": seed,

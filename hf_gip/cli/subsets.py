@@ -24,7 +24,7 @@ def push_command(
     folder: Annotated[str, typer.Argument(help="A folder written by `hf-gip select` or `save_subset`.")],
     repo: Annotated[str, typer.Argument(help="A dataset repository, such as me/alpaca-gip-1k.")],
     rows: Annotated[
-        bool, typer.Option("--rows/--no-rows", help="Publish the rows, or positions and hashes only.")
+        bool, typer.Option("--include-rows/--no-include-rows", help="Publish the rows, or positions and hashes only.")
     ] = True,
     private: Annotated[
         bool | None,

@@ -18,7 +18,7 @@ def less(
     target: Tensor | Sequence[Tensor],
     k: int,
     *,
-    rates: Sequence[float] | None = None,
+    learning_rates: Sequence[float] | None = None,
     subtasks: Sequence[int] | None = None,
 ) -> Selection:
     """Choose the `k` rows of highest influence ([LESS](https://huggingface.co/papers/2402.04333)).
@@ -32,7 +32,7 @@ def less(
             in memory or a `MatrixSource` on disk.
         target: Gradients of the target rows at the same checkpoints, (m, d) each.
         k: How many rows to choose.
-        rates: Learning rate of each checkpoint, *optional*, defaults to equal weights.
+        learning_rates: Learning rate of each checkpoint, *optional*, defaults to equal weights.
         subtasks: Number of the subtask of each target row, (m,), *optional*, defaults to one for all.
 
     Returns:
@@ -44,7 +44,9 @@ def less(
     """
     parts, targets = _paired(trajectories, target)
     k = check_k(k, parts[0].n)
-    weights = [1.0 / len(parts)] * len(parts) if rates is None else as_list("rates", rates, RATES)
+    weights = (
+        [1.0 / len(parts)] * len(parts) if learning_rates is None else as_list("learning_rates", learning_rates, RATES)
+    )
     check_rates(weights, len(parts))
     groups = [0] * len(targets[0]) if subtasks is None else as_list("subtasks", subtasks, "a list of whole numbers")
     if len(groups) != len(targets[0]) or not all(isinstance(group, int) for group in groups):
@@ -58,7 +60,7 @@ def less(
     for part, each, weight in zip(parts, targets, weights, strict=True):
         scores += weight / sum(weights) * cosines(part, means @ unit_rows(each.double().cpu()))
     values, order = torch.sort(scores.max(dim=1).values, descending=True, stable=True)
-    record = {"method": "less", "parameters": {"k": k, "rates": [float(weight) for weight in weights]}}
+    record = {"method": "less", "parameters": {"k": k, "learning_rates": [float(weight) for weight in weights]}}
     return Selection(order[:k], values[:k], record=record)
 
 

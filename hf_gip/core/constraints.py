@@ -89,12 +89,13 @@ class Constraints:
         rows = self.initial().tolist()
         if not all(0 <= row < n for row in rows) or len(set(rows)) < len(rows):
             raise ValueError(
-                f"`include` must hold distinct rows of the pool (0 to {n - 1}), got {len(rows)} from {min(rows)} to "
+                f"`initial_rows` must hold distinct rows of the pool (0 to {n - 1}), got {len(rows)} from "
+                f"{min(rows)} to "
                 f"{max(rows)}."
             )
         if len(rows) > k:
             raise ValueError(
-                f"`include` must hold at most k={k} rows, got {len(rows)}, {len(rows) - k} too many: raise `k`."
+                f"`initial_rows` must hold at most k={k} rows, got {len(rows)}, {len(rows) - k} too many: raise `k`."
             )
 
     def _check_quotas(self, k: int) -> None:
@@ -117,11 +118,12 @@ class Constraints:
             )
         if (bad := _first_true(initial > high)) is not None:
             raise ValueError(
-                f"`include` must keep to `max_per_group`, got {initial[bad]} rows of group {self.group(bad)} where "
+                f"`initial_rows` must keep to `max_per_group`, got {initial[bad]} rows of group {self.group(bad)} "
+                "where "
                 f"{high[bad]} are allowed: {initial[bad] - high[bad]} too many."
             )
         if (required := int(torch.maximum(low, initial).sum())) > k:
-            beside = " beside `include`" if len(self.initial()) else ""
+            beside = " beside `initial_rows`" if len(self.initial()) else ""
             raise ValueError(
                 f"`min_per_group` must fit into k={k}{beside}, got {required} rows over {len(sizes)} group(s): "
                 f"{required - k} too many; raise `k` or lower the quotas."
@@ -137,12 +139,15 @@ class Constraints:
         assert self.max_tokens is not None
         initial = self.initial()
         reserve = self.cheapest(self.missing(self.group_counts(initial)))
-        required, reason = int(self.tokens[initial].sum()) + sum(map(sum, reserve)), "`include` and `min_per_group`"
+        required, reason = (
+            int(self.tokens[initial].sum()) + sum(map(sum, reserve)),
+            "`initial_rows` and `min_per_group`",
+        )
         if required == 0:
             required, reason = int(self.tokens.min()), "the shortest row"
         if required > self.max_tokens:
             raise ValueError(
-                f"`budget_tokens` must pay for {reason}, {required} tokens at least, got {self.max_tokens}: "
+                f"`max_tokens` must pay for {reason}, {required} tokens at least, got {self.max_tokens}: "
                 f"{required - self.max_tokens} too few."
             )
 

@@ -46,7 +46,7 @@ def gtp(
     target: Tensor | Sequence[Tensor] | None,
     k: int,
     *,
-    rates: Sequence[float] | None = None,
+    learning_rates: Sequence[float] | None = None,
     ridge: float | None = None,
     max_passes: int = 20,
     group: dist.ProcessGroup | None = None,
@@ -78,7 +78,7 @@ def gtp(
         target: What to match, (d,) or one row per target (m, d), d the width of all checkpoints together; or one
             such tensor per checkpoint. None: the mean of all rows, the full data's own trajectory.
         k: How many rows to choose.
-        rates: η_c ≥ 0, the learning rate of each checkpoint, *optional*, defaults to 1 for all.
+        learning_rates: η_c ≥ 0, the learning rate of each checkpoint, *optional*, defaults to 1 for all.
         ridge: Penalty ½ρ‖w‖² with ρ = `ridge` · mean‖aᵢ‖², *optional*, defaults to 0, but to 0.001 where k exceeds the
             width, as then no single best w exists.
         max_passes: Passes over the rows at most, *optional*, defaults to `20`.
@@ -103,15 +103,15 @@ def gtp(
 
     def read_arguments() -> tuple[list[MatrixSource], list[float], Tensor | None]:
         parts = checkpoint_sources(trajectories)
-        check_gtp_options(rates, len(parts), ridge, max_passes)
-        scales = [math.sqrt(rate) for rate in rates] if rates is not None else [1.0] * len(parts)
+        check_gtp_options(learning_rates, len(parts), ridge, max_passes)
+        scales = [math.sqrt(rate) for rate in learning_rates] if learning_rates is not None else [1.0] * len(parts)
         return parts, scales, None if target is None else target_rows(target, parts, scales)
 
     parts, scales, targets = check_on_all(read_arguments, group)
     if group is not None:
         arguments = {
             "k": k,
-            "rates": rates if rates is None else list(rates),
+            "learning_rates": learning_rates if learning_rates is None else list(learning_rates),
             "ridge": ridge,
             "max_passes": max_passes,
         }
@@ -144,10 +144,10 @@ def gtp(
             f"{len(rows):,} of {k:,} rows match the target as well as this pool can; the other {len(filled):,} "
             "were added by their correlation with it, with weight 0."
         )
-    rates_used = [float(rate) for rate in rates] if rates is not None else None
+    rates_used = None if learning_rates is None else [float(rate) for rate in learning_rates]
     record = {
         "method": "gtp",
-        "parameters": {"k": k, "rates": rates_used, "ridge": penalty, "targets": len(targets)},
+        "parameters": {"k": k, "learning_rates": rates_used, "ridge": penalty, "targets": len(targets)},
         "residual": fit.residual,
         "passes": history.passes,
         "residuals": history.residuals,
@@ -409,26 +409,32 @@ def per_checkpoint(name: str, value: Any) -> list[Any]:
     return list(value)
 
 
-def check_gtp_options(rates: Sequence[float] | None, checkpoints: int, ridge: float | None, max_passes: int) -> None:
+def check_gtp_options(
+    learning_rates: Sequence[float] | None, checkpoints: int, ridge: float | None, max_passes: int
+) -> None:
     """Raise unless every option is in its range.
 
     Raises:
-        TypeError: If `rates` is no list.
+        TypeError: If `learning_rates` is no list.
         ValueError: Naming the option, the value found and the range.
     """
-    if rates is not None:
-        check_rates(as_list("rates", rates, RATES), checkpoints)
+    if learning_rates is not None:
+        check_rates(as_list("learning_rates", learning_rates, RATES), checkpoints)
     check_number("ridge", ridge, optional=True)
     check_int("max_passes", max_passes)
 
 
-def check_rates(rates: Sequence[Any], checkpoints: int) -> None:
+def check_rates(learning_rates: Sequence[Any], checkpoints: int) -> None:
     """Raise unless there is a learning rate for every checkpoint, and one of them above 0.
 
     Raises:
         ValueError: If not.
     """
-    if len(rates) != checkpoints:
-        raise ValueError(f"`rates` must hold one learning rate per checkpoint ({checkpoints}), got {len(rates)}.")
-    if not all(is_number(rate) and rate >= 0 for rate in rates) or not any(rates):
-        raise ValueError(f"`rates` must be finite numbers of at least 0, not all 0, got {brief(rates)}.")
+    if len(learning_rates) != checkpoints:
+        raise ValueError(
+            f"`learning_rates` must hold one learning rate per checkpoint ({checkpoints}), got {len(learning_rates)}."
+        )
+    if not all(is_number(rate) and rate >= 0 for rate in learning_rates) or not any(learning_rates):
+        raise ValueError(
+            f"`learning_rates` must be finite numbers of at least 0, not all 0, got {brief(learning_rates)}."
+        )

@@ -33,7 +33,7 @@ def gip_select(
     scores_as: Literal["precision", "queries"] = "precision",
     target: "Dataset | Sequence[str] | Vectors | None" = None,
     target_weight: float | None = None,
-    cover: "Sequence[str] | Mapping[str, float] | None" = None,
+    cover_columns: "Sequence[str] | Mapping[str, float] | None" = None,
     features: "str | Vectors | None" = None,
     columns: Sequence[str] | None = None,
     template: str | None = None,
@@ -45,12 +45,12 @@ def gip_select(
     quality: float | None = None,
     whiten: bool = False,
     exclude: "Dataset | Sequence[str] | Vectors | None" = None,
-    exclude_above: float = 0.9,
-    include: "Sequence[int] | NDArray[np.integer] | NDArray[np.bool_] | Tensor | None" = None,
+    exclude_threshold: float = 0.9,
+    initial_rows: "Sequence[int] | NDArray[np.integer] | NDArray[np.bool_] | Tensor | None" = None,
     group_column: str | None = None,
     max_per_group: int | Mapping[Any, int] | None = None,
     min_per_group: int | Mapping[Any, int] | None = None,
-    budget_tokens: int | None = None,
+    max_tokens: int | None = None,
     token_column: str | None = None,
     id_column: str | None = None,
     device: str | None = None,
@@ -68,7 +68,7 @@ def gip_select(
     Args:
         dataset: The pool. Of a `DatasetDict` each split named in `k` is replaced by its subset, the others stay.
         k: How many rows; for a `DatasetDict` a mapping from split to rows, or a number for its `train` split. None
-            means as many as `budget_tokens` pays for.
+            means as many as `max_tokens` pays for.
         scores: Numeric columns, larger is better: quality judgments or metadata. Missing values are allowed. A
             mapping gives each column a weight.
         scores_as: `"precision"`, or `"queries"` for the paper's dual form, in which the scores stand in place of a
@@ -76,8 +76,8 @@ def gip_select(
         target: What the rows should serve: a dataset, texts, or ready vectors, (m, d), in any array or frame.
         target_weight: Share of what is asked that is the target's, in (0, 1]; the rest asks for the pool itself. 1
             unless told.
-        cover: Categorical columns, such as `source` or `language`, whose values are all asked for; a mapping gives
-            each a weight beside what the vectors are asked (1 unless told: as much).
+        cover_columns: Categorical columns, such as `source` or `language`, whose values are all asked for; a mapping
+            gives each a weight beside what the vectors are asked (1 unless told: as much).
         features: Ready vectors: the name of a column of them, or a matrix with one row per example, (n, d), of torch,
             numpy, pandas, polars or Arrow.
         columns: Text columns to embed, instead of the detected layout.
@@ -94,14 +94,14 @@ def gip_select(
         whiten: Give every direction of the target the same weight; for a few unlike queries only.
         exclude: What to stay away from, such as a test set: a dataset, texts, or vectors. Rows that come too close are
             left out, and listed in the record with what they copy.
-        exclude_above: How close is too close, as a cosine.
-        include: Rows to start from, as positions or a mask: they come first, count towards `k`, quotas and budget, and
-            what they cover is not asked for again.
+        exclude_threshold: How close is too close, as a cosine.
+        initial_rows: Rows to start from, as positions or a mask: they come first, count towards `k`, quotas and
+            budget, and what they cover is not asked for again.
         group_column: A column of groups for the quotas.
         max_per_group: Most rows of each group: one number, or a mapping from group to number; the groups of a
             `ClassLabel` go by its names.
         min_per_group: Fewest rows of each group, likewise.
-        budget_tokens: Most tokens of all rows together. Rows are then ranked by gain per token, `k` is a ceiling.
+        max_tokens: Most tokens of all rows together. Rows are then ranked by gain per token, `k` is a ceiling.
         token_column: A column of token counts; unless told, words and signs of the text are counted.
         id_column: A column that names the rows in the manifest, instead of their position.
         device: Torch device for encoder and selection; a GPU where there is one unless told.
@@ -119,7 +119,7 @@ def gip_select(
         "scores_as": scores_as,
         "target": target,
         "target_weight": target_weight,
-        "cover": cover,
+        "cover_columns": cover_columns,
         "features": features,
         "columns": columns,
         "template": template,
@@ -131,12 +131,12 @@ def gip_select(
         "quality": quality,
         "whiten": whiten,
         "exclude": exclude,
-        "exclude_above": exclude_above,
-        "include": include,
+        "exclude_threshold": exclude_threshold,
+        "initial_rows": initial_rows,
         "group_column": group_column,
         "max_per_group": max_per_group,
         "min_per_group": min_per_group,
-        "budget_tokens": budget_tokens,
+        "max_tokens": max_tokens,
         "token_column": token_column,
         "id_column": id_column,
         "device": device,
@@ -147,7 +147,7 @@ def gip_select(
     from hf_gip.dataset.inputs import plain_value
 
     k = plain_value(k)
-    k = len(dataset) if k is None and budget_tokens is not None and isinstance(dataset, Dataset) else k
+    k = len(dataset) if k is None and max_tokens is not None and isinstance(dataset, Dataset) else k
     check_dataset(dataset, k, id_column)
     from hf_gip.core.validation import check_device
     from hf_gip.dataset.evidence import GipEvidence
@@ -160,7 +160,7 @@ def gip_select(
         signals.limited.limits.check(len(dataset), cast("int", k))
     request = {"method": "gip", "version": VERSION, "k": k, "id_column": id_column, **signals.request}
     selection = select_once(request, lambda: _select(dataset, cast("int", k), signals, started))
-    return attach(dataset, replace(selection, evidence=GipEvidence(signals.without_column())))
+    return attach(dataset, replace(selection, context=GipEvidence(signals.without_column())))
 
 
 def _select(dataset: Dataset, k: int, signals: "Signals", started: float) -> "Selection":
@@ -251,14 +251,15 @@ def _keep(n: int, pairs: list[list[Any]], k: int, limits: "Constraints | None") 
     least = k if limits is None or limits.max_tokens is None else 1
     if len(kept) < least:
         raise ValueError(
-            f"`exclude` must leave at least k={least} rows, got {len(kept)} of {n}: raise `exclude_above` or lower "
+            f"`exclude` must leave at least k={least} rows, got {len(kept)} of {n}: raise `exclude_threshold` or "
+            "lower "
             "`k`."
         )
     given = set() if limits is None else set(limits.initial().tolist())
     if both := [pair for pair in pairs if pair[0] in given]:
         row, other, cosine = both[0]
         raise ValueError(
-            f"`include` must keep away from `exclude`, got row {row}, which copies row {other} of it (cosine "
-            f"{cosine}): leave it out, or raise `exclude_above`."
+            f"`initial_rows` must keep away from `exclude`, got row {row}, which copies row {other} of it (cosine "
+            f"{cosine}): leave it out, or raise `exclude_threshold`."
         )
     return kept

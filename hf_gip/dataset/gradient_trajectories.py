@@ -40,7 +40,7 @@ class Trajectories:
         rows: Positions of their rows in the pool, ascending, (m,): those with a labelled token.
         targets: The target's, (t, d) per checkpoint; None without a target.
         subtasks: Number of the subtask of each target row, (t,); empty without a target.
-        rates: The learning rate of each checkpoint.
+        learning_rates: The learning rate of each checkpoint.
         record: How they were made, as plain JSON.
     """
 
@@ -48,7 +48,7 @@ class Trajectories:
     rows: "Tensor"
     targets: "list[Tensor] | None"
     subtasks: list[int]
-    rates: list[float]
+    learning_rates: list[float]
     record: dict[str, Any]
 
     def goals(self) -> "list[Tensor] | None":
@@ -71,15 +71,15 @@ def gradient_trajectories(
     target: Target | None = None,
     tokenizer: Any = None,
     checkpoints: Sequence[str | Path] | None = None,
-    rates: Sequence[float] | None = None,
+    learning_rates: Sequence[float] | None = None,
     columns: Sequence[str] | None = None,
-    parameters: str = "lora",
+    target_modules: str = "lora",
     subspace: Literal["random", "snapshots"] = "random",
-    dims: int | None = 4096,
+    projection_dim: int | None = 4096,
     adam: bool = True,
-    share: float = 0.05,
-    epochs: int = 4,
-    learning_rate: float = 2e-5,
+    warmup_fraction: float = 0.05,
+    warmup_epochs: int = 4,
+    warmup_learning_rate: float = 2e-5,
     max_length: int = 2048,
     batch_size: int = 8,
     seed: int = 0,
@@ -87,14 +87,15 @@ def gradient_trajectories(
 ) -> Trajectories:
     """Take the gradient of every row of a pool, and of a target, at every checkpoint of a run, as LESS does.
 
-    Without `checkpoints` a warm-up run makes them: `epochs` passes over a random `share` of the pool, a checkpoint
-    after each ([LESS](https://huggingface.co/papers/2402.04333); ours trains rank-16 LoRA layers on every linear layer
-    unless the model brings its own, and without dropout, so that it can be repeated). Gradients of the pool's rows are
-    those seen through Adam's moments, Γ = m′/√(v′+ε), those of the target plain; all are divided by their length,
-    so that no row counts more for being short. Everything is kept in the datasets cache: the run and its gradients
-    serve every later call, and a killed call goes on where it was.
+    Without `checkpoints` a warm-up run makes them: `warmup_epochs` passes over a random `warmup_fraction` of the
+    pool, a checkpoint after each ([LESS](https://huggingface.co/papers/2402.04333); ours trains rank-16 LoRA layers
+    on every linear layer unless the model brings its own, and without dropout, so that it can be repeated).
+    Gradients of the pool's rows are those seen through Adam's moments, Γ = m′/√(v′+ε), those of the target plain;
+    all are divided by their length, so that no row counts more for being short. Everything is kept in the datasets
+    cache: the run and its gradients serve every later call, and a killed call goes on where it was.
 
-    Costs one training step of the model per row and checkpoint, and m · `dims` numbers on disk per checkpoint.
+    Costs one training step of the model per row and checkpoint, and m · `projection_dim` numbers on disk per
+    checkpoint.
 
     Args:
         dataset: The pool: rows of text, or tokenised ones with `input_ids` and, where not every token counts,
@@ -105,17 +106,17 @@ def gradient_trajectories(
         tokenizer: For rows of text with a live model; otherwise the model's own.
         checkpoints: Folders that a Trainer saved (`checkpoint-…`), of LoRA or of full training, in the order of the
             run, in place of the warm-up run.
-        rates: Learning rate of each of `checkpoints`; None: as the Trainer logged them.
+        learning_rates: Learning rate of each of `checkpoints`; None: as the Trainer logged them.
         columns: Text columns, instead of the detected layout.
-        parameters: Whose gradients: `"lora"`, `"last_layer"` or a pattern of layer names.
+        target_modules: Whose gradients: `"lora"`, `"last_layer"` or a pattern of layer names.
         subspace: `"random"`, the LESS recipe, one seeded sketch; or `"snapshots"`: the principal components of the
             weights along each epoch (or of the checkpoints so far), which evolve along the run.
-        dims: Width per checkpoint at most; 8192 in LESS, whose error is 0.7 times as large. None: never project,
-            or all components.
+        projection_dim: Width per checkpoint at most; 8192 in LESS, whose error is 0.7 times as large. None: never
+            project, or all components.
         adam: Whether the pool's gradients are seen through Adam's moments, as in LESS; `gtp_select` leaves it out.
-        share: Part of the pool that the warm-up run trains on.
-        epochs: Passes of the warm-up run.
-        learning_rate: Its peak.
+        warmup_fraction: Part of the pool that the warm-up run trains on.
+        warmup_epochs: Passes of the warm-up run.
+        warmup_learning_rate: Its peak.
         max_length: Tokens per row at most, within the model's context; longer rows are cut and counted.
         batch_size: Rows per forward pass.
         seed: Of the warm-up run, the LoRA layers and the projection.
@@ -167,10 +168,12 @@ def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
     goals = [columns_read(rows, target_columns(rows, options["columns"])) for _, rows in tasks]
     folders = options["checkpoints"]
     if folders is not None:
-        wanted = {name: options[name] for name in ("model", "parameters", "adam")}
-        check_folders(folders, options["rates"], snapshots=options["subspace"] == "snapshots", **wanted)
-        if options["rates"] is not None:  # of any sequence, an array among them, the plain numbers that a record takes
-            options = options | {"rates": [float(rate) for rate in options["rates"]]}
+        wanted = {name: options[name] for name in ("model", "target_modules", "adam")}
+        check_folders(folders, options["learning_rates"], snapshots=options["subspace"] == "snapshots", **wanted)
+        if (
+            options["learning_rates"] is not None
+        ):  # of any sequence, an array among them, the plain numbers that a record takes
+            options = options | {"learning_rates": [float(rate) for rate in options["learning_rates"]]}
     named = name_model(options["model"], options["tokenizer"], device=check_device(options["device"]))
     apart = ("model", "tokenizer", "target", "checkpoints", "device", "batch_size")
     request = {name: value for name, value in options.items() if name not in apart} | {
@@ -222,24 +225,24 @@ def _check_options(options: Mapping[str, Any]) -> None:
         ValueError: Naming the option, the value found and the range.
     """
     from hf_gip.core.validation import brief, check_bool, check_int, check_seed, is_number
-    from hf_gip.features.per_example_gradients import check_parameters
+    from hf_gip.features.per_example_gradients import check_target_modules
 
-    check_parameters(options["parameters"], hidden=False)
-    if options["parameters"] == "hidden":
-        raise ValueError('`parameters="hidden"` are no weights to train: name layers, or leave it out for LoRA.')
+    check_target_modules(options["target_modules"], hidden=False)
+    if options["target_modules"] == "hidden":
+        raise ValueError('`target_modules="hidden"` are no weights to train: name layers, or leave it out for LoRA.')
     if not isinstance(options["subspace"], str) or options["subspace"] not in ("random", "snapshots"):
         raise ValueError(f'`subspace` must be "random" or "snapshots", got {brief(options["subspace"])}.')
-    for name in ("epochs", "max_length", "batch_size", "dims"):
-        check_int(name, options[name], optional=name == "dims")
+    for name in ("warmup_epochs", "max_length", "batch_size", "projection_dim"):
+        check_int(name, options[name], optional=name == "projection_dim")
     check_seed(options["seed"])
     check_bool("adam", options["adam"])
-    share, rate = options["share"], options["learning_rate"]
-    if not is_number(share) or not 0 < share <= 1:
-        raise ValueError(f"`share` must be a part of the pool in (0, 1], got {brief(share)}.")
+    warmup_fraction, rate = options["warmup_fraction"], options["warmup_learning_rate"]
+    if not is_number(warmup_fraction) or not 0 < warmup_fraction <= 1:
+        raise ValueError(f"`warmup_fraction` must be a part of the pool in (0, 1], got {brief(warmup_fraction)}.")
     if not is_number(rate) or rate <= 0:
-        raise ValueError(f"`learning_rate` must be a positive number, got {brief(rate)}.")
-    if options["rates"] is not None and options["checkpoints"] is None:
-        raise ValueError("`rates` belong to `checkpoints`, got none: the warm-up run knows its own.")
+        raise ValueError(f"`warmup_learning_rate` must be a positive number, got {brief(rate)}.")
+    if options["learning_rates"] is not None and options["checkpoints"] is None:
+        raise ValueError("`learning_rates` belong to `checkpoints`, got none: the warm-up run knows its own.")
 
 
 logger = logging.getLogger(__name__)
@@ -293,9 +296,9 @@ def gather(
     options = options | {"max_length": min(options["max_length"], context_length(model))}
     with (
         TemporaryDirectory() as scratch,
-        prepared(model, options["parameters"], options["seed"], adapter_folder(options["checkpoints"])) as ready,
+        prepared(model, options["target_modules"], options["seed"], adapter_folder(options["checkpoints"])) as ready,
     ):
-        find_layers(ready, options["parameters"], hidden=False)  # refuses what none is called before rows are read
+        find_layers(ready, options["target_modules"], hidden=False)  # refuses what none is called before rows are read
         run = _prepare(dataset, tasks, tokenizer, options, least, Path(scratch))
         for tokens in (run.pool, *run.goals.values()):
             check_vocabulary(tokens.rows, ready)
@@ -313,8 +316,8 @@ def gather(
         "timings": {"checkpoints_seconds": begun - started, "gradients_seconds": time.perf_counter() - begun},
     }
     subtasks = [number for number, goal in enumerate(run.goals.values()) for _ in range(len(goal.usable))]
-    rates = [point.rate for point in points]
-    return Trajectories(list(features), run.pool.usable, targets or None, subtasks, rates, record)
+    learning_rates = [point.rate for point in points]
+    return Trajectories(list(features), run.pool.usable, targets or None, subtasks, learning_rates, record)
 
 
 def _prepare(
@@ -342,13 +345,13 @@ def _prepare(
         goals[name] = tokenised(rows, tokenizer, target_columns(rows, columns), length)
         if not len(goals[name].usable):
             raise ValueError(f"`target` must hold rows with a labelled token, got none of {len(rows)} in {name!r}.")
-    recipe = GradientRecipe(options["parameters"], options["dims"], None, True, options["seed"], length)
+    recipe = GradientRecipe(options["target_modules"], options["projection_dim"], None, True, options["seed"], length)
     return Run(pool, goals, recipe, options, scratch)
 
 
 def _warm_up_request(request: dict[str, Any], run: Run) -> dict[str, Any]:
     """What the warm-up run depends on: not on how gradients are projected afterwards."""
-    after = ("dims", "adam", "rates", "checkpoints")
+    after = ("projection_dim", "adam", "learning_rates", "checkpoints")
     kept = {name: value for name, value in request.items() if name not in after}
     return kept | {"max_length": run.options["max_length"], "tokens": hash_token_rows(run.pool.rows)}
 
@@ -358,9 +361,11 @@ def _checkpoints(model: nn.Module, run: Run, key: str) -> list[Checkpoint]:
     options = run.options
     if options["checkpoints"] is not None:
         logger.info("stage 1 of 3: %d checkpoints of a Trainer", len(options["checkpoints"]))
-        return trainer_checkpoints(options["checkpoints"], model, options["rates"])
+        return trainer_checkpoints(options["checkpoints"], model, options["learning_rates"])
     along = options["subspace"] == "snapshots"
-    plan = WarmUpPlan(options["share"], options["epochs"], options["learning_rate"], options["seed"], along)
+    plan = WarmUpPlan(
+        options["warmup_fraction"], options["warmup_epochs"], options["warmup_learning_rate"], options["seed"], along
+    )
     steps = len(plan.orders(run.pool.usable)[0])
     logger.info("stage 1 of 3: a warm-up run of %d epochs of %d steps", plan.epochs, steps)
     folder = cache_folder("warmups", key) or run.scratch / key
@@ -388,9 +393,9 @@ def _finite_gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) 
         if run.options["checkpoints"] is not None or not told.startswith(NOT_FINITE):
             raise
         found = told.removeprefix(NOT_FINITE).replace(": ", ": lower it, ", 1)
-        rate = run.options["learning_rate"]
+        rate = run.options["warmup_learning_rate"]
         raise ValueError(
-            f"`learning_rate` must leave gradients finite after the warm-up run, got {rate} and {found}"
+            f"`warmup_learning_rate` must leave gradients finite after the warm-up run, got {rate} and {found}"
         ) from error
 
 
@@ -402,7 +407,9 @@ def _gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tupl
         with at(model, point.weights()):
             basis = None
             if run.options["subspace"] == "snapshots":
-                basis = snapshot_basis(point.snapshots(GradientReader(model, run.recipe).layers), run.options["dims"])
+                basis = snapshot_basis(
+                    point.snapshots(GradientReader(model, run.recipe).layers), run.options["projection_dim"]
+                )
             place = run.recipe, run.options["batch_size"], run.scratch
             scaling = point.moments() if run.options["adam"] else None
             where = f"checkpoint {number} of {len(points)}"
@@ -423,9 +430,9 @@ def _gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tupl
 
 def _record(run: Run, features: Sequence[MatrixSource], tasks: Sequence[tuple[str, Dataset]]) -> dict[str, Any]:
     """How the gradients were made."""
-    names = ("parameters", "subspace", "adam", "dims", "seed")
+    names = ("target_modules", "subspace", "adam", "projection_dim", "seed")
     kept = {name: run.options[name] for name in names} | {"widths": [each.d for each in features]}
-    warm_up = {name: run.options[name] for name in ("share", "epochs", "learning_rate")}
+    warm_up = {name: run.options[name] for name in ("warmup_fraction", "warmup_epochs", "warmup_learning_rate")}
     return {
         "features": {"kind": "gradients", **kept, **run.pool.recipe},
         "warm_up": warm_up if run.options["checkpoints"] is None else None,

@@ -39,7 +39,7 @@ class GtpEvidence:
         found = self.plan.gather(1)
         if not bool((found.rows == row).any()):
             raise ValueError(f"`row` must have a labelled token, got row {row}, which took no part.")
-        scales = [rate**0.5 for rate in found.rates]
+        scales = [rate**0.5 for rate in found.learning_rates]
         pool, targets = ConcatenatedMatrix(found.features, scales), found.goals()
         goals = pool.means()[0][None] if targets is None else target_rows(targets, found.features, scales)
         places = torch.searchsorted(found.rows, torch.cat([torch.tensor([row]), selection.indices]))
@@ -61,6 +61,10 @@ class GtpEvidence:
 
 def recorded_gtp_evidence(pool: Dataset, options: Mapping[str, Any]) -> GtpEvidence:
     """The evidence of a recorded call: its arguments again, on its pool."""
-    unused = {"share": 0.05, "epochs": 4, "learning_rate": 2e-5}  # of a warm-up run, where checkpoints were given
+    unused = {
+        "warmup_fraction": 0.05,
+        "warmup_epochs": 4,
+        "warmup_learning_rate": 2e-5,
+    }  # of a warm-up run, where checkpoints were given
     asked = {"batch_size": 8, "device": None, **unused, **options}
     return GtpEvidence(pool, plan_trajectories(pool, {name: each for name, each in asked.items() if name != "ridge"}))

@@ -33,16 +33,16 @@ def gtp_select(
     target: Target | None = None,
     tokenizer: Any = None,
     checkpoints: Sequence[str | Path] | None = None,
-    rates: Sequence[float] | None = None,
+    learning_rates: Sequence[float] | None = None,
     columns: Sequence[str] | None = None,
-    parameters: str = "lora",
+    target_modules: str = "lora",
     subspace: Literal["random", "snapshots"] = "random",
-    dims: int | None = 4096,
+    projection_dim: int | None = 4096,
     adam: bool = False,
     ridge: float | None = None,
-    share: float = 0.05,
-    epochs: int = 4,
-    learning_rate: float = 2e-5,
+    warmup_fraction: float = 0.05,
+    warmup_epochs: int = 4,
+    warmup_learning_rate: float = 2e-5,
     max_length: int = 2048,
     batch_size: int = 8,
     seed: int = 0,
@@ -69,17 +69,17 @@ def gtp_select(
             which are matched together. None: the pool itself.
         tokenizer: For rows of text with a live model; otherwise the model's own.
         checkpoints: A Trainer's checkpoint folders, in the order of the run, in place of the warm-up run.
-        rates: Learning rate of each of `checkpoints`; None: as the Trainer logged them.
+        learning_rates: Learning rate of each of `checkpoints`; None: as the Trainer logged them.
         columns: Text columns, instead of the detected layout.
-        parameters: Whose gradients: `"lora"`, `"last_layer"` or a pattern of layer names.
+        target_modules: Whose gradients: `"lora"`, `"last_layer"` or a pattern of layer names.
         subspace: `"random"` or `"snapshots"`, see `hf_gip.gradient_trajectories`.
-        dims: Width per checkpoint at most.
+        projection_dim: Width per checkpoint at most.
         adam: Whether the pool's gradients are seen through Adam's moments, as LESS does; the target's never are, so
             the two are then unlike and no weights bring the residual down far.
         ridge: Penalty on the weights, see `hf_gip.gtp`.
-        share: Part of the pool that the warm-up run trains on.
-        epochs: Passes of the warm-up run, a checkpoint after each.
-        learning_rate: Its peak.
+        warmup_fraction: Part of the pool that the warm-up run trains on.
+        warmup_epochs: Passes of the warm-up run, a checkpoint after each.
+        warmup_learning_rate: Its peak.
         max_length: Tokens per row at most, within the model's context; longer rows are cut and counted.
         batch_size: Rows per forward pass.
         seed: Of the warm-up run, the LoRA layers and the projection.
@@ -108,7 +108,7 @@ def gtp_select(
     selection = select_once(request, lambda: _select(dataset, cast("int", k), plan, ridge, id_column), shared=True)
     from hf_gip.dataset.gtp_evidence import GtpEvidence
 
-    selection = replace(selection, evidence=GtpEvidence(dataset, plan))
+    selection = replace(selection, context=GtpEvidence(dataset, plan))
     return attach(dataset, selection)
 
 
@@ -137,7 +137,9 @@ def _select(dataset: Dataset, k: int, plan: Plan, ridge: float | None, id_column
     if world > 1:
         ends = [len(found.rows) * each // world for each in (rank, rank + 1)]
         features = [RowRange(each, ends[0], ends[1] - ends[0]) for each in features]
-    selection = gtp(features, found.goals(), k, rates=found.rates, ridge=ridge, group=group, progress=tell)
+    selection = gtp(
+        features, found.goals(), k, learning_rates=found.learning_rates, ridge=ridge, group=group, progress=tell
+    )
     timings = {**found.record["timings"], "select_seconds": time.monotonic() - began}
     record = {**selection.record, **found.record, **environment(dataset, id_column), "timings": timings}
     return replace(selection, indices=found.rows[selection.indices], record=record)

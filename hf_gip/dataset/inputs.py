@@ -36,7 +36,7 @@ DEFAULTS: Mapping[str, Any] = {  # of every argument that says what to choose by
     "scores_as": "precision",
     "target": None,
     "target_weight": None,
-    "cover": None,
+    "cover_columns": None,
     "features": None,
     "columns": None,
     "template": None,
@@ -48,12 +48,12 @@ DEFAULTS: Mapping[str, Any] = {  # of every argument that says what to choose by
     "quality": None,
     "whiten": False,
     "exclude": None,
-    "exclude_above": 0.9,
-    "include": None,
+    "exclude_threshold": 0.9,
+    "initial_rows": None,
     "group_column": None,
     "max_per_group": None,
     "min_per_group": None,
-    "budget_tokens": None,
+    "max_tokens": None,
     "token_column": None,
     "device": None,
 }
@@ -99,7 +99,9 @@ def _check_scores_as(options: Mapping[str, Any]) -> None:
     if options["scores"] is None:
         raise ValueError('`scores_as="queries"` needs scores, got no `scores`: name the score columns too.')
     wanted = {"target": options["target"] is not None, "quality": options["quality"] is not None}
-    wanted |= {name: options[name] is not None for name in ("cover", "group_column", "budget_tokens", "include")}
+    wanted |= {
+        name: options[name] is not None for name in ("cover_columns", "group_column", "max_tokens", "initial_rows")
+    }
     wanted["objective"] = options["objective"] != "projection"
     if given := [name for name, found in wanted.items() if found]:
         raise ValueError(
@@ -115,9 +117,9 @@ def _check_numbers(options: Mapping[str, Any]) -> None:
         raise ValueError("`noise` and `diversity` must not both be given: `diversity` only moves the default noise.")
     if options["diversity"] is not None:
         default_ridge(1, 1, towards_target=False, diversity=options["diversity"])  # refuses a bad value
-    above, weight = options["exclude_above"], options["target_weight"]
+    above, weight = options["exclude_threshold"], options["target_weight"]
     if not is_number(above) or not 0 < above <= 1:
-        raise ValueError(f"`exclude_above` must be a cosine in (0, 1], got {brief(above)}.")
+        raise ValueError(f"`exclude_threshold` must be a cosine in (0, 1], got {brief(above)}.")
     if weight is not None and not (is_number(weight) and 0 < weight <= 1):
         raise ValueError(f"`target_weight` must be above 0 and at most 1 (the target alone), got {brief(weight)}.")
 
@@ -208,7 +210,7 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     }
     names = {
         name: listed
-        for name in ("columns", "scores", "cover")
+        for name in ("columns", "scores", "cover_columns")
         if isinstance(listed := plain_value(options.get(name)), list)
     }
     return {**options, **numbers, **names}
@@ -357,20 +359,22 @@ class Categories:
         return {"columns": self.weights, "missing": missing, "values": len(self.names)}
 
 
-def read_cover(dataset: Dataset, cover: Sequence[str] | Mapping[str, float]) -> Categories:
-    """The columns named in `cover`, with their weights.
+def read_cover(dataset: Dataset, cover_columns: Sequence[str] | Mapping[str, float]) -> Categories:
+    """The columns named in `cover_columns`, with their weights.
 
     Raises:
-        TypeError: If `cover` is a string or empty.
+        TypeError: If `cover_columns` is a string or empty.
         ValueError: If a column is unknown, of another kind, constant or has too many values, or a weight is
             not above 0.
     """
-    weights = column_weights("cover", cover, "['source']")
+    weights = column_weights("cover_columns", cover_columns, "['source']")
     codes, names = [], []
     for name in weights:
-        code, values = read_categories(dataset, name, argument="cover")
+        code, values = read_categories(dataset, name, argument="cover_columns")
         if not 2 <= len(values) <= MOST:
-            raise ValueError(f"`cover` column {name!r} must have 2 to {MOST} values, got {len(values)}: leave it out.")
+            raise ValueError(
+                f"`cover_columns` column {name!r} must have 2 to {MOST} values, got {len(values)}: leave it out."
+            )
         codes.append(code)
         names += [f"{name}={value}" for value in values]
     return Categories(weights, codes, names)
@@ -410,7 +414,7 @@ class Limited:
 
     Attributes:
         limits: What the core keeps to.
-        request: The same as plain JSON, `include` as a digest: part of the cache key.
+        request: The same as plain JSON, `initial_rows` as a digest: part of the cache key.
         columns: The columns that were read.
     """
 
@@ -420,10 +424,10 @@ class Limited:
 
     def record(self, indices: Tensor) -> dict[str, Any]:
         """What the record says about the limits and about how the picks keep to them."""
-        told = {name: value for name, value in self.request.items() if name != "include" and value is not None}
+        told = {name: value for name, value in self.request.items() if name != "initial_rows" and value is not None}
         limits = self.limits
         if limits.initial_rows is not None:
-            told["include"] = len(limits.initial_rows)
+            told["initial_rows"] = len(limits.initial_rows)
         if limits.tokens is not None:
             told["tokens"] = int(limits.tokens[indices].sum())
         if limits.groups is not None and len(limits.group_names) <= TOLD:
@@ -453,14 +457,14 @@ def gather_limits(dataset: Dataset, options: Mapping[str, Any]) -> Limited | Non
         TypeError: If an argument has the wrong kind.
         ValueError: If an argument does not fit the data or another argument.
     """
-    names = ("group_column", "max_per_group", "min_per_group", "budget_tokens", "token_column", "include")
+    names = ("group_column", "max_per_group", "min_per_group", "max_tokens", "token_column", "initial_rows")
     given = {name: options[name] for name in names}
     if all(value is None for value in given.values()):
         return None
     _check_pairs(given)
-    include = None if given["include"] is None else _positions(given["include"], len(dataset))
+    initial_rows = None if given["initial_rows"] is None else _positions(given["initial_rows"], len(dataset))
     request, columns, groups, values, most, least, tokens = dict(given), [], None, [], None, None, None
-    request["include"] = None if include is None else hash_array(include)
+    request["initial_rows"] = None if initial_rows is None else hash_array(initial_rows)
     if given["group_column"] is not None:
         groups, values = _groups(dataset, given["group_column"])
         columns.append(given["group_column"])
@@ -470,10 +474,12 @@ def gather_limits(dataset: Dataset, options: Mapping[str, Any]) -> Limited | Non
                 request[name] = _by_name(name, given, values, labels)
         most = _quota(request["max_per_group"], values, len(dataset))
         least = _quota(request["min_per_group"], values, 0)
-    if given["budget_tokens"] is not None:
+    if given["max_tokens"] is not None:
         tokens, read = _tokens(dataset, options)
         columns += read
-    return Limited(Constraints(include, groups, values, most, least, tokens, given["budget_tokens"]), request, columns)
+    return Limited(
+        Constraints(initial_rows, groups, values, most, least, tokens, given["max_tokens"]), request, columns
+    )
 
 
 def _check_pairs(given: Mapping[str, Any]) -> None:
@@ -482,33 +488,35 @@ def _check_pairs(given: Mapping[str, Any]) -> None:
         raise ValueError(f"`{quotas[0]}` needs `group_column`, got None: name the column that holds the groups.")
     if given["group_column"] is not None and not quotas:
         raise ValueError("`group_column` is for quotas, got none: give `max_per_group` or `min_per_group` too.")
-    if given["token_column"] is not None and given["budget_tokens"] is None:
-        raise ValueError("`token_column` is for a budget, got none: give `budget_tokens` too.")
+    if given["token_column"] is not None and given["max_tokens"] is None:
+        raise ValueError("`token_column` is for a budget, got none: give `max_tokens` too.")
     for name in ("max_per_group", "min_per_group"):
         if not isinstance(given[name], Mapping):
             _check_quota(name, given[name])
-    check_int("budget_tokens", given["budget_tokens"], optional=True)
+    check_int("max_tokens", given["max_tokens"], optional=True)
 
 
-def _positions(include: Any, n: int) -> Tensor | None:
+def _positions(initial_rows: Any, n: int) -> Tensor | None:
     """Positions, or a mask of the pool, as positions; None where there are none.
 
     Raises:
         TypeError: If they are neither.
         ValueError: If the mask has another length.
     """
-    if isinstance(include, str | bytes | Mapping) or not isinstance(include, Iterable):
-        raise TypeError(f"`include` must be positions of rows or a mask, got {brief(include)}.")
+    if isinstance(initial_rows, str | bytes | Mapping) or not isinstance(initial_rows, Iterable):
+        raise TypeError(f"`initial_rows` must be positions of rows or a mask, got {brief(initial_rows)}.")
     try:
-        found = np.asarray(include if hasattr(include, "__array__") else list(include))
+        found = np.asarray(initial_rows if hasattr(initial_rows, "__array__") else list(initial_rows))
     except ValueError:  # lists of uneven length
         found = np.asarray(None)
     if found.dtype == bool:
         if found.shape != (n,):
-            raise ValueError(f"`include` must have one flag per row ({n}) as a mask, got shape {found.shape}.")
+            raise ValueError(f"`initial_rows` must have one flag per row ({n}) as a mask, got shape {found.shape}.")
         found = np.flatnonzero(found)
     if found.size and (found.ndim != 1 or found.dtype.kind not in "iu"):
-        raise TypeError(f"`include` must be positions of rows or a mask, got {found.ndim}-d {found.dtype} values.")
+        raise TypeError(
+            f"`initial_rows` must be positions of rows or a mask, got {found.ndim}-d {found.dtype} values."
+        )
     return torch.from_numpy(found.astype(np.int64)) if found.size else None
 
 
@@ -569,7 +577,7 @@ def _tokens(dataset: Dataset, options: Mapping[str, Any]) -> tuple[Tensor, list[
         recipe = text_recipe(dataset, options["columns"], options["template"])
     except ValueError as error:
         raise ValueError(
-            f"`budget_tokens` needs texts to count, or `token_column`, a column of token counts; got neither: {error}"
+            f"`max_tokens` needs texts to count, or `token_column`, a column of token counts; got neither: {error}"
         ) from None
     counts = [max(1, len(TOKEN.findall(text))) for text in iter_texts(dataset, recipe)]
     return torch.tensor(counts), list(recipe.columns)
@@ -680,8 +688,8 @@ class Signals:
 
     def told(self, indices: Tensor) -> dict[str, Any]:
         """What the record says about categories and limits, nothing where there are none."""
-        cover = {} if self.categories is None else {"cover": self.categories.recipe}
-        return cover if self.limited is None else cover | {"limits": self.limited.record(indices)}
+        cover_columns = {} if self.categories is None else {"cover_columns": self.categories.recipe}
+        return cover_columns if self.limited is None else cover_columns | {"limits": self.limited.record(indices)}
 
     def exclusions(self, features: Features) -> dict[str, Any] | None:
         """The rows to leave out as near copies of `exclude`, each with what it copies, or None where none was given.
@@ -689,7 +697,7 @@ class Signals:
         Raises:
             ValueError: If too few rows remain for `k`.
         """
-        exclude, above = self.options["exclude"], self.options["exclude_above"]
+        exclude, above = self.options["exclude"], self.options["exclude_threshold"]
         if exclude is None:
             return None
         matrix, recipe = self._like_features(exclude)
@@ -728,9 +736,9 @@ def gather_signals(dataset: Dataset, options: Mapping[str, Any]) -> Signals:
     check_options(options)
     # before vectors are read or an encoder is opened, which takes seconds
     scores, recipe = (None, None) if options["scores"] is None else _scores(dataset, options)
-    categories = None if options["cover"] is None else read_cover(dataset, options["cover"])
+    categories = None if options["cover_columns"] is None else read_cover(dataset, options["cover_columns"])
     columns = [*(recipe or {}).get("columns", ()), *({} if categories is None else categories.weights)]
-    plain = ("objective", "noise", "diversity", "whiten", "exclude_above", "target_weight")
+    plain = ("objective", "noise", "diversity", "whiten", "exclude_threshold", "target_weight")
     request = {name: options[name] for name in plain}
     vectors = None
     if options["features"] is None:
@@ -747,7 +755,7 @@ def gather_signals(dataset: Dataset, options: Mapping[str, Any]) -> Signals:
     limited = gather_limits(dataset, options)
     request |= {
         "scores": recipe,
-        "cover": None if categories is None else categories.recipe,
+        "cover_columns": None if categories is None else categories.recipe,
         "limits": None if limited is None else limited.request,
         "rows": hash_rows(dataset, [*columns, *([] if limited is None else limited.columns)]),
     }

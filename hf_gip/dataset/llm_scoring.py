@@ -28,7 +28,7 @@ ANSWER_TOKENS = 200  # of an answer at most, and at most half the model's contex
 
 
 class LocalModel:
-    """A text-generation model for `hf_gip.rate`, loaded when it is first asked.
+    """A text-generation model for `hf_gip.score_with_llm`, loaded when it is first asked.
 
     Answers are the most likely tokens, so that the same row gets the same rating. A prompt longer than the model's
     context is cut at its end.
@@ -169,7 +169,7 @@ Answer = Callable[[list[str]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ChatEndpoint:
     """An OpenAI-compatible chat endpoint.
 
     Attributes:
@@ -202,7 +202,7 @@ class Endpoint:
 
     def __repr__(self) -> str:
         """The endpoint without its key."""
-        return f"Endpoint(url={self.url!r}, model={self.model!r})"
+        return f"ChatEndpoint(url={self.url!r}, model={self.model!r})"
 
     def __call__(self, prompts: list[str]) -> list[str]:
         """One answer per prompt, asked side by side, each tried anew after a pause when the endpoint is busy.
@@ -241,9 +241,9 @@ class Endpoint:
         raise AssertionError("unreachable")
 
 
-def rate(
+def score_with_llm(
     dataset: Dataset,
-    judge: "Endpoint | LocalModel | Answer",
+    judge: "ChatEndpoint | LocalModel | Answer",
     *,
     name: str | None = None,
     attributes: Sequence[str] = ATTRIBUTES,
@@ -259,7 +259,7 @@ def rate(
 
     Args:
         dataset: The rows.
-        judge: An `Endpoint`, a `LocalModel`, or a function from a list of prompts to a list of answers.
+        judge: An `ChatEndpoint`, a `LocalModel`, or a function from a list of prompts to a list of answers.
         name: What the judge is called in the cache; needed for a function, whose content cannot be seen: a judge that
             answers otherwise needs another name.
         attributes: What is rated; each becomes a column.
@@ -278,7 +278,7 @@ def rate(
         raise ValueError(f"`attributes` must be new columns, got {taken[0]!r}, which exists: rename or drop it first.")
     if name is not None and not (isinstance(name, str) and name):
         raise ValueError(f"`name` must be a non-empty text or None, got {brief(name)}.")
-    if not isinstance(judge, Endpoint | LocalModel) and name is None:
+    if not isinstance(judge, ChatEndpoint | LocalModel) and name is None:
         raise ValueError("`name` must say what the judge is when it is a function, got None: ratings are kept by it.")
     recipe = text_recipe(dataset, columns, template)
     prompts = [_prompt(text[:CHARACTERS], attributes) for text in iter_texts(dataset, recipe)]
@@ -314,7 +314,9 @@ def _check(dataset: Dataset, judge: Any, attributes: Any) -> None:
     """
     check_dataset(dataset, 1)
     if not callable(judge):
-        raise TypeError(f"`judge` must be an `Endpoint`, a `LocalModel` or a function, got {type(judge).__name__}.")
+        raise TypeError(
+            f"`judge` must be an `ChatEndpoint`, a `LocalModel` or a function, got {type(judge).__name__}."
+        )
     wanted = attributes if isinstance(attributes, list | tuple) else []
     if not wanted or not all(isinstance(each, str) for each in wanted) or len(set(wanted)) < len(wanted):
         raise ValueError(f"`attributes` must be a list of different names, got {brief(attributes)}.")

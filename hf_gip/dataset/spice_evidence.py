@@ -91,8 +91,10 @@ class SpiceEvidence:
 
         options = self.options
         length = min(options["max_length"], context_length(model))
-        recipe = GradientRecipe(options["parameters"], options["dims"], None, False, options["seed"], length)
-        with prepared(model, options["parameters"], options["seed"]) as ready:
+        recipe = GradientRecipe(
+            options["target_modules"], options["projection_dim"], None, False, options["seed"], length
+        )
+        with prepared(model, options["target_modules"], options["seed"]) as ready:
             reader = GradientReader(ready, recipe)
             found = torch.empty(len(wanted), reader.width)
             place = {row: number for number, row in enumerate(wanted)}

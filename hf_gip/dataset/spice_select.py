@@ -33,8 +33,8 @@ def spice_select(
     model: "str | nn.Module",
     tokenizer: Any = None,
     columns: Sequence[str] | None = None,
-    parameters: str = "lora",
-    dims: int | None = 1024,
+    target_modules: str = "lora",
+    projection_dim: int | None = 1024,
     window: int | None = 120,
     update_every: int | None = 10,
     alpha: float = 1.0,
@@ -60,7 +60,7 @@ def spice_select(
     one datasets cache share the gradients and return the same rows.
 
     Costs one training step of the proxy per row that is looked at (`benchmarks/gradients.py`), and one forward pass
-    in memory per batch, besides n · `dims` numbers where the proxy is frozen.
+    in memory per batch, besides n · `projection_dim` numbers where the proxy is frozen.
 
     Args:
         dataset: The pool: rows of text, or tokenised ones with `input_ids` and, where not every token counts,
@@ -70,9 +70,9 @@ def spice_select(
         model: The proxy: a Hub id, a local folder, or a live model, which is left as it was.
         tokenizer: For rows of text with a live model; otherwise the model's own.
         columns: Text columns, instead of the detected layout; every token of the text counts, as in the paper.
-        parameters: Whose gradients: `"lora"` (put on where the model has none), `"last_layer"`, `"hidden"` or a
+        target_modules: Whose gradients: `"lora"` (put on where the model has none), `"last_layer"`, `"hidden"` or a
             pattern of layer names, see `hf_gip.gradient_features`. The same weights are trained.
-        dims: Width the gradients are projected to; None keeps them whole.
+        projection_dim: Width the gradients are projected to; None keeps them whole.
         window: Rows looked at together; None, all of them, needs a frozen proxy.
         update_every: Rows chosen per step of the proxy, counted in selections across windows: 1, 10 or 50 in the
             paper. None: never.
@@ -121,7 +121,7 @@ def spice_select(
     from hf_gip.features.spice_run import forget
 
     forget(folder)
-    selection = replace(selection, evidence=SpiceEvidence(dataset, named, options))
+    selection = replace(selection, context=SpiceEvidence(dataset, named, options))
     return attach(dataset, selection)
 
 
@@ -147,18 +147,18 @@ def _select(
         float(options["conflict_penalty"]),
         *(options[name] for name in ("stop_ratio", "fisher", "seed")),
     )
-    with prepared(model, options["parameters"], options["seed"]) as ready:
+    with prepared(model, options["target_modules"], options["seed"]) as ready:
         run = _frozen if options["update_every"] is None else _trained
         done = run(ready, tokens, k, rule, options | {"max_length": length}, folder)
     if len(done.rows) < k:
         logger.warning("`stop_ratio` ended %s before `k`: %d of %d rows chosen", "windows", len(done.rows), k)
-    plain = ("dims", "window", "update_every", "alpha", "conflict_penalty", "stop_ratio", "fisher", "seed")
+    plain = ("projection_dim", "window", "update_every", "alpha", "conflict_penalty", "stop_ratio", "fisher", "seed")
     record = {
         "method": "spice",
         "parameters": {"k": k, **{name: options[name] for name in plain}},
         "stopped_early": done.stopped,
         "proxy": named.identity | {"steps": done.steps},
-        "features": {"kind": "gradients", "parameters": options["parameters"], **tokens.recipe},
+        "features": {"kind": "gradients", "target_modules": options["target_modules"], **tokens.recipe},
         "rows": {"left_out": tokens.left_out, "truncated": tokens.truncated},
         "diagnostics": summary(done),
         **environment(dataset, options["id_column"]),
@@ -176,7 +176,9 @@ def _trained(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any]
     from hf_gip.features.spice_run import TrainedProxy, WindowedRun
 
     length, seed = options["max_length"], options["seed"]
-    reader = GradientReader(model, GradientRecipe(options["parameters"], options["dims"], None, False, seed, length))
+    reader = GradientReader(
+        model, GradientRecipe(options["target_modules"], options["projection_dim"], None, False, seed, length)
+    )
     proxy = TrainedProxy(reader, tokens.rows, options["update_every"], length, options["batch_size"], folder)
     order = tokens.usable[torch.randperm(len(tokens.usable), generator=torch.Generator().manual_seed(seed))]
     run = WindowedRun(order, k, options["window"], rule)
@@ -209,7 +211,7 @@ def _frozen(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any],
     from hf_gip.features.spice_run import WindowedRun
 
     length, seed = options["max_length"], options["seed"]
-    recipe = GradientRecipe(options["parameters"], options["dims"], None, False, seed, length)
+    recipe = GradientRecipe(options["target_modules"], options["projection_dim"], None, False, seed, length)
     order = tokens.usable
     with tempfile.TemporaryDirectory() as scratch:
         store = cached_gradients(model, tokens.rows, recipe, options["batch_size"], Path(scratch))
@@ -225,7 +227,7 @@ def _frozen(model: Any, tokens: Any, k: int, rule: Any, options: dict[str, Any],
 def _check_options(options: Mapping[str, Any]) -> None:
     from hf_gip.core.spice import check_spice_options
     from hf_gip.core.validation import check_int, check_seed
-    from hf_gip.features.per_example_gradients import check_parameters
+    from hf_gip.features.per_example_gradients import check_target_modules
 
     check_spice_options(*(options[name] for name in ("alpha", "conflict_penalty", "stop_ratio", "fisher", "window")))
     every, window = options["update_every"], options["window"]
@@ -235,10 +237,10 @@ def _check_options(options: Mapping[str, Any]) -> None:
             "`window` must be a number of rows where the proxy is trained between windows, got None: add "
             "`update_every=None` to choose from all rows at once."
         )
-    check_parameters(options["parameters"])
-    if every is not None and options["parameters"] == "hidden":
-        raise ValueError("`parameters='hidden'` are no weights to train: add `update_every=None`.")
+    check_target_modules(options["target_modules"])
+    if every is not None and options["target_modules"] == "hidden":
+        raise ValueError("`target_modules='hidden'` are no weights to train: add `update_every=None`.")
     check_int("max_length", options["max_length"])
     check_int("batch_size", options["batch_size"])
-    check_int("dims", options["dims"], optional=True)
+    check_int("projection_dim", options["projection_dim"], optional=True)
     check_seed(options["seed"])

@@ -42,8 +42,8 @@ def gradient_features(
     model: str | Path | nn.Module,
     rows: Sequence[Any],
     *,
-    parameters: str = "lora",
-    dims: int | None = 1024,
+    target_modules: str = "lora",
+    projection_dim: int | None = 1024,
     side: int | None = None,
     scaling: AdamMoments | None = None,
     normalize: bool = False,
@@ -51,7 +51,7 @@ def gradient_features(
     batch_size: int = 8,
     max_length: int | None = None,
 ) -> GradientFeatures:
-    r"""Take the gradient of every row's own loss, as if it were alone in the batch, and project it to `dims` numbers.
+    r"""Take the gradient of every row's own loss, as if it were alone in the batch, projected to `projection_dim`.
 
     A row's loss is the mean cross-entropy over its labelled tokens, the model in evaluation mode. Of every layer the
     forward and the backward pass leave inputs a and output gradients e; the weight's gradient for one example is
@@ -66,15 +66,15 @@ def gradient_features(
     Args:
         model: A causal language model: a Hub id, a local folder, or a live one on the device to use. A small one of
             the same family does well as a proxy. One opened by name goes to a GPU where there is one, and gets LoRA
-            layers of rank 16 where `parameters` wants some and it has none, drawn from `seed`.
+            layers of rank 16 where `target_modules` wants some and it has none, drawn from `seed`.
         rows: Tokenised rows: mappings with `input_ids` and, where not every token counts, `labels` with −100 on those
             that do not. A `datasets.Dataset` will do; of text too, where the model is opened by name, with its own
             tokenizer and every token counting.
-        parameters: Whose gradient: `"lora"`, every active LoRA A and B (also on a quantised model); `"last_layer"`,
-            the output layer's weight; `"hidden"`, not a weight but ∂loss/∂h of the last hidden states, summed over
-            tokens, which needs no backward through the model; or a pattern of linear layers' names such as
-            `"*.down_proj"`, their weights (not biases).
-        dims: Width of the projection; a gradient no wider is kept as it is. None: never project.
+        target_modules: Whose gradient: `"lora"`, every active LoRA A and B (also on a quantised model);
+            `"last_layer"`, the output layer's weight; `"hidden"`, not a weight but ∂loss/∂h of the last hidden
+            states, summed over tokens, which needs no backward through the model; or a pattern of linear layers'
+            names such as `"*.down_proj"`, their weights (not biases).
+        projection_dim: Width of the projection; a gradient no wider is kept as it is. None: never project.
         side: First multiply both sides of every weight's gradient wider than this by random signs down to this width:
             far cheaper for large layers, at an error per layer of about √(2/`side`) in place of the sketch's. None:
             the exact gradient.
@@ -90,11 +90,11 @@ def gradient_features(
 
     Raises:
         TypeError: If `model` is neither a name nor a module, `rows` no sequence, or `scaling` no moments.
-        ValueError: If no such model can be opened, nothing is to be had of `parameters`, the model has no logits,
+        ValueError: If no such model can be opened, nothing is to be had of `target_modules`, the model has no logits,
             there are no rows, a row is not tokenised, its gradient is not finite, or options are out of range or
             exclude each other.
     """
-    recipe = GradientRecipe(parameters, dims, side, normalize, seed, max_length)
+    recipe = GradientRecipe(target_modules, projection_dim, side, normalize, seed, max_length)
     check_int("batch_size", batch_size)
     check_int("max_length", max_length, optional=True)
     check_bool("normalize", normalize)
@@ -116,7 +116,7 @@ def gradient_features(
 
         check_no_transform("rows", rows)
         tokens = tokenised(rows, tokenizer, None, max_length or context_length(opened)).rows
-    with prepared(opened, parameters, seed) as ready:
+    with prepared(opened, target_modules, seed) as ready:
         return _taken(ready, tokens, recipe, scaling, batch_size)
 
 

@@ -37,42 +37,42 @@ class Layer:
         return rows, columns
 
 
-def check_parameters(parameters: object, *, hidden: bool = True) -> None:
-    """Raise unless `parameters` can name layers; `hidden` is not named where it is of no use.
+def check_target_modules(target_modules: object, *, hidden: bool = True) -> None:
+    """Raise unless `target_modules` can name layers; `hidden` is not named where it is of no use.
 
     Raises:
         TypeError: If it is no text.
         ValueError: If it is empty.
     """
     what = _known(hidden)
-    if not isinstance(parameters, str):
-        raise TypeError(f"`parameters` must be {what}, got {brief(parameters)}.")
-    if not parameters:
-        raise ValueError(f"`parameters` must be {what}, got ''.")
+    if not isinstance(target_modules, str):
+        raise TypeError(f"`target_modules` must be {what}, got {brief(target_modules)}.")
+    if not target_modules:
+        raise ValueError(f"`target_modules` must be {what}, got ''.")
 
 
 def _known(hidden: bool) -> str:
     return f"lora, last_layer{', hidden' if hidden else ''} or a pattern of layer names"
 
 
-def find_layers(model: nn.Module, parameters: str, *, hidden: bool = True) -> list[Layer]:
-    """The layers that `parameters` names: `"lora"`, `"last_layer"` or a pattern of module names.
+def find_layers(model: nn.Module, target_modules: str, *, hidden: bool = True) -> list[Layer]:
+    """The layers that `target_modules` names: `"lora"`, `"last_layer"` or a pattern of module names.
 
     A message names `hidden` among what may be asked for unless told that it is of no use there.
 
     Raises:
         ValueError: If nothing is found, or gradients of what is found would not be exact.
     """
-    check_parameters(parameters)
-    if parameters == "last_layer":
+    check_target_modules(target_modules)
+    if target_modules == "last_layer":
         head = output_head(model)
         return [as_layer(name, module) for name, module in model.named_modules() if module is head]
-    if parameters == "lora":
+    if target_modules == "lora":
         return lora_layers(model)
-    found = [as_layer(name, module) for name, module in model.named_modules() if fnmatchcase(name, parameters)]
+    found = [as_layer(name, module) for name, module in model.named_modules() if fnmatchcase(name, target_modules)]
     if not found:
         raise ValueError(
-            f"`parameters` must be {_known(hidden)}, got {parameters!r}, "
+            f"`target_modules` must be {_known(hidden)}, got {target_modules!r}, "
             'which no layer matches: look them up with `model.named_modules()`, e.g. "*.down_proj".'
         )
     return found
@@ -127,8 +127,8 @@ def lora_layers(model: nn.Module) -> list[Layer]:
             found += [as_layer(f"{name}.{part}.{adapter}", sides[adapter]) for adapter in active if adapter in sides]
     if not found:
         raise ValueError(
-            "`model` must have LoRA layers for `parameters='lora'`, got none: wrap it with `peft.get_peft_model`, "
-            'or name layers of its own, e.g. `parameters="*.down_proj"`.'
+            "`model` must have LoRA layers for `target_modules='lora'`, got none: wrap it with `peft.get_peft_model`, "
+            'or name layers of its own, e.g. `target_modules="*.down_proj"`.'
         )
     return found
 
@@ -144,14 +144,14 @@ def as_layer(name: str, module: nn.Module) -> Layer:
     if hasattr(module, "base_layer"):
         own = name.rpartition(".")[2]
         raise ValueError(
-            f"`parameters` must name linear layers, got {name}, a linear layer under LoRA: name the layer inside, "
-            f'"*.{own}.base_layer", or take `parameters="lora"`.'
+            f"`target_modules` must name linear layers, got {name}, a linear layer under LoRA: name the layer inside, "
+            f'"*.{own}.base_layer", or take `target_modules="lora"`.'
         )
     if not (isinstance(module, nn.Linear) or transposed) or not isinstance(weight, Tensor):
-        raise ValueError(f"`parameters` must name linear layers, got {name}, a {type(module).__name__}.")
+        raise ValueError(f"`target_modules` must name linear layers, got {name}, a {type(module).__name__}.")
     if not weight.is_floating_point():
         raise ValueError(
-            f"`parameters` must name layers with floating-point weights, got {name} quantised to {weight.dtype}: "
+            f"`target_modules` must name layers with floating-point weights, got {name} quantised to {weight.dtype}: "
             "take the gradients of a LoRA adapter on top of it."
         )
     return Layer(name, module, transposed)
@@ -228,8 +228,8 @@ HALF_SCALE = 2.0**12  # keeps float16 output gradients from vanishing; taken out
 class GradientRecipe:
     """Which gradients, and how they are projected: the options of `gradient_features` of the same names."""
 
-    parameters: str = "lora"
-    dims: int | None = 1024
+    target_modules: str = "lora"
+    projection_dim: int | None = 1024
     side: int | None = None
     normalize: bool = False
     seed: int = 0
@@ -251,15 +251,15 @@ class GradientReader:
         Raises:
             ValueError: If options exclude each other, or are out of range.
         """
-        if scaling is not None and (recipe.side is not None or recipe.parameters == "hidden"):
+        if scaling is not None and (recipe.side is not None or recipe.target_modules == "hidden"):
             raise ValueError(
-                "`scaling` needs the exact gradient of weights: leave `side` and `parameters='hidden'` out."
+                "`scaling` needs the exact gradient of weights: leave `side` and `target_modules='hidden'` out."
             )
-        check_int("dims", recipe.dims, optional=True)
+        check_int("projection_dim", recipe.projection_dim, optional=True)
         check_int("side", recipe.side, optional=True)
         check_seed(recipe.seed)
-        self.model, self.hidden = model, recipe.parameters == "hidden"
-        self.layers = [] if self.hidden else find_layers(model, recipe.parameters)
+        self.model, self.hidden = model, recipe.target_modules == "hidden"
+        self.layers = [] if self.hidden else find_layers(model, recipe.target_modules)
         self.side, self.seed, self.normalize, self.scaling = recipe.side, recipe.seed, recipe.normalize, scaling
         full = self.full_width()
         self.basis = None if basis is None else basis.to(next(model.parameters()).device)
@@ -267,8 +267,10 @@ class GradientReader:
             raise ValueError(
                 f"`basis` must have one row per weight ({full}), got {len(basis)}, or goes with no `side`."
             )
-        self.dims = recipe.dims if recipe.dims is not None and recipe.dims < full else None
-        self.width = basis.shape[1] if basis is not None else self.dims or full
+        self.projection_dim = (
+            recipe.projection_dim if recipe.projection_dim is not None and recipe.projection_dim < full else None
+        )
+        self.width = basis.shape[1] if basis is not None else self.projection_dim or full
         self.flips: dict[int, Tensor] = {}
         self.vocabulary = vocabulary_size(model)
 
@@ -372,7 +374,8 @@ class GradientReader:
         pairs = [(e.float(), a.float()) for e, a in zip(flowed, record.inputs, strict=True) if e is not None]
         if any(e.ndim != 3 for e, _ in pairs):
             raise ValueError(
-                f"`parameters` must name layers that see (batch, length, width), got {layer.name}, which sees another "
+                f"`target_modules` must name layers that see (batch, length, width), got {layer.name}, which sees "
+                "another "
                 "shape: leave routed experts out."
             )
         if not pairs:
@@ -402,7 +405,7 @@ class GradientReader:
         if self.basis is not None:
             out += block @ self.basis[start + offset : start + offset + block.shape[1]]
             return
-        if self.dims is None:
+        if self.projection_dim is None:
             out[:, start + offset : start + offset + block.shape[1]] = block
             return
         if stream not in self.flips:

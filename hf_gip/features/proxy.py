@@ -106,8 +106,8 @@ def refuse_own_code(argument: str, name: str, error: Exception) -> None:
 
 
 @contextmanager
-def prepared(model: nn.Module, parameters: str, seed: int, adapter: Path | None = None) -> Iterator[nn.Module]:
-    """`model` ready for gradients of `parameters`; afterwards with the weights, adapters and flags it came with.
+def prepared(model: nn.Module, target_modules: str, seed: int, adapter: Path | None = None) -> Iterator[nn.Module]:
+    """`model` ready for gradients of `target_modules`; afterwards with the weights, adapters and flags it came with.
 
     Where LoRA gradients are asked of a model without LoRA, layers of the paper's shape (rank 16 on every linear
     layer) are put on, drawn from `seed`, and taken off again; of the shape that the folder `adapter` holds, if given.
@@ -117,15 +117,16 @@ def prepared(model: nn.Module, parameters: str, seed: int, adapter: Path | None 
     """
     output_head(model)  # refuses what is no language model
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    fresh = parameters == "lora" and not any(hasattr(module, "lora_A") for module in model.modules())
+    fresh = target_modules == "lora" and not any(hasattr(module, "lora_A") for module in model.modules())
     ready: Any = model
     if fresh:
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError as error:
             raise ImportError(
-                '`parameters="lora"` needs peft: `pip install "hf-gip[train]"`, or name layers of the model\'s own, '
-                'e.g. `parameters="*.down_proj"`.'
+                '`target_modules="lora"` needs peft: `pip install "hf-gip[train]"`, or name layers of the model\'s '
+                "own, "
+                'e.g. `target_modules="*.down_proj"`.'
             ) from error
         devices = sorted(
             {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}, key=str

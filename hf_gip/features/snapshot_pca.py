@@ -17,7 +17,7 @@ def weight_vector(layers: Sequence[Layer], weights: Mapping[str, Tensor]) -> Flo
     return torch.cat([weights[f"{layer.name}.weight"].detach().float().cpu().flatten() for layer in layers])
 
 
-def snapshot_basis(snapshots: Iterable[Float[Tensor, " p"]], dims: int | None) -> Float[Tensor, "p r"]:
+def snapshot_basis(snapshots: Iterable[Float[Tensor, " p"]], projection_dim: int | None) -> Float[Tensor, "p r"]:
     """An orthonormal basis of the directions in which `snapshots` differ most.
 
     With Δ the snapshots less their mean, one per column, and V, Λ the eigenvectors and eigenvalues of ΔᵀΔ, the basis
@@ -26,7 +26,7 @@ def snapshot_basis(snapshots: Iterable[Float[Tensor, " p"]], dims: int | None) -
 
     Args:
         snapshots: Weights at several moments of a run, (p,) each.
-        dims: How many directions at most; None: all, one fewer than snapshots.
+        projection_dim: How many directions at most; None: all, one fewer than snapshots.
 
     Returns:
         The directions by falling variance, (p, r).
@@ -39,7 +39,9 @@ def snapshot_basis(snapshots: Iterable[Float[Tensor, " p"]], dims: int | None) -
     floor = ROUNDING * len(moved) * float(mean.square().sum())
     moved -= mean
     variances, mixing = torch.linalg.eigh((moved @ moved.T).double())
-    order = variances.argsort(descending=True)[: len(moved) - 1 if dims is None else min(dims, len(moved) - 1)]
+    order = variances.argsort(descending=True)[
+        : len(moved) - 1 if projection_dim is None else min(projection_dim, len(moved) - 1)
+    ]
     order = order[variances[order] > RANK * variances[order[:1]].clamp(min=0)]
     if not len(order) or float(variances[order[0]]) <= floor:
         raise ValueError(

@@ -151,7 +151,8 @@ def _adapter_name(model: nn.Module) -> str:
     names = {name for module in model.modules() for name in getattr(module, "lora_A", {})}
     if not names:
         raise ValueError(
-            '`parameters` must be "lora" for checkpoints of LoRA layers, got others of a model without LoRA: leave it '
+            '`target_modules` must be "lora" for checkpoints of LoRA layers, got others of a model without LoRA: '
+            "leave it "
             "out."
         )
     if len(names) > 1:
@@ -200,7 +201,7 @@ def logged_rates(folders: Sequence[Path]) -> list[float]:
     """
     states = [_trainer_state(folder) for folder in folders]
     ends = [state["global_step"] for state in states]
-    rates = []
+    learning_rates = []
     for folder, state, end in zip(folders, states, ends, strict=True):
         begin = max((other for other in ends if other < end), default=0)
         logged = [
@@ -210,11 +211,12 @@ def logged_rates(folders: Sequence[Path]) -> list[float]:
         ]
         if not logged:
             raise ValueError(
-                f"`rates` must be given, got no learning rate logged in {folder.name!r} after step {begin}: pass one "
+                f"`learning_rates` must be given, got no learning rate logged in {folder.name!r} after step "
+                f"{begin}: pass one "
                 "per checkpoint."
             )
-        rates.append(sum(logged) / len(logged))
-    return rates
+        learning_rates.append(sum(logged) / len(logged))
+    return learning_rates
 
 
 def saved_step(folder: Path) -> int | None:
@@ -233,12 +235,14 @@ def _trainer_state(folder: Path) -> dict[str, Any]:
     """
     path = folder / STATE
     if not path.exists():
-        raise ValueError(f"`rates` must be given, got no {STATE} in {folder.name!r}: pass one per checkpoint.")
+        raise ValueError(
+            f"`learning_rates` must be given, got no {STATE} in {folder.name!r}: pass one per checkpoint."
+        )
     try:
         state = json.loads(path.read_text())
         return {"global_step": int(state["global_step"]), "log_history": list(state["log_history"])}
     except (ValueError, KeyError, TypeError, OSError) as error:
-        _refuse_damaged(path, error, ", or pass `rates`, one per checkpoint")
+        _refuse_damaged(path, error, ", or pass `learning_rates`, one per checkpoint")
 
 
 FEWEST = 3  # checkpoints, where they are the snapshots themselves
@@ -246,10 +250,10 @@ FEWEST = 3  # checkpoints, where they are the snapshots themselves
 
 def check_folders(
     folders: Any,
-    rates: Sequence[float] | None,
+    learning_rates: Sequence[float] | None,
     *,
     model: Any,
-    parameters: str = "lora",
+    target_modules: str = "lora",
     snapshots: bool = False,
     adam: bool = False,
 ) -> None:
@@ -257,9 +261,9 @@ def check_folders(
 
     Args:
         folders: What was given.
-        rates: Learning rates, one a folder; None: those that the run logged.
+        learning_rates: Learning rates, one a folder; None: those that the run logged.
         model: The model they are of, or its name.
-        parameters: Whose gradients are asked for.
+        target_modules: Whose gradients are asked for.
         snapshots: Whether directions of the run are asked for.
         adam: Whether Adam's moments are asked for.
 
@@ -268,13 +272,13 @@ def check_folders(
         ValueError: If a folder is not there, holds no weights or damaged files, or the folders do not go together.
     """
     paths = _as_paths(folders, FEWEST if snapshots else 1)
-    if rates is not None:
-        check_rates(as_list("rates", rates, RATES), len(paths))
+    if learning_rates is not None:
+        check_rates(as_list("learning_rates", learning_rates, RATES), len(paths))
     _check_there(paths)
-    _check_kind(paths, model, parameters)
-    if parameters == "lora" and (adam or snapshots):
+    _check_kind(paths, model, target_modules)
+    if target_modules == "lora" and (adam or snapshots):
         _check_lora(paths, *(("adam=True", "adam=False") if adam else ('subspace="snapshots"', 'subspace="random"')))
-    _check_order(paths, rates)
+    _check_order(paths, learning_rates)
     for path in paths:
         check_weights(path)
         if adam:
@@ -317,8 +321,8 @@ def _check_there(paths: Sequence[Path]) -> None:
             raise ValueError(f"`checkpoints` must name every folder once, got {str(folder)!r} twice: leave one out.")
 
 
-def _check_kind(folders: Sequence[Path], model: Any, parameters: str) -> None:
-    """Raise unless all folders hold LoRA layers, or none does, and `parameters` are among what they hold.
+def _check_kind(folders: Sequence[Path], model: Any, target_modules: str) -> None:
+    """Raise unless all folders hold LoRA layers, or none does, and `target_modules` are among what they hold.
 
     Raises:
         ValueError: Naming a folder of either kind, or what LoRA layers go with.
@@ -333,9 +337,9 @@ def _check_kind(folders: Sequence[Path], model: Any, parameters: str) -> None:
         )
     for folder in adapters:
         check_adapter(folder)
-    if parameters != "lora" and _is_bare(model):
+    if target_modules != "lora" and _is_bare(model):
         raise ValueError(
-            f'`parameters` must be "lora" for checkpoints of LoRA layers, got {brief(parameters)} with '
+            f'`target_modules` must be "lora" for checkpoints of LoRA layers, got {brief(target_modules)} with '
             f"{str(adapters[0])!r}: leave it out, or name checkpoints of whole weights."
         )
 
@@ -356,19 +360,19 @@ def _check_lora(folders: Sequence[Path], asked: str, instead: str) -> None:
     if whole := [folder for folder in folders if not (folder / ADAPTER).exists()]:
         raise ValueError(
             f"`{asked}` must have checkpoints of LoRA layers, got {str(whole[0])!r} with whole weights: name "
-            f'the layers to read, such as `parameters="*.down_proj"`, or give `{instead}`.'
+            f'the layers to read, such as `target_modules="*.down_proj"`, or give `{instead}`.'
         )
 
 
-def _check_order(folders: Sequence[Path], rates: Sequence[float] | None) -> None:
+def _check_order(folders: Sequence[Path], learning_rates: Sequence[float] | None) -> None:
     """Raise unless the folders are in the run's order and their rates are known.
 
-    Where `rates` are given a folder need not tell its step.
+    Where `learning_rates` are given a folder need not tell its step.
 
     Raises:
         ValueError: Naming the two folders, or the one that tells no learning rate.
     """
-    if rates is None:
+    if learning_rates is None:
         logged_rates(folders)
     known = [(folder, step) for folder in folders if (step := saved_step(folder)) is not None]
     for (folder, step), (after, later) in pairwise(known):
@@ -409,17 +413,17 @@ def warm_checkpoints(folder: Path, plan: WarmUpPlan, steps: int) -> list[Checkpo
 
 
 def trainer_checkpoints(
-    folders: Sequence[str | Path], model: nn.Module, rates: Sequence[float] | None
+    folders: Sequence[str | Path], model: nn.Module, learning_rates: Sequence[float] | None
 ) -> list[Checkpoint]:
     """Those a Trainer saved, `checkpoint-…` folders of one run.
 
     Args:
         folders: The folders, in the order of the run.
         model: The model they belong to, with LoRA layers of their shape if they hold an adapter.
-        rates: Learning rate of each; None: the mean of those the run logged since the folder before.
+        learning_rates: Learning rate of each; None: the mean of those the run logged since the folder before.
     """
     paths = [Path(folder) for folder in folders]
-    found = logged_rates(paths) if rates is None else list(rates)
+    found = logged_rates(paths) if learning_rates is None else list(learning_rates)
     return [
         Checkpoint(
             path.name,

@@ -193,7 +193,7 @@ def gip_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *, 
     """
     from hf_gip.dataset.gip_select import gip_select
 
-    k = manifest.parameters["k"] if (manifest.recipe.get("limits") or {}).get("budget_tokens") else manifest.k
+    k = manifest.parameters["k"] if (manifest.recipe.get("limits") or {}).get("max_tokens") else manifest.k
     subset = gip_select(source, k, **recorded_options(manifest, given), device=device)
     return getattr(subset, "selection")  # noqa: B009 — set by `gip_select`, unknown to type checkers
 
@@ -216,20 +216,20 @@ def recorded_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[str, 
         "quality": scores["quality"] if scores and scores["as"] == "precision" else None,
         "whiten": recipe["queries"].get("whitened", False),
         "target_weight": recipe["queries"].get("weight"),
-        "cover": (recipe.get("cover") or {}).get("columns"),
-        **_limits(recipe.get("limits") or {}, given.get("include") or []),
+        "cover_columns": (recipe.get("cover_columns") or {}).get("columns"),
+        **_limits(recipe.get("limits") or {}, given.get("initial_rows") or []),
         "id_column": manifest.source.id_column,
         "target": _vectors("target", recipe["queries"], given.get("target"), recipe["features"]),
         "exclude": excluded and _vectors("exclude", excluded, given.get("exclude"), recipe["features"]),
-        "exclude_above": excluded["above"] if excluded else 0.9,
+        "exclude_threshold": excluded["above"] if excluded else 0.9,
         **_features(recipe["features"], given),
     }
 
 
 def _limits(told: Mapping[str, Any], picks: list[int]) -> dict[str, Any]:
     """Quotas and budget as recorded; the rows given from the start are the first of the `picks`."""
-    names = ("group_column", "max_per_group", "min_per_group", "budget_tokens", "token_column")
-    return {name: told.get(name) for name in names} | {"include": picks[: told.get("include", 0)] or None}
+    names = ("group_column", "max_per_group", "min_per_group", "max_tokens", "token_column")
+    return {name: told.get(name) for name in names} | {"initial_rows": picks[: told.get("initial_rows", 0)] or None}
 
 
 def _vectors(name: str, recipe: dict[str, Any], given: Any, features: Mapping[str, Any]) -> Any:
@@ -278,7 +278,7 @@ def _again(name: str, value: Any, what: str) -> Any:
     return value
 
 
-PARAMETERS = ("dims", "window", "update_every", "alpha", "conflict_penalty", "stop_ratio", "fisher", "seed")
+PARAMETERS = ("projection_dim", "window", "update_every", "alpha", "conflict_penalty", "stop_ratio", "fisher", "seed")
 
 
 def spice_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *, device: str | None) -> "Selection":
@@ -313,7 +313,7 @@ def recorded_spice_options(manifest: Manifest, given: Mapping[str, Any]) -> dict
         **{name: manifest.parameters[name] for name in PARAMETERS},
         "model": model,
         "tokenizer": tokenizer,
-        "parameters": features["parameters"],
+        "target_modules": features["target_modules"],
         "max_length": features["max_length"],
         "columns": features["columns"] if "tokenizer" in features else None,  # token rows bring theirs
     }
@@ -347,7 +347,7 @@ def recorded_proxy(manifest: Manifest, given: Mapping[str, Any]) -> tuple[Any, A
     return model, tokenizer
 
 
-FEATURES = ("parameters", "subspace", "dims", "adam", "seed", "max_length")
+FEATURES = ("target_modules", "subspace", "projection_dim", "adam", "seed", "max_length")
 
 
 def gtp_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *, device: str | None) -> "Selection":
@@ -404,7 +404,7 @@ def recorded_gtp_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[s
         "tokenizer": tokenizer,
         "target": target if tasks else None,
         "checkpoints": folders if warm_up is None else None,
-        "rates": [point["rate"] for point in recipe["checkpoints"]] if warm_up is None else None,
+        "learning_rates": [point["rate"] for point in recipe["checkpoints"]] if warm_up is None else None,
         "columns": features["columns"] if "tokenizer" in features else None,  # token rows bring theirs
         "ridge": manifest.parameters["ridge"],
         **{name: features[name] for name in FEATURES},
@@ -481,7 +481,7 @@ def reproduce_from(
     check_taken(manifest.method, given)
     try:
         with _no_cached_selection():
-            selection = select_again(manifest, source, {**given, "include": indices}, device=device)
+            selection = select_again(manifest, source, {**given, "initial_rows": indices}, device=device)
     except (KeyError, TypeError, AttributeError) as error:  # valid by the schema, yet not by the method
         raise ValueError(f"the manifest does not say how to select again: {error!r} is missing or wrong.") from None
     done = compare_picks(indices, selection.indices.tolist(), manifest.objective, selection.objective)

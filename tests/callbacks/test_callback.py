@@ -120,7 +120,7 @@ def test_a_resumed_run_ends_on_the_same_weights(packing: str, step: int, rows: D
 
 
 def test_a_run_without_reuse_resumes_with_the_rows_it_has_used(rows: Dataset, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"k": 12, "callback": {"reuse": False}, "save_strategy": "epoch"}
+    options: dict[str, Any] = {"k": 12, "callback": {"allow_repeats": False}, "save_strategy": "epoch"}
     whole = run(tmp_path, rows, **options)
     again = run(tmp_path, rows, resume=tmp_path / "checkpoint-12", **options)
     assert again.noted[2] == whole.noted[2]
@@ -140,7 +140,7 @@ def test_a_selection_that_lasts_several_epochs_survives_a_resume(rows: Dataset, 
 
 
 def test_rows_come_once_until_the_pool_is_used_up(rows: Dataset, tmp_path: Path) -> None:
-    trainer = run(tmp_path, rows, k=15, callback={"reuse": False}, num_train_epochs=4)
+    trainer = run(tmp_path, rows, k=15, callback={"allow_repeats": False}, num_train_epochs=4)
     seen = [trainer.rows_seen(epoch) for epoch in range(4)]
     assert not set(seen[0]) & set(seen[1])
     assert set(seen[0]) | set(seen[1]) | set(seen[2]) == set(range(ROWS)), "the rows left over come first"
@@ -150,7 +150,7 @@ def test_rows_come_once_until_the_pool_is_used_up(rows: Dataset, tmp_path: Path)
 
 
 def test_packs_too_come_once_until_the_pool_is_used_up(rows: Dataset, tmp_path: Path) -> None:
-    trainer = run(tmp_path, rows, callback={"reuse": False}, num_train_epochs=5, **{**PACKINGS["bfd"], "k": 6})
+    trainer = run(tmp_path, rows, callback={"allow_repeats": False}, num_train_epochs=5, **{**PACKINGS["bfd"], "k": 6})
     seen = [set(trainer.rows_seen(epoch)) for epoch in range(5)]
     assert not seen[0] & seen[1]
     assert set.union(*seen[:4]) == set(range(ROWS))
@@ -163,14 +163,14 @@ def test_a_small_sample_of_the_pool_is_drawn_anew_each_time(rows: Dataset, tmp_p
         asked.append(len(features))
         return Selection(torch.arange(k), torch.ones(k, dtype=torch.float64))
 
-    trainer = run(tmp_path, rows, callback={"pool_size": 10, "select": first_of})
+    trainer = run(tmp_path, rows, callback={"num_candidates": 10, "select": first_of})
     assert asked == [10, 10, 10]
     assert_trained_on_the_selection(trainer)
 
 
 def test_the_warm_up_is_served_before_the_first_selection(rows: Dataset, tmp_path: Path) -> None:
     chosen = Selection(torch.arange(8, 16), torch.arange(8, 0, -1).double(), record={"method": "gip"})
-    trainer = run(tmp_path, rows, callback={"start_epoch": 2, "warmup": chosen})
+    trainer = run(tmp_path, rows, callback={"start_epoch": 2, "initial_selection": chosen})
     assert trainer.rows_seen(0) == trainer.rows_seen(1) == list(range(8, 16))
     assert trainer.rows_seen(2) != list(range(8, 16))
     assert recorded(trainer, 0)["gain"] == list(range(8, 0, -1))
@@ -186,8 +186,14 @@ def test_weights_stay_with_their_rows(tmp_path: Path) -> None:
         return Selection(order, torch.ones(k).double(), weights=1 + order.double())
 
     ten = torch.arange(1, 11)
-    warmup = Selection(ten, torch.ones(10).double(), weights=ten.double())
-    trainer = run(tmp_path, pairs, k=7, callback={"start_epoch": 1, "warmup": warmup, "select": weigh}, max_length=14)
+    initial_selection = Selection(ten, torch.ones(10).double(), weights=ten.double())
+    trainer = run(
+        tmp_path,
+        pairs,
+        k=7,
+        callback={"start_epoch": 1, "initial_selection": initial_selection, "select": weigh},
+        max_length=14,
+    )
     before, after = recorded(trainer, 0), recorded(trainer, 1)
     assert before["index"] == before["weight"] == [1, 2, 4, 5, 6, 8, 9], "rows 3 and 7 were dropped as too long"
     assert after["index"] == [38, 37, 36, 34, 33, 32, 30]

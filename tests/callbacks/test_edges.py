@@ -134,7 +134,7 @@ def test_a_smaller_batch_after_running_out_of_memory_begins_anew(rows: Dataset, 
         return step(model, inputs, num_items_in_batch)
 
     trainer.training_step = too_large  # type: ignore[method-assign]
-    callback = trained(trainer, 8, reuse=False)
+    callback = trained(trainer, 8, allow_repeats=False)
     assert callback.round is not None
     assert trainer.state.max_steps == trainer.state.global_step == 4
     assert len(trainer.noted[0]) > 8, "the first attempt made a step"

@@ -70,7 +70,7 @@ def test_every_selection_is_pushed_where_asked_for_and_a_random_warm_up_is_none(
     hub: Hub, rows: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", ALICE)
-    train(tmp_path, rows, epochs=3, push_each=True, start_epoch=1)
+    train(tmp_path, rows, epochs=3, push_every_selection=True, start_epoch=1)
     titles = [commit.title for commit in hub.history(REPO)]
     assert titles[:2] == ["6 rows chosen at epoch 2, step 6", "6 rows chosen at epoch 1, step 3"]
     assert len(titles) == 3, "and the empty repository"
@@ -123,7 +123,10 @@ REFUSED = [
         "`push_to` publishes rows as they were given to the trainer, got `pool=None`: pass that dataset.",
     ),
     ({"push_to": "words"}, "`push_to` must be a dataset repository such as 'me/subset', got 'words'."),
-    ({"push_each": True}, "`push_each` needs the repository to push to, got `push_to=None`: name one."),
+    (
+        {"push_every_selection": True},
+        "`push_every_selection` needs the repository to push to, got `push_to=None`: name one.",
+    ),
 ]
 
 

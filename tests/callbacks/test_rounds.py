@@ -68,8 +68,8 @@ def test_a_run_names_its_settings_its_versions_and_the_checkpoints_that_chose(tm
         "id_column": "uid",
         "every_n_epochs": 1,
         "start_epoch": 0,
-        "reuse": True,
-        "pool_size": None,
+        "allow_repeats": True,
+        "num_candidates": None,
     }
     assert record["versions"]["hf-gip"] == hf_gip.__version__
     assert [made["checkpoint"] for made in record["rounds"]] == [None, "checkpoint-2"]

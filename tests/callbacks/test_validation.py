@@ -33,7 +33,10 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"every_n_epochs": 0}, "`every_n_epochs` must be a whole number, at least 1, got 0."),
     ({"every_n_epochs": 1.5}, "`every_n_epochs` must be a whole number, at least 1, got 1.5."),
     ({"start_epoch": -1}, "`start_epoch` must be a whole number, at least 0, got -1."),
-    ({"warmup": "rows"}, "`warmup` must be a `Selection`, got str: a subset has it as `.selection`."),
+    (
+        {"initial_selection": "rows"},
+        "`initial_selection` must be a `Selection`, got str: a subset has it as `.selection`.",
+    ),
     ({"id_column": "name"}, f"`id_column` must name a column of the training set, got 'name': it has {COLUMNS}."),
     (
         {"scores": ["help", "text"]},
@@ -55,7 +58,7 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
         {"features": "text", "encoder": 7},
         "`encoder` must be a model id, 'lexical' or an object with an `encode` method, got 7.",
     ),
-    ({"reuse": "no"}, "`reuse` must be True or False, got 'no'."),
+    ({"allow_repeats": "no"}, "`allow_repeats` must be True or False, got 'no'."),
     *(
         (
             {"target": Dataset.from_dict(rows)},
@@ -68,7 +71,7 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
             ("input_ids", {"input_ids": [[3, 4], None]}),
         )
     ),
-    ({"pool_size": 3}, "`pool_size` must be at least `k=4`, got 3: raise it."),
+    ({"num_candidates": 3}, "`num_candidates` must be at least `k=4`, got 3: raise it."),
 ]
 
 
@@ -216,9 +219,9 @@ def test_what_select_returns_is_checked(returned: Any, message: str, rows: Datas
 def test_a_short_warm_up_is_refused(rows: Dataset, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, rows)
     short = Selection(torch.arange(3), torch.ones(3))
-    message = "`warmup` must hold enough rows for `k=4`, got 3: select as many as an epoch has."
+    message = "`initial_selection` must hold enough rows for `k=4`, got 3: select as many as an epoch has."
     with pytest.raises(ValueError, match=exactly(message)):
-        GIPSelectionCallback(trainer, 4, start_epoch=1, warmup=short)
+        GIPSelectionCallback(trainer, 4, start_epoch=1, initial_selection=short)
 
 
 def test_sorting_by_length_is_warned_of(rows: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

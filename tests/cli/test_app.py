@@ -139,7 +139,7 @@ def test_no_text_of_a_row_is_taken_for_markup_or_control(tmp_path: Path, capsys:
         ),
         (["--device", "warp"], "`--device` must be a torch device such as 'cpu' or 'cuda', got 'warp'."),
         (["--target", "missing.jsonl"], "no file 'missing.jsonl': check the path."),
-        (["--budget-tokens", "0"], "`--budget-tokens` must be a whole number of at least 1, got 0."),
+        (["--max-tokens", "0"], "`--max-tokens` must be a whole number of at least 1, got 0."),
         (
             ["--target-split", "test"],
             "`--target-split` must be left out, got 'test': it goes with `--target`, got none.",
@@ -193,10 +193,10 @@ def test_bad_options_are_refused_before_any_work(
         (["spice", "--max-length", "0"], "`--max-length` must be a whole number of at least 1, got 0."),
         (
             ["spice", "--update-every", "0"],
-            "`--update-every` must be at least 1, got 0: for a proxy left as it is, add `--frozen`.",
+            "`--update-every` must be at least 1, got 0: for a proxy left as it is, add `--frozen-proxy`.",
         ),
-        (["gtp", "--dims", "0"], "`--dims` must be a whole number of at least 1, got 0."),
-        (["gtp", "--epochs", "0"], "`--epochs` must be a whole number of at least 1, got 0."),
+        (["gtp", "--projection-dim", "0"], "`--projection-dim` must be a whole number of at least 1, got 0."),
+        (["gtp", "--warmup-epochs", "0"], "`--warmup-epochs` must be a whole number of at least 1, got 0."),
         (["gtp", "--max-length", "-4"], "`--max-length` must be a whole number of at least 1, got -4."),
         (
             ["gtp", "--target-split", "a"],
@@ -285,10 +285,10 @@ def test_arguments_of_python_are_called_by_the_options_of_the_command() -> None:
     )
     assert in_its_words("`seeds` and `encoder`", ["compare"]) == "`--seeds` and `--encoder`"
     assert in_its_words("`rows` of `columns=[…]`", ["spice"]) == "`rows` of `--columns …`"
-    assert in_its_words("`parameters='hidden'`: add `update_every=None`.", ["spice"]) == (
-        "`--parameters hidden`: add `--frozen`."
+    assert in_its_words("`target_modules='hidden'`: add `update_every=None`.", ["spice"]) == (
+        "`--target-modules hidden`: add `--frozen-proxy`."
     )
-    assert in_its_words('`parameters="*.down_proj"`', ["gtp"]) == '`--parameters "*.down_proj"`'
+    assert in_its_words('`target_modules="*.down_proj"`', ["gtp"]) == '`--target-modules "*.down_proj"`'
     assert in_its_words("`adam=True`, or `adam=False`.", ["gtp"]) == "`--adam`, or no `--adam`."
     assert in_its_words("`folder`", ["select"]) == "`--out`"
     for command in ([], ["--help"], ["nonsense"], ["push"]):

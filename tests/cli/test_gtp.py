@@ -18,8 +18,19 @@ import hf_gip
 from hf_gip.hashing import hash_folder, rows_digest
 from hf_gip.manifest.schema import MANIFEST_PATH, read_manifest
 
-RUN: dict[str, Any] = {"share": 0.5, "epochs": 2, "learning_rate": 0.02, "seed": 3}
-WORDS = ["--share", 0.5, "--epochs", 2, "--learning-rate", 0.02, "--seed", 3, "--dims", 200]
+RUN: dict[str, Any] = {"warmup_fraction": 0.5, "warmup_epochs": 2, "warmup_learning_rate": 0.02, "seed": 3}
+WORDS = [
+    "--warmup-fraction",
+    0.5,
+    "--warmup-epochs",
+    2,
+    "--warmup-learning-rate",
+    0.02,
+    "--seed",
+    3,
+    "--projection-dim",
+    200,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +59,10 @@ def test_the_command_line_chooses_what_python_does(tmp_path: Path, capsys: pytes
     assert command(*words) == 0
     shown = capsys.readouterr().out
     assert re.search(r"Chose 6 rows in [\d.]+ s: objective [\d.e-]+, [\d.]+% of what there is to capture\.", shown)
-    options = {"model": str(tmp_path / "model"), "target": rows.select(range(20, 25)), "dims": 200, **RUN}
+    options = {"model": str(tmp_path / "model"), "target": rows.select(range(20, 25)), "projection_dim": 200, **RUN}
     expected = hf_gip.gtp_select(rows, 6, **options).selection
     manifest = read_manifest(tmp_path / "out")
-    assert (manifest.method, manifest.recipe["warm_up"]["epochs"]) == ("gtp", 2)
+    assert (manifest.method, manifest.recipe["warm_up"]["warmup_epochs"]) == ("gtp", 2)
     found = hf_gip.load_subset(tmp_path / "out").selection
     assert found.indices.tolist() == expected.indices.tolist()
     assert torch.allclose(found.weights, expected.weights)
@@ -77,7 +88,7 @@ def test_the_command_line_chooses_what_python_does(tmp_path: Path, capsys: pytes
 
 @pytest.mark.parametrize("targeted", [True, False])
 def test_a_saved_subset_is_selected_again(tmp_path: Path, targeted: bool) -> None:
-    options: dict[str, Any] = {"target": goal() if targeted else None, "dims": 100, "adam": targeted, **RUN}
+    options: dict[str, Any] = {"target": goal() if targeted else None, "projection_dim": 100, "adam": targeted, **RUN}
     hf_gip.save_subset(hf_gip.gtp_select(pool(), 9, model=tiny_model(), **options), tmp_path / "out")
     given: dict[str, Any] = {"source": pool(), "model": tiny_model(), "device": "cpu"}
     again = hf_gip.reproduce(tmp_path / "out", target=options["target"], **given)
@@ -117,13 +128,22 @@ def test_checkpoints_of_a_trainer_are_given_again(tmp_path: Path, capsys: pytest
     rows = word_rows(24)
     folders, _ = trained(tmp_path / "run", rows, lora=True)
     given = {"model": tiny_llama(len(word_tokenizer(24))), "tokenizer": word_tokenizer(24)}
-    hf_gip.save_subset(hf_gip.gtp_select(rows, 5, checkpoints=folders, dims=100, **given), tmp_path / "out")
+    hf_gip.save_subset(hf_gip.gtp_select(rows, 5, checkpoints=folders, projection_dim=100, **given), tmp_path / "out")
     again = hf_gip.reproduce(tmp_path / "out", source=rows, checkpoints=folders, device="cpu", **given)
     assert again.verdict == "same picks"
     given["model"].save_pretrained(tmp_path / "model")
     given["tokenizer"].save_pretrained(tmp_path / "model")
     rows.to_parquet(tmp_path / "pool.parquet")
-    words: list[object] = ["gtp", tmp_path / "pool.parquet", "--k", 5, "--model", tmp_path / "model", "--dims", 100]
+    words: list[object] = [
+        "gtp",
+        tmp_path / "pool.parquet",
+        "--k",
+        5,
+        "--model",
+        tmp_path / "model",
+        "--projection-dim",
+        100,
+    ]
     for folder in folders:
         words += ["--checkpoint", folder]
     assert command(*words, "--out", tmp_path / "shell") == 0
@@ -157,17 +177,19 @@ def test_rows_are_explained_by_what_they_match(tasks: int, tmp_path: Path) -> No
     options: dict[str, Any] = {
         "model": with_lora(tiny_model()),
         "target": [None, goal(), target][tasks],
-        "dims": 200,
+        "projection_dim": 200,
         "adam": False,
         **RUN,
     }
     chosen = hf_gip.gtp_select(pool(), 8, **options).selection
     found = hf_gip.gradient_trajectories(pool(), **options)
-    rates = np.sqrt(found.rates)
-    A = np.concatenate([r * each.load().double().numpy() for r, each in zip(rates, found.features, strict=True)], 1)
+    learning_rates = np.sqrt(found.learning_rates)
+    A = np.concatenate(
+        [r * each.load().double().numpy() for r, each in zip(learning_rates, found.features, strict=True)], 1
+    )
     b = A.mean(0)[None]
     if tasks:
-        b = np.concatenate([r * each.numpy() for r, each in zip(rates, found.goals() or [], strict=True)], 1)
+        b = np.concatenate([r * each.numpy() for r, each in zip(learning_rates, found.goals() or [], strict=True)], 1)
     assert chosen.weights is not None
     picks = chosen.indices.tolist()
     W = np.stack([each.numpy() for each in chosen.curves.values()] or [chosen.weights.numpy()])
@@ -206,7 +228,7 @@ def test_subtasks_are_given_again_in_any_order_and_a_proxy_from_a_folder_of_any_
     tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     tasks = {"a": rows.select(range(3)), "b": rows.select(range(20, 24))}
-    chosen = hf_gip.gtp_select(rows, 5, model=str(tmp_path / "model"), target=tasks, **(RUN | {"dims": 100}))
+    chosen = hf_gip.gtp_select(rows, 5, model=str(tmp_path / "model"), target=tasks, **(RUN | {"projection_dim": 100}))
     hf_gip.save_subset(chosen, tmp_path / "out")
     (tmp_path / "model").rename(tmp_path / "moved")
     other_way = {"b": tasks["b"], "a": tasks["a"]}

@@ -55,7 +55,7 @@ def test_the_command_line_chooses_what_python_does(
     assert saved["text"][:] == expected["text"][:]
     assert command("verify", tmp_path / "out", "--source", tmp_path / "pool.parquet") == 0
     assert command("reproduce", tmp_path / "out", "--source", tmp_path / "pool.parquet", "--model", proxy) == 0
-    whole = ["spice", tmp_path / "pool.parquet", "--k", 6, "--model", proxy, "--frozen", "--window", 0]
+    whole = ["spice", tmp_path / "pool.parquet", "--k", 6, "--model", proxy, "--frozen-proxy", "--window", 0]
     assert command(*whole, "--out", tmp_path / "whole") == 0
     assert read_manifest(tmp_path / "whole").parameters["window"] is None
 
@@ -68,10 +68,10 @@ def test_the_command_line_refuses_in_one_sentence(
         "`--k` must be a whole number between 1 and the number of rows (30), got 31."
     )
     assert refusal(capsys, *words, "--k", 3, "--window", 0) == (
-        "`--window 0`, all rows at once, needs a proxy that stays as it is: add `--frozen`."
+        "`--window 0`, all rows at once, needs a proxy that stays as it is: add `--frozen-proxy`."
     )
     assert refusal(capsys, *words, "--k", 3, "--update-every", 0) == (
-        "`--update-every` must be at least 1, got 0: for a proxy left as it is, add `--frozen`."
+        "`--update-every` must be at least 1, got 0: for a proxy left as it is, add `--frozen-proxy`."
     )
     assert not (tmp_path / "out").exists()
 
@@ -88,7 +88,7 @@ def test_the_help_needs_no_torch() -> None:
     "options", [{"window": 10, "update_every": 2, "stop_ratio": 0.9}, {"window": None, "update_every": None}]
 )
 def test_a_saved_subset_is_selected_again(tmp_path: Path, options: dict[str, Any]) -> None:
-    subset = hf_gip.spice_select(pool(), 9, model=tiny_model(), dims=100, seed=2, **options)
+    subset = hf_gip.spice_select(pool(), 9, model=tiny_model(), projection_dim=100, seed=2, **options)
     hf_gip.save_subset(subset, tmp_path / "out")
     again = hf_gip.reproduce(tmp_path / "out", source=pool(), model=tiny_model(), device="cpu")
     assert (again.verdict, again.common) == ("same picks", len(subset))
@@ -137,7 +137,7 @@ def test_texts_are_selected_again_by_the_proxy_in_its_folder(proxy: Path, tmp_pa
 
 @pytest.mark.parametrize(("window", "fisher"), [(None, "full"), (10, "full"), (None, "diagonal")])
 def test_a_row_left_out_is_explained_by_its_gradient(window: int | None, fisher: Any) -> None:
-    options: dict[str, Any] = {"parameters": "*.down_proj", "dims": None}
+    options: dict[str, Any] = {"target_modules": "*.down_proj", "projection_dim": None}
     G = gradient_features(tiny_model(), tiny_rows(30), **options).features.double().numpy()
     rule: dict[str, Any] = {"window": window, "update_every": None, "fisher": fisher, "seed": 3}
     chosen = hf_gip.spice_select(pool(), 6, model=tiny_model(), **options, **rule).selection
@@ -176,7 +176,7 @@ def test_a_pick_is_explained_by_what_it_added(tmp_path: Path, capsys: pytest.Cap
         chosen.explain(other)
     capsys.readouterr()
     words = ["explain", tmp_path / "out", other, "--source", tmp_path / "pool.parquet"]
-    assert refusal(capsys, *words, "--model", "any") == message.replace("update_every=None", "--frozen")
+    assert refusal(capsys, *words, "--model", "any") == message.replace("update_every=None", "--frozen-proxy")
     assert refusal(capsys, *words, "--checkpoint", "any") == (
         "`--checkpoint` must be left out, got ['any']: a subset chosen by spice has none."
     )

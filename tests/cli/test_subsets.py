@@ -60,7 +60,7 @@ def test_a_pointer_is_loaded_from_its_source(hub: Hub) -> None:
     hub_pool()
     words = ("select", "alice/pool", "--k", 5, "--features", "vector")
     assert run(*words, "--out", "here") == 0
-    assert run("push", "here", "alice/pointer", "--no-rows") == 0
+    assert run("push", "here", "alice/pointer", "--no-include-rows") == 0
     assert load_dataset("alice/pointer", split="train")["index"][:]
     assert run("load", "alice/pointer", "--out", "again") == 0
     assert (
@@ -104,7 +104,7 @@ def test_what_is_wrong_is_said_in_one_line(hub: Hub, capsys: pytest.CaptureFixtu
 
 
 def test_hf_dispatches_to_this_program_as_its_extension(hub: Hub, tmp_path: Path) -> None:
-    folder = tmp_path / "home" / ".local" / "share" / "hf" / "extensions" / "hf-gip"
+    folder = tmp_path / "home" / ".local" / "warmup_fraction" / "hf" / "extensions" / "hf-gip"
     folder.mkdir(parents=True)
     script = Path(sys.executable).with_name("hf-gip")
     written = {

@@ -25,24 +25,31 @@ def test_less_is_weighted_cosine_meaned_over_shots_and_largest_over_subtasks(
     generator = np.random.default_rng(seed)
     rows = [generator.normal(size=(n, 5)) for _ in range(checkpoints)]
     goals = [generator.normal(size=(m, 5)) for _ in range(checkpoints)]
-    rates = (generator.random(checkpoints) + 0.1).tolist()
+    learning_rates = (generator.random(checkpoints) + 0.1).tolist()
     subtasks = generator.integers(3, size=m).tolist()
     influence = np.array(
         [
-            [sum(w * cosine(R[i], G[j]) for w, R, G in zip(rates, rows, goals, strict=True)) for j in range(m)]
+            [
+                sum(w * cosine(R[i], G[j]) for w, R, G in zip(learning_rates, rows, goals, strict=True))
+                for j in range(m)
+            ]
             for i in range(n)
         ]
-    ) / sum(rates)
+    ) / sum(learning_rates)
     scores = np.max([influence[:, np.array(subtasks) == t].mean(1) for t in set(subtasks)], axis=0)
     got = less(
-        [torch.from_numpy(R) for R in rows], [torch.from_numpy(G) for G in goals], n, rates=rates, subtasks=subtasks
+        [torch.from_numpy(R) for R in rows],
+        [torch.from_numpy(G) for G in goals],
+        n,
+        learning_rates=learning_rates,
+        subtasks=subtasks,
     )
     assert got.gains.numpy() == pytest.approx(np.sort(scores)[::-1], abs=1e-12)
     assert scores[got.indices.numpy()] == pytest.approx(np.sort(scores)[::-1], abs=1e-12)
 
 
 @settings(max_examples=100, deadline=None)
-@given(n=st.integers(1, 25), m=st.integers(1, 9), seed=st.integers(0, 10**6), share=st.floats(0.01, 1))
+@given(n=st.integers(1, 25), m=st.integers(1, 9), seed=st.integers(0, 10**6), warmup_fraction=st.floats(0.01, 1))
 def test_rds_lets_each_query_take_its_nearest_row_in_turn(n: int, m: int, seed: int, share: float) -> None:
     generator = np.random.default_rng(seed)
     rows, queries, k = generator.normal(size=(n, 4)), generator.normal(size=(m, 4)), max(1, int(share * n))
@@ -71,7 +78,7 @@ GOOD = torch.ones(4, 3)
     [
         (lambda: less(GOOD, [GOOD, GOOD], 2), "one matrix per checkpoint of `trajectories` (1), got 2"),
         (lambda: less([GOOD, GOOD[:2]], [GOOD, GOOD], 2), "the same rows at every checkpoint, got [4, 2] and [4, 4]"),
-        (lambda: less(GOOD, GOOD, 2, rates=[0.0]), "not all 0, got [0.0]"),
+        (lambda: less(GOOD, GOOD, 2, learning_rates=[0.0]), "not all 0, got [0.0]"),
         (lambda: less(GOOD, GOOD, 2, subtasks=[0]), "one whole number per target row (4), got [0]"),
         (lambda: less(GOOD, GOOD[:, :2], 2), "`target` must have the features' width 3, got 2"),
         (lambda: less(GOOD, GOOD, 5), "`k` must be a whole number between 1"),

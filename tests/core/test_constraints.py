@@ -73,9 +73,9 @@ def drawn(n: int, k: int, draw: torch.Generator, what: int) -> Constraints:
     most = (sizes.float() * (0.3 + 0.7 * torch.rand(size, generator=draw))).ceil().long() if what & 1 else None
     room = sizes if most is None else most
     least = (room.float() * 0.4 * torch.rand(size, generator=draw)).long() if what & 2 else None
-    include = torch.randperm(n, generator=draw)[: max(1, k // 4)] if what & 8 else None
+    initial_rows = torch.randperm(n, generator=draw)[: max(1, k // 4)] if what & 8 else None
     budget = None if tokens is None else int(tokens.sum() * (0.1 + 0.6 * float(torch.rand(1, generator=draw))))
-    return Constraints(include, groups, (), most, least, tokens, budget)
+    return Constraints(initial_rows, groups, (), most, least, tokens, budget)
 
 
 @settings(max_examples=200, deadline=None, phases=[Phase.explicit, Phase.generate])
@@ -173,7 +173,8 @@ COST = torch.tensor([5, 7, 9, 5, 5, 5])
         (
             {"min_per_group": [2, 0, 0], "initial_rows": [3, 5]},
             3,
-            "`min_per_group` must fit into k=3 beside `include`, got 4 rows over 3 group(s): 1 too many; raise `k` or "
+            "`min_per_group` must fit into k=3 beside `initial_rows`, got 4 rows over 3 group(s): 1 too many; raise "
+            "`k` or "
             "lower the quotas.",
         ),
         (
@@ -190,20 +191,28 @@ COST = torch.tensor([5, 7, 9, 5, 5, 5])
         (
             {"max_per_group": [1, 3, 3], "initial_rows": [0, 2]},
             3,
-            "`include` must keep to `max_per_group`, got 2 rows of group 'a' where 1 are allowed: 1 too many.",
+            "`initial_rows` must keep to `max_per_group`, got 2 rows of group 'a' where 1 are allowed: 1 too many.",
         ),
-        ({"initial_rows": [0, 1, 2]}, 2, "`include` must hold at most k=2 rows, got 3, 1 too many: raise `k`."),
-        ({"initial_rows": [0, 6]}, 2, "`include` must hold distinct rows of the pool (0 to 5), got 2 from 0 to 6."),
-        ({"initial_rows": [1, 1]}, 2, "`include` must hold distinct rows of the pool (0 to 5), got 2 from 1 to 1."),
+        ({"initial_rows": [0, 1, 2]}, 2, "`initial_rows` must hold at most k=2 rows, got 3, 1 too many: raise `k`."),
+        (
+            {"initial_rows": [0, 6]},
+            2,
+            "`initial_rows` must hold distinct rows of the pool (0 to 5), got 2 from 0 to 6.",
+        ),
+        (
+            {"initial_rows": [1, 1]},
+            2,
+            "`initial_rows` must hold distinct rows of the pool (0 to 5), got 2 from 1 to 1.",
+        ),
         (
             {"max_tokens": 4, "tokens": COST},
             2,
-            "`budget_tokens` must pay for the shortest row, 5 tokens at least, got 4: 1 too few.",
+            "`max_tokens` must pay for the shortest row, 5 tokens at least, got 4: 1 too few.",
         ),
         (
             {"max_tokens": 20, "tokens": COST, "initial_rows": [2], "min_per_group": [2, 2, 0]},
             5,
-            "`budget_tokens` must pay for `include` and `min_per_group`, 24 tokens at least, got 20: 4 too few.",
+            "`max_tokens` must pay for `initial_rows` and `min_per_group`, 24 tokens at least, got 20: 4 too few.",
         ),
     ],
 )

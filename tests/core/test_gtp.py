@@ -165,12 +165,12 @@ def test_several_targets_share_the_rows_and_each_has_the_best_weights() -> None:
 def test_checkpoints_side_by_side_are_one_matrix_scaled_by_their_rates() -> None:
     A, B = samples.normal_rows(200, 10, 1), samples.normal_rows(200, 14, 2)
     a, b = samples.normal_rows(1, 10, 3)[0], samples.normal_rows(1, 14, 4)[0]
-    rates = [4e-2, 1e-2]
-    got = gtp([A, B], [a, b], 9, rates=rates)
+    learning_rates = [4e-2, 1e-2]
+    got = gtp([A, B], [a, b], 9, learning_rates=learning_rates)
     whole = gtp(torch.cat([0.2 * A, 0.1 * B], 1), torch.cat([0.2 * a, 0.1 * b]), 9)
     assert got.indices.tolist() == whole.indices.tolist()
     assert torch.allclose(got.gains, whole.gains)
-    joined = gtp([A, B], torch.cat([a, b]), 9, rates=rates)
+    joined = gtp([A, B], torch.cat([a, b]), 9, learning_rates=learning_rates)
     assert joined.indices.tolist() == whole.indices.tolist()
 
 
@@ -218,8 +218,11 @@ GOOD = torch.ones(4, 3)
         (lambda: gtp(GOOD, torch.zeros(3), 2), "`target` must not be zero"),
         (lambda: gtp(GOOD, torch.ones(5), 2), "`target` must have the features' width 3, got 5"),
         (lambda: gtp(GOOD, None, 5), "`k` must be a whole number between 1 and the number of rows (4), got 5"),
-        (lambda: gtp(GOOD, None, 2, rates=[1.0, 2.0]), "one learning rate per checkpoint (1), got 2"),
-        (lambda: gtp(GOOD, None, 2, rates=[-1.0]), "`rates` must be finite numbers of at least 0, not all 0"),
+        (lambda: gtp(GOOD, None, 2, learning_rates=[1.0, 2.0]), "one learning rate per checkpoint (1), got 2"),
+        (
+            lambda: gtp(GOOD, None, 2, learning_rates=[-1.0]),
+            "`learning_rates` must be finite numbers of at least 0, not all 0",
+        ),
         (lambda: gtp(GOOD, None, 2, ridge=-1.0), "`ridge` must be a number of at least 0"),
         (lambda: gtp(GOOD, None, 2, max_passes=0), "`max_passes` must be a whole number of at least 1, got 0"),
         (lambda: gtp([GOOD, GOOD[:2]], None, 2), "must hold the same rows at every checkpoint, got [4, 2]"),

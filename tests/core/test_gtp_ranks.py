@@ -53,7 +53,7 @@ def test_what_one_rank_cannot_do_ends_all(ranks: dict[str, Any]) -> None:
     begins = {
         "k": f"`k` {same} 4 on rank 0 and 5 on rank {last}: start all ranks with the same arguments.",
         "target": f"`target` {same} ",
-        "rates": f"`rates` {same} [1.0] on rank 0 and [2.0] on rank {last}: ",
+        "learning_rates": f"`learning_rates` {same} [1.0] on rank 0 and [2.0] on rank {last}: ",
         "ridge": f"rank {last}: `ridge` must be a number of at least 0, or None, got -1.0.",
         "nan": f"rank {last}: `trajectories` must be finite, got NaN or infinity in 1 row(s), first in row 3: ",
         "width": f"`widths` {same} [9] on rank 0 and [8] on rank {last}: ",

@@ -16,8 +16,8 @@ SELECTORS: list[Callable[[Tensor, Any, Any], Selection]] = [
     lambda X, k, number: gip(X, X[:2], k, noise=number, prefilter=k + k),
     lambda X, k, number: gip_dual(X, X[:, :1].abs(), k, noise=number),
     lambda X, k, number: spice(X, k, alpha=number, conflict_penalty=number, stop_ratio=number, window=k + k),
-    lambda X, k, number: gtp(X, None, k, rates=[number], ridge=number),
-    lambda X, k, number: less(X, X[:2], k, rates=[number]),
+    lambda X, k, number: gtp(X, None, k, learning_rates=[number], ridge=number),
+    lambda X, k, number: less(X, X[:2], k, learning_rates=[number]),
     lambda X, k, number: rds(X, X[:2], k),
 ]
 

@@ -279,25 +279,25 @@ def test_near_copies_of_a_test_set_are_left_out_and_listed() -> None:
     rows = pool()
     rows = rows.add_item({"text": "how many apples has Ann left", "vector": [0.0] * 8, "good": 5.0, "id": 60})
     test = ["How many apples has Ann left?", "unrelated words of another test"]
-    kept = rows.gip_select(61 - 1, encoder="lexical", exclude=test, exclude_above=0.8)
+    kept = rows.gip_select(61 - 1, encoder="lexical", exclude=test, exclude_threshold=0.8)
     assert 60 not in kept["id"][:]
     ((row, other, cosine),) = kept.selection.record["excluded"]["pairs"]
     assert (row, other) == (60, 0)
     assert cosine > 0.8
     assert kept["id"][:] == kept.selection.indices.tolist()
     with pytest.raises(ValueError) as caught:  # noqa: PT011 — compared whole below
-        rows.gip_select(61, encoder="lexical", exclude=test, exclude_above=0.8)
+        rows.gip_select(61, encoder="lexical", exclude=test, exclude_threshold=0.8)
     assert str(caught.value) == (
-        "`exclude` must leave at least k=61 rows, got 60 of 61: raise `exclude_above` or lower `k`."
+        "`exclude` must leave at least k=61 rows, got 60 of 61: raise `exclude_threshold` or lower `k`."
     )
-    with pytest.raises(ValueError, match=r"^`exclude_above` must be a cosine in \(0, 1\], got 2\.$"):
-        rows.gip_select(1, encoder="lexical", exclude=test, exclude_above=2)
+    with pytest.raises(ValueError, match=r"^`exclude_threshold` must be a cosine in \(0, 1\], got 2\.$"):
+        rows.gip_select(1, encoder="lexical", exclude=test, exclude_threshold=2)
 
 
 def test_excluding_only_takes_rows_away() -> None:
     rows = pool()
     vectors = np.array(rows["vector"][:], dtype=np.float32)
-    away = rows.gip_select(10, features="vector", noise=0.2, exclude=vectors[[3, 7]], exclude_above=0.9999)
+    away = rows.gip_select(10, features="vector", noise=0.2, exclude=vectors[[3, 7]], exclude_threshold=0.9999)
     others = [i for i in range(60) if i not in (3, 7)]
     expected = rows.select(others).gip_select(10, features="vector", noise=0.2)
     assert away["id"][:] == expected["id"][:]

@@ -31,7 +31,7 @@ from hf_gip.features import warmup
 from hf_gip.features.gradients import gradient_features
 from hf_gip.features.proxy import prepared
 
-RUN: dict[str, Any] = {"share": 0.8, "epochs": 3, "learning_rate": 0.02, "seed": 3}
+RUN: dict[str, Any] = {"warmup_fraction": 0.8, "warmup_epochs": 3, "warmup_learning_rate": 0.02, "seed": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def goal(n: int = 7) -> Dataset:
 
 
 def written_out() -> list[Any]:
-    plan = (RUN["share"], RUN["epochs"], RUN["learning_rate"], RUN["seed"])
+    plan = (RUN["warmup_fraction"], RUN["warmup_epochs"], RUN["warmup_learning_rate"], RUN["seed"])
     return trajectory(with_lora(tiny_model()), tiny_rows(50), tiny_rows(7, seed=9), *plan)
 
 
@@ -57,24 +57,24 @@ def written_out() -> list[Any]:
 def test_gradients_along_the_run_are_those_of_less_written_out(adam: bool) -> None:
     model = with_lora(tiny_model())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = hf_gip.gradient_trajectories(pool(), model=model, target=goal(), dims=None, adam=adam, **RUN)
+    found = hf_gip.gradient_trajectories(pool(), model=model, target=goal(), projection_dim=None, adam=adam, **RUN)
     assert found.targets is not None
     expected = written_out()
-    assert found.rates == pytest.approx([point.rate for point in expected])
+    assert found.learning_rates == pytest.approx([point.rate for point in expected])
     for point, features, target in zip(expected, found.features, found.targets, strict=True):
         assert torch.allclose(features.load(), unit(point.rows if adam else point.plain), atol=2e-4)
         assert torch.allclose(target, unit(point.targets), atol=2e-4)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     scores = sum(
         rate * (features.load() @ target.mean(0))
-        for rate, features, target in zip(found.rates, found.features, found.targets, strict=True)
+        for rate, features, target in zip(found.learning_rates, found.features, found.targets, strict=True)
     )
-    got = less(found.features, found.targets, 9, rates=found.rates, subtasks=found.subtasks)
+    got = less(found.features, found.targets, 9, learning_rates=found.learning_rates, subtasks=found.subtasks)
     assert got.indices.tolist() == torch.as_tensor(scores).argsort(descending=True)[:9].tolist()
 
 
 def test_components_of_the_snapshots_follow_the_run() -> None:
-    options = {"subspace": "snapshots", "dims": 2, "adam": False, **RUN}
+    options = {"subspace": "snapshots", "projection_dim": 2, "adam": False, **RUN}
     found = hf_gip.gradient_trajectories(pool(), model=with_lora(tiny_model()), **options)
     bases = []
     for point, features in zip(written_out(), found.features, strict=True):
@@ -90,17 +90,20 @@ def test_components_of_the_snapshots_follow_the_run() -> None:
 
 def test_chosen_rows_and_weights_are_those_of_the_core() -> None:
     model = with_lora(tiny_model())
-    options = {"model": model, "target": goal(), "adam": False, "dims": 300, **RUN}
+    options = {"model": model, "target": goal(), "adam": False, "projection_dim": 300, **RUN}
     subset = hf_gip.gtp_select(pool(), 8, id_column="id", **options)
     found = hf_gip.gradient_trajectories(pool(), **options)
     got = subset.selection
     assert subset["id"][:] == got.indices.tolist()
-    direct = gtp(found.features, found.goals(), 8, rates=found.rates)
+    direct = gtp(found.features, found.goals(), 8, learning_rates=found.learning_rates)
     assert got.indices.tolist() == direct.indices.tolist()
     assert torch.equal(got.weights, direct.weights)
-    scaled = [rate**0.5 * features.load().double() for rate, features in zip(found.rates, found.features, strict=True)]
+    scaled = [
+        rate**0.5 * features.load().double()
+        for rate, features in zip(found.learning_rates, found.features, strict=True)
+    ]
     A = torch.cat(scaled, 1).numpy()
-    goals = zip(found.rates, found.goals() or [], strict=True)
+    goals = zip(found.learning_rates, found.goals() or [], strict=True)
     b = torch.cat([rate**0.5 * each for rate, each in goals], 1)[0].numpy()
     assert got.record["residual"] == pytest.approx(fitted(A, b, got.indices.tolist())[1] / np.linalg.norm(b))
     assert [point["name"] for point in got.record["checkpoints"]] == ["epoch 1", "epoch 2", "epoch 3"]
@@ -124,7 +127,7 @@ def test_texts_and_a_local_folder_do_as_well(tmp_path: Path) -> None:
     tokenizer, rows = word_tokenizer(40), word_rows(40)
     tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    options = {"target": ["w1 w2 w3", "w5 w9 w1"], "share": 0.5, "learning_rate": 0.01}
+    options = {"target": ["w1 w2 w3", "w5 w9 w1"], "warmup_fraction": 0.5, "warmup_learning_rate": 0.01}
     by_path = hf_gip.gtp_select(rows, 6, model=str(tmp_path / "model"), **options)
     live = hf_gip.gtp_select(rows, 6, model=tiny_llama(163), tokenizer=tokenizer, **options)
     assert by_path["text"][:] == live["text"][:]
@@ -196,7 +199,7 @@ def test_bars_say_whose_gradients_and_where_and_the_cost_is_said_once(
     monkeypatch.setattr(store, "tqdm", NotedBar)
     monkeypatch.setattr(pace, "ANNOUNCE_SECONDS", 0.0)
     monkeypatch.setattr(NotedBar, "shown", [])
-    options: dict[str, Any] = {"model": tiny_model(), "parameters": "last_layer", "dims": 20, **RUN}
+    options: dict[str, Any] = {"model": tiny_model(), "target_modules": "last_layer", "projection_dim": 20, **RUN}
     hf_gip.gtp_select(pool(), 5, target={"one": goal(3), "two": goal(4)}, batch_size=2, **options)
     expected = []
     for number in (1, 2, 3):
@@ -298,7 +301,7 @@ def test_a_run_killed_in_its_stages_ends_with_the_same_rows(
 
 @pytest.mark.parametrize("subspace", ["random", "snapshots"])
 def test_what_is_damaged_in_the_cache_is_made_again(fresh_cache: Path, subspace: Any) -> None:
-    options: dict[str, Any] = {"target": goal(), "subspace": subspace, "dims": 20, **RUN}
+    options: dict[str, Any] = {"target": goal(), "subspace": subspace, "projection_dim": 20, **RUN}
     whole = hf_gip.gtp_select(pool(), 6, model=tiny_model(), **options).selection.indices.tolist()
     kinds = ["warmups/*/checkpoint-00002.safetensors", "gradients/*/gradients-*.safetensors", "gradients/*/*.json"]
     kinds += ["warmups/*/snapshot-*.safetensors"] if subspace == "snapshots" else []
@@ -315,7 +318,7 @@ def test_what_is_damaged_in_the_cache_is_made_again(fresh_cache: Path, subspace:
 def test_rows_whose_tokens_are_missing_are_left_out(name: str) -> None:
     rows: list[dict[str, Any]] = [dict(row) for row in tiny_rows(20)]
     rows[3][name] = None
-    options: dict[str, Any] = {"model": tiny_model(), "parameters": "last_layer", "dims": 20, **RUN}
+    options: dict[str, Any] = {"model": tiny_model(), "target_modules": "last_layer", "projection_dim": 20, **RUN}
     chosen = hf_gip.gtp_select(Dataset.from_list(rows), 19, target=Dataset.from_list(rows[:5]), **options).selection
     assert sorted(chosen.indices.tolist()) == [row for row in range(20) if row != 3]
     assert chosen.record["rows"]["left_out"] == chosen.record["target"][0]["left_out"] == 1
@@ -338,11 +341,12 @@ def test_a_target_without_known_texts_is_named_before_the_model_is_loaded() -> N
 
 def test_a_learning_rate_that_ruins_the_weights_is_named_first() -> None:
     message = (
-        r"^`learning_rate` must leave gradients finite after the warm-up run, got 1e\+30 and NaN or infinity in row .*"
+        r"^`warmup_learning_rate` must leave gradients finite after the warm-up run, got 1e\+30 and NaN or infinity "
+        r"in row .*"
         r": lower it, look at these rows, or load the model in bfloat16 or float32\.$"
     )
     with pytest.raises(ValueError, match=message):
-        hf_gip.gtp_select(pool(20), 3, model=tiny_model(), **(RUN | {"learning_rate": 1e30}))
+        hf_gip.gtp_select(pool(20), 3, model=tiny_model(), **(RUN | {"warmup_learning_rate": 1e30}))
 
 
 def masked() -> Dataset:
@@ -353,13 +357,14 @@ def masked() -> Dataset:
     ("k", "options", "message"),
     [
         (51, {}, "`k` must be a whole number between 1 and the number of rows (50), got 51."),
-        (3, {"parameters": "hidden"}, '`parameters="hidden"` are no weights to train'),
+        (3, {"target_modules": "hidden"}, '`target_modules="hidden"` are no weights to train'),
         (
             3,
-            {"parameters": "foo"},
-            "`parameters` must be lora, last_layer or a pattern of layer names, got 'foo', which no layer matches: ",
+            {"target_modules": "foo"},
+            "`target_modules` must be lora, last_layer or a pattern of layer names, got 'foo', which no layer "
+            "matches: ",
         ),
-        (3, {"parameters": ""}, "`parameters` must be lora, last_layer or a pattern of layer names, got ''."),
+        (3, {"target_modules": ""}, "`target_modules` must be lora, last_layer or a pattern of layer names, got ''."),
         (
             3,
             {"model": "./nope"},
@@ -373,19 +378,23 @@ def masked() -> Dataset:
             "that `save_pretrained` wrote.",
         ),
         (3, {"subspace": "pca"}, '`subspace` must be "random" or "snapshots", got \'pca\'.'),
-        (3, {"epochs": 0}, "`epochs` must be a whole number of at least 1, got 0."),
-        (3, {"dims": 0}, "`dims` must be a whole number of at least 1 or None, got 0."),
-        (3, {"dims": True}, "`dims` must be a whole number of at least 1 or None, got True."),
+        (3, {"warmup_epochs": 0}, "`warmup_epochs` must be a whole number of at least 1, got 0."),
+        (3, {"projection_dim": 0}, "`projection_dim` must be a whole number of at least 1 or None, got 0."),
+        (3, {"projection_dim": True}, "`projection_dim` must be a whole number of at least 1 or None, got True."),
         (3, {"seed": "a"}, "`seed` must be a whole number of at most 18 digits, got 'a'."),
         (3, {"columns": ["text"]}, "`columns` names texts and has no use beside `input_ids`: leave one out."),
         (3, {"model": tiny_model(vocab_size=30)}, "`model` must know every token of the rows, got token 47 where its"),
-        (3, {"share": 0}, "`share` must be a part of the pool in (0, 1], got 0."),
-        (3, {"learning_rate": 0.0}, "`learning_rate` must be a positive number, got 0.0."),
+        (3, {"warmup_fraction": 0}, "`warmup_fraction` must be a part of the pool in (0, 1], got 0."),
+        (3, {"warmup_learning_rate": 0.0}, "`warmup_learning_rate` must be a positive number, got 0.0."),
         (3, {"ridge": -1.0}, "`ridge` must be a number of at least 0, or None, got -1.0."),
-        (3, {"rates": [1.0]}, "`rates` belong to `checkpoints`, got none"),
+        (3, {"learning_rates": [1.0]}, "`learning_rates` belong to `checkpoints`, got none"),
         (3, {"checkpoints": []}, "`checkpoints` must hold at least 1 folder(s), got 0"),
         (3, {"checkpoints": ["nowhere"]}, "`checkpoints` must be folders that a Trainer saved, got 'nowhere' without"),
-        (3, {"checkpoints": ["a"], "rates": [1, 2]}, "`rates` must hold one learning rate per checkpoint (1), got 2."),
+        (
+            3,
+            {"checkpoints": ["a"], "learning_rates": [1, 2]},
+            "`learning_rates` must hold one learning rate per checkpoint (1), got 2.",
+        ),
         (
             3,
             {"checkpoints": ["a", "b"], "subspace": "snapshots"},
@@ -413,7 +422,7 @@ def test_the_wrong_kind_is_a_type_error(options: dict[str, Any], message: str) -
 
 
 def test_a_run_that_moves_nothing_is_named() -> None:
-    still = {"learning_rate": 1e-30, "subspace": "snapshots"}
+    still = {"warmup_learning_rate": 1e-30, "subspace": "snapshots"}
     with pytest.raises(ValueError, match=r"^the weights must move between snapshots, got 3 alike"):
         hf_gip.gtp_select(pool(), 3, model=with_lora(tiny_model()), **(RUN | still))
 
@@ -425,13 +434,13 @@ def test_a_trainers_checkpoints_bring_their_weights_moments_and_rates(tmp_path: 
     folders, scaling = trained(tmp_path / "run", rows, lora=lora)
     base, tokenizer = tiny_llama(len(word_tokenizer(24))), word_tokenizer(24)
     parameters = "lora" if lora else "*.down_proj"
-    options = {"checkpoints": folders, "tokenizer": tokenizer, "parameters": parameters, "dims": None}
+    options = {"checkpoints": folders, "tokenizer": tokenizer, "target_modules": parameters, "projection_dim": None}
     found = hf_gip.gradient_trajectories(rows, model=base, **options)
     assert len(found.features) == 3
     states = [json.loads((folder / "trainer_state.json").read_text()) for folder in folders]
     logged = [entry for entry in states[-1]["log_history"] if "learning_rate" in entry]
     begins = [0, *(state["global_step"] for state in states)]
-    for number, rate in enumerate(found.rates):
+    for number, rate in enumerate(found.learning_rates):
         within = [e["learning_rate"] for e in logged if begins[number] < e["step"] <= begins[number + 1]]
         assert rate == pytest.approx(sum(within) / len(within))
     if lora:
@@ -439,28 +448,30 @@ def test_a_trainers_checkpoints_bring_their_weights_moments_and_rates(tmp_path: 
     else:
         last = LlamaForCausalLM.from_pretrained(folders[-1])
     tokens = [{"input_ids": tokenizer(text)["input_ids"]} for text in rows["text"][:]]
-    expected = gradient_features(last, tokens, parameters=parameters, dims=None, normalize=True, scaling=scaling)
+    expected = gradient_features(
+        last, tokens, target_modules=parameters, projection_dim=None, normalize=True, scaling=scaling
+    )
     assert torch.allclose(found.features[-1].load(), expected.features, atol=1e-4)
     moved = hf_gip.gradient_trajectories(rows, model=base, subspace="snapshots", adam=False, **options)
     assert [features.d for features in moved.features] == [2, 2, 2]
-    again = hf_gip.gradient_trajectories(rows, model=base, rates=np.array(found.rates), **options)
-    assert again.rates == pytest.approx(found.rates)
+    again = hf_gip.gradient_trajectories(rows, model=base, learning_rates=np.array(found.learning_rates), **options)
+    assert again.learning_rates == pytest.approx(found.learning_rates)
     if not lora:  # LoRA layers put around whole weights
-        around = options | {"parameters": "lora", "seed": 5}
+        around = options | {"target_modules": "lora", "seed": 5}
         found = hf_gip.gradient_trajectories(rows, model=base, adam=False, **around)
         with prepared(last, "lora", 5) as ready:
-            expected = gradient_features(ready, tokens, dims=None, normalize=True)
+            expected = gradient_features(ready, tokens, projection_dim=None, normalize=True)
         assert torch.allclose(found.features[-1].load(), expected.features, atol=1e-4)
         for option, instead in (("adam=True", "adam=False"), ('subspace="snapshots"', 'subspace="random"')):
             asked = {"adam": True} if "adam" in option else {"adam": False, "subspace": "snapshots"}
             told = (
                 f"`{option}` must have checkpoints of LoRA layers, got {str(folders[0])!r} with whole weights: name "
-                f'the layers to read, such as `parameters="*.down_proj"`, or give `{instead}`.'
+                f'the layers to read, such as `target_modules="*.down_proj"`, or give `{instead}`.'
             )
             with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
                 hf_gip.gradient_trajectories(rows, model=base, **(around | asked))
     for name in ("optimizer.pt", "trainer_state.json"):
         (folders[0] / name).unlink()
-        given = options | ({"rates": [1, 1, 1]} if name[0] == "o" else {})
+        given = options | ({"learning_rates": [1, 1, 1]} if name[0] == "o" else {})
         with pytest.raises(ValueError, match="got no " + re.escape(name)):
             hf_gip.gtp_select(rows, 3, model=base, adam=True, **given)

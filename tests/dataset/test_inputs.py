@@ -49,9 +49,9 @@ def test_covering_a_column_is_one_coordinate_a_value() -> None:
     asked = torch.zeros(60 + 3, 11)
     asked[:60, :8] = X
     asked[60:, 8:] = torch.eye(3) * (weight * X.square().sum() / 3).sqrt()
-    got = choose(9, cover={"source": weight}, noise=0.3)
+    got = choose(9, cover_columns={"source": weight}, noise=0.3)
     assert got.selection.indices.equal(gip(wide, asked, 9, noise=0.3).indices)
-    assert got.selection.record["cover"] == {"columns": {"source": 4.0}, "missing": {"source": 0}, "values": 3}
+    assert got.selection.record["cover_columns"] == {"columns": {"source": 4.0}, "missing": {"source": 0}, "values": 3}
     plain = choose(9, noise=0.3)["source"][:]
     assert got["source"][:].count("code") > plain.count("code")
     found = got.selection.explain(int(got.selection.indices[0]))
@@ -105,15 +105,15 @@ def test_quotas_hold_and_are_told() -> None:
 def test_given_rows_come_first_as_positions_or_as_a_mask() -> None:
     rows, mask = [7, 3], np.zeros(60, bool)
     mask[rows] = True
-    first = choose(8, include=rows)
+    first = choose(8, initial_rows=rows)
     assert first.selection.indices.tolist()[:2] == rows
-    assert choose(8, include=mask).selection.indices.tolist()[:2] == [3, 7]
-    assert first.selection.record["limits"] == {"include": 2}
-    assert set(choose(2, include=rows).selection.indices.tolist()) == set(rows)
+    assert choose(8, initial_rows=mask).selection.indices.tolist()[:2] == [3, 7]
+    assert first.selection.record["limits"] == {"initial_rows": 2}
+    assert set(choose(2, initial_rows=rows).selection.indices.tolist()) == set(rows)
 
 
 def test_a_budget_is_kept_and_spent() -> None:
-    got = choose(None, budget_tokens=300, token_column="tokens")
+    got = choose(None, max_tokens=300, token_column="tokens")
     spent = sum(got["tokens"][:])
     left = [tokens for row, tokens in enumerate(pool()["tokens"][:]) if row not in got.selection.indices.tolist()]
     assert spent <= 300 < spent + min(left)
@@ -122,7 +122,7 @@ def test_a_budget_is_kept_and_spent() -> None:
         f"{len(got)} rows of at most 60: no other row fits what is left of 300 tokens."
         in got.selection.record["notes"]
     )
-    words = pool().gip_select(60, encoder="lexical", budget_tokens=40)
+    words = pool().gip_select(60, encoder="lexical", max_tokens=40)
     assert sum(len(text.split()) for text in words["text"][:]) <= 40
     per_row = [np.mean(subset["tokens"][:]) for subset in (got, choose(len(got)))]
     assert per_row[0] < per_row[1]
@@ -130,13 +130,13 @@ def test_a_budget_is_kept_and_spent() -> None:
 
 def test_limits_travel_with_the_manifest_and_are_selected_again(tmp_path: Path) -> None:
     options = {
-        "include": [9, 4],
+        "initial_rows": [9, 4],
         "group_column": "source",
         "max_per_group": 6,
         "min_per_group": {"code": 2},
-        "budget_tokens": 350,
+        "max_tokens": 350,
         "token_column": "tokens",
-        "cover": {"source": 2.0},
+        "cover_columns": {"source": 2.0},
         "scores": {"good": 2.0, "kind": 1.0},
     }
     subset = choose(15, **options)
@@ -147,25 +147,30 @@ def test_limits_travel_with_the_manifest_and_are_selected_again(tmp_path: Path) 
 
 def test_excluded_rows_are_out_of_every_quota() -> None:
     vectors = np.array(pool()["vector"][:], np.float32)
-    got = choose(10, exclude=vectors[[58, 59]], exclude_above=0.999, group_column="source", min_per_group={"code": 3})
+    got = choose(
+        10, exclude=vectors[[58, 59]], exclude_threshold=0.999, group_column="source", min_per_group={"code": 3}
+    )
     assert got["source"][:].count("code") >= 3
     assert not {58, 59} & set(got.selection.indices.tolist())
     assert "It was not allowed: it copies row 0 of `exclude` (cosine 1.0)." in str(got.selection.explain(58))
     with pytest.raises(ValueError) as caught:  # noqa: PT011 — compared whole below
-        choose(10, exclude=vectors[[58, 59]], exclude_above=0.999, group_column="source", min_per_group={"code": 4})
+        choose(
+            10, exclude=vectors[[58, 59]], exclude_threshold=0.999, group_column="source", min_per_group={"code": 4}
+        )
     assert str(caught.value) == (
         "`min_per_group` must not exceed the rows there are, got 4 for group 'code' of 3: 1 too many."
     )
     with pytest.raises(ValueError) as caught:  # noqa: PT011 — compared whole below
-        choose(10, exclude=vectors, exclude_above=0.999)
+        choose(10, exclude=vectors, exclude_threshold=0.999)
     assert str(caught.value) == (
-        "`exclude` must leave at least k=10 rows, got 0 of 60: raise `exclude_above` or lower `k`."
+        "`exclude` must leave at least k=10 rows, got 0 of 60: raise `exclude_threshold` or lower `k`."
     )
     with pytest.raises(ValueError) as caught:  # noqa: PT011 — compared whole below
-        choose(10, exclude=vectors[[58]], exclude_above=0.999, include=[58])
+        choose(10, exclude=vectors[[58]], exclude_threshold=0.999, initial_rows=[58])
     assert str(caught.value) == (
-        "`include` must keep away from `exclude`, got row 58, which copies row 0 of it (cosine 1.0): leave it out, or "
-        "raise `exclude_above`."
+        "`initial_rows` must keep away from `exclude`, got row 58, which copies row 0 of it (cosine 1.0): leave it "
+        "out, or "
+        "raise `exclude_threshold`."
     )
 
 
@@ -211,29 +216,41 @@ COLUMNS = "['text', 'vector', 'source', 'good', 'kind', 'tokens']"
             "`min_per_group` must fit into k=3, got 6 rows over 3 group(s): 3 too many; raise `k` or lower the "
             "quotas.",
         ),
-        (3, {"token_column": "tokens"}, "`token_column` is for a budget, got none: give `budget_tokens` too."),
-        (3, {"budget_tokens": 0}, "`budget_tokens` must be a whole number of at least 1 or None, got 0."),
+        (3, {"token_column": "tokens"}, "`token_column` is for a budget, got none: give `max_tokens` too."),
+        (3, {"max_tokens": 0}, "`max_tokens` must be a whole number of at least 1 or None, got 0."),
         (
             3,
-            {"budget_tokens": 9, "token_column": "good"},
+            {"max_tokens": 9, "token_column": "good"},
             "`token_column` 'good' must hold whole numbers of at least 1, got type double, least value None.",
         ),
         (
             3,
-            {"budget_tokens": 9, "token_column": "nope"},
+            {"max_tokens": 9, "token_column": "nope"},
             f"`token_column` must name a column of the dataset {COLUMNS}, got 'nope'.",
         ),
         (
             3,
-            {"budget_tokens": 4, "token_column": "tokens"},
-            "`budget_tokens` must pay for the shortest row, 6 tokens at least, got 4: 2 too few.",
+            {"max_tokens": 4, "token_column": "tokens"},
+            "`max_tokens` must pay for the shortest row, 6 tokens at least, got 4: 2 too few.",
         ),
         (None, {}, "`k` must be a whole number between 1 and the number of rows (60), got None."),
-        (3, {"include": [60]}, "`include` must hold distinct rows of the pool (0 to 59), got 1 from 60 to 60."),
-        (3, {"include": [True, False]}, "`include` must have one flag per row (60) as a mask, got shape (2,)."),
-        (3, {"include": range(4)}, "`include` must hold at most k=3 rows, got 4, 1 too many: raise `k`."),
-        (3, {"cover": ["nope"]}, f"`cover` must name a column of the dataset {COLUMNS}, got 'nope'."),
-        (3, {"cover": {"source": 0}}, "`cover` weights must be above 0 and finite, got 0 for 'source'."),
+        (
+            3,
+            {"initial_rows": [60]},
+            "`initial_rows` must hold distinct rows of the pool (0 to 59), got 1 from 60 to 60.",
+        ),
+        (
+            3,
+            {"initial_rows": [True, False]},
+            "`initial_rows` must have one flag per row (60) as a mask, got shape (2,).",
+        ),
+        (3, {"initial_rows": range(4)}, "`initial_rows` must hold at most k=3 rows, got 4, 1 too many: raise `k`."),
+        (3, {"cover_columns": ["nope"]}, f"`cover_columns` must name a column of the dataset {COLUMNS}, got 'nope'."),
+        (
+            3,
+            {"cover_columns": {"source": 0}},
+            "`cover_columns` weights must be above 0 and finite, got 0 for 'source'.",
+        ),
         (3, {"scores": {"good": -1.0}}, "`scores` weights must be above 0 and finite, got -1.0 for 'good'."),
         (3, {"target_weight": 0.5}, "`target_weight` weighs a target against the pool, got no `target`."),
         (
@@ -243,8 +260,9 @@ COLUMNS = "['text', 'vector', 'source', 'good', 'kind', 'tokens']"
         ),
         (
             3,
-            {"scores": ["good"], "scores_as": "queries", "include": [1]},
-            '`include` has no meaning beside `scores_as="queries"`, where the scores are what is wanted: leave one of '
+            {"scores": ["good"], "scores_as": "queries", "initial_rows": [1]},
+            '`initial_rows` has no meaning beside `scores_as="queries"`, where the scores are what is wanted: leave '
+            "one of "
             "them out.",
         ),
     ],
@@ -259,8 +277,11 @@ def test_bad_input_is_one_sentence_before_any_work(
 
 def test_kinds_that_do_not_fit_are_type_errors() -> None:
     for options, message in [
-        ({"include": [0.5]}, "`include` must be positions of rows or a mask, got 1-d float64 values."),
-        ({"cover": "source"}, "`cover` must be a list of column names such as ['source'], got 'source'."),
+        ({"initial_rows": [0.5]}, "`initial_rows` must be positions of rows or a mask, got 1-d float64 values."),
+        (
+            {"cover_columns": "source"},
+            "`cover_columns` must be a list of column names such as ['source'], got 'source'.",
+        ),
     ]:
         with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
             choose(3, **options)
@@ -268,7 +289,5 @@ def test_kinds_that_do_not_fit_are_type_errors() -> None:
 
 def test_texts_are_counted_or_a_column_is_asked_for() -> None:
     rows = pool().remove_columns("text")
-    with pytest.raises(
-        ValueError, match=r"^`budget_tokens` needs texts to count, or `token_column`, a column of token "
-    ):
-        rows.gip_select(3, features="vector", budget_tokens=50)
+    with pytest.raises(ValueError, match=r"^`max_tokens` needs texts to count, or `token_column`, a column of token "):
+        rows.gip_select(3, features="vector", max_tokens=50)

@@ -57,18 +57,18 @@ def test_ratings_come_from_a_model_in_a_folder_and_are_kept_by_it(
     asked: list[int] = []
     answer = hf_gip.LocalModel.__call__
     monkeypatch.setattr(hf_gip.LocalModel, "__call__", lambda *a: asked.append(len(a[1])) or answer(*a))
-    rated = hf_gip.rate(rows("r3", "r7", BAD, "r1", "r3"), judge, attributes=["clarity"])
+    rated = hf_gip.score_with_llm(rows("r3", "r7", BAD, "r1", "r3"), judge, attributes=["clarity"])
     assert rated["clarity"][:2] + rated["clarity"][3:] == [3.0, 7.0, 1.0, 3.0]
     assert math.isnan(rated["clarity"][2])
     assert "1 of 5 answers could not be read in full" in capsys.readouterr().out
     assert asked == [3, 1]  # equal rows are asked once, and every batch is kept
     same = hf_gip.LocalModel(str(tmp_path / "rater"))
-    assert hf_gip.rate(rows("r3", "r6"), same, attributes=["clarity"])["clarity"][:] == [3.0, 6.0]
+    assert hf_gip.score_with_llm(rows("r3", "r6"), same, attributes=["clarity"])["clarity"][:] == [3.0, 6.0]
     assert asked == [3, 1, 1]  # the row rated before is not asked again
     with torch.no_grad():
         model.lm_head.weight[:, 3:5] = model.lm_head.weight[:, [4, 3]]
     other = hf_gip.LocalModel(model, tokenizer=tokenizer)
-    assert hf_gip.rate(rows("r1", "r2"), other, attributes=["clarity"])["clarity"][:] == [2.0, 1.0]
+    assert hf_gip.score_with_llm(rows("r1", "r2"), other, attributes=["clarity"])["clarity"][:] == [2.0, 1.0]
 
 
 def test_a_judge_that_learned_or_is_shown_rows_otherwise_is_another_judge() -> None:
@@ -76,7 +76,7 @@ def test_a_judge_that_learned_or_is_shown_rows_otherwise_is_another_judge() -> N
     judge = hf_gip.LocalModel(model, tokenizer=tokenizer)
 
     def rated() -> float:
-        return hf_gip.rate(rows("r2"), judge, attributes=["clarity"])["clarity"][0]
+        return hf_gip.score_with_llm(rows("r2"), judge, attributes=["clarity"])["clarity"][0]
 
     assert rated() == 2.0
     with torch.no_grad():  # the same live model after some training
@@ -103,7 +103,7 @@ def test_a_live_model_is_left_as_it_was() -> None:
 def test_a_model_that_rates_nothing_ends_in_one_sentence() -> None:
     judge = hf_gip.LocalModel(tiny_llama(140), tokenizer=word_tokenizer(20))
     with pytest.raises(ValueError, match=r"^`judge` must answer with a JSON object of numbers, got none in 1 answers"):
-        hf_gip.rate(rows("r1"), judge)
+        hf_gip.score_with_llm(rows("r1"), judge)
 
 
 @pytest.mark.parametrize(

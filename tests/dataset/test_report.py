@@ -71,7 +71,7 @@ def test_the_share_that_is_new_is_the_explanations_novelty(tmp_path: Path) -> No
     for rank in (0, 5, 11):
         found = subset.selection.explain(int(subset.selection.indices[rank]))
         assert page["rows"][rank][column] == f"{found.novelty:.0%}"
-    covered = rows.add_column("kind", ["a", "b"] * 30).gip_select(9, encoder="lexical", cover=["kind"])
+    covered = rows.add_column("kind", ["a", "b"] * 30).gip_select(9, encoder="lexical", cover_columns=["kind"])
     fresh = table(covered.selection.report(tmp_path / "covered.html"))["rows"]
     for rank in (0, 8):
         found = covered.selection.explain(int(covered.selection.indices[rank]))
@@ -108,7 +108,7 @@ def test_the_reasons_of_all_picks_are_their_explanations(
 
 def test_the_table_says_what_a_pick_serves_and_what_it_repeats(tmp_path: Path) -> None:
     rows = pool().add_column("kind", ["a", "b"] * 30)
-    subset = rows.gip_select(12, encoder="lexical", target=["alpha alpha", "gamma delta"], cover=["kind"])
+    subset = rows.gip_select(12, encoder="lexical", target=["alpha alpha", "gamma delta"], cover_columns=["kind"])
     page = table(subset.selection.report(tmp_path / "report.html"))
     names = [entry["name"] for entry in page["columns"]]
     assert names == ["pick", "row", "gain", "new", "serves", "most like", "text"]

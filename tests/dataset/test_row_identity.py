@@ -26,9 +26,9 @@ import hf_gip
 from hf_gip.dataset.inputs import DEFAULTS, gather_signals
 from hf_gip.hashing import content_fingerprint, hash_json, hash_model, hash_rows
 
-GRADIENTS: dict[str, Any] = {"parameters": "last_layer", "dims": 8, "seed": 0}
+GRADIENTS: dict[str, Any] = {"target_modules": "last_layer", "projection_dim": 8, "seed": 0}
 SPICE: dict[str, Any] = {**GRADIENTS, "window": None, "update_every": None}
-GTP: dict[str, Any] = {**GRADIENTS, "share": 0.5, "epochs": 1}
+GTP: dict[str, Any] = {**GRADIENTS, "warmup_fraction": 0.5, "warmup_epochs": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +166,7 @@ OTHER = {"text": "zz", "score": 99, "topic": 0, "kind": "w", "tokens": 77, "vect
 READ: dict[str, tuple[str, ...]] = {
     "text": ("text",),
     "scores": ("text", "score"),
-    "cover": ("text", "topic", "kind"),
+    "cover_columns": ("text", "topic", "kind"),
     "quotas": ("text", "topic", "tokens"),
     "vectors": ("vector", "score"),
 }
@@ -191,11 +191,11 @@ def options_of(case: str) -> dict[str, Any]:
     return {
         "text": {},
         "scores": {"scores": ["score"]},
-        "cover": {"cover": ["topic", "kind"]},
+        "cover_columns": {"cover_columns": ["topic", "kind"]},
         "quotas": {
             "group_column": "topic",
             "max_per_group": {"math": 2},
-            "budget_tokens": 30,
+            "max_tokens": 30,
             "token_column": "tokens",
         },
         "vectors": {"features": "vector", "scores": ["score"]},
@@ -504,14 +504,14 @@ def test_numbers_and_names_may_be_of_numpy_or_pandas() -> None:
     )
     assert other.selection.indices.tolist() == plain.selection.indices.tolist()
     assert len(keys()) == 1
-    include = pd.Series([7, 3])
-    assert pool.gip_select(torch.tensor(4), features=MATRIX, include=include)["text"][:2] == [
+    initial_rows = pd.Series([7, 3])
+    assert pool.gip_select(torch.tensor(4), features=MATRIX, initial_rows=initial_rows)["text"][:2] == [
         "row 7 of 0",
         "row 3 of 3",
     ]
     tokens, model, k = Dataset.from_list(tiny_rows(9)), tiny_model(), cast("Any", np.int64(2))
     assert len(hf_gip.spice_select(tokens, k, model=model, **{**SPICE, "seed": np.int64(0)})) == 2
-    assert len(hf_gip.gtp_select(tokens, k, model=model, **{**GTP, "epochs": np.int64(1)})) == 2
+    assert len(hf_gip.gtp_select(tokens, k, model=model, **{**GTP, "warmup_epochs": np.int64(1)})) == 2
 
 
 @pytest.mark.parametrize(
@@ -583,9 +583,9 @@ def test_an_unknown_label_is_named() -> None:
 def test_other_names_of_the_same_labels_are_other_rows() -> None:
     pool = labelled()
     renamed = pool.cast_column("topic", ClassLabel(names=["maths", "code", "law"]))
-    options: dict[str, Any] = {"features": MATRIX, "cover": ["topic"]}
+    options: dict[str, Any] = {"features": MATRIX, "cover_columns": ["topic"]}
     first, second = (rows.gip_select(6, **options).selection.record for rows in (pool, renamed))
-    assert first["cover"] == second["cover"]
+    assert first["cover_columns"] == second["cover_columns"]
     assert len(keys()) == 2
 
 
@@ -594,7 +594,7 @@ def test_other_names_of_the_same_labels_are_other_rows() -> None:
 
 @pytest.mark.parametrize("scale", [1e30, 1e-30])
 @pytest.mark.parametrize(
-    "case", ["alone", "information", "target", "mixed", "whitened", "scores", "queries", "cover", "exclude"]
+    "case", ["alone", "information", "target", "mixed", "whitened", "scores", "queries", "cover_columns", "exclude"]
 )
 def test_the_scale_of_the_vectors_chooses_no_rows(scale: float, case: str) -> None:
     pool = POOL.add_column("good", list(range(30))).add_column("topic", ["ab"[i % 2] for i in range(30)])
@@ -609,7 +609,7 @@ def test_the_scale_of_the_vectors_chooses_no_rows(scale: float, case: str) -> No
             "whitened": {"target": matrix[:3], "whiten": True},
             "scores": {"scores": ["good"]},
             "queries": {"scores": ["good"], "scores_as": "queries"},
-            "cover": {"cover": ["topic"]},
+            "cover_columns": {"cover_columns": ["topic"]},
             "exclude": {"exclude": matrix[:3]},
         }[case]
         return pool.gip_select(5, features=matrix, **options).selection.indices.tolist()

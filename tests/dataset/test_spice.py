@@ -43,7 +43,7 @@ def test_the_picks_are_those_of_the_papers_pipeline_written_out(
     rules: dict[str, Any] = {"stop_ratio": stop_ratio, "alpha": 1.5}
     monkeypatch.setattr(proxy, "LEARNING_RATE", 0.05)  # enough for another proxy to choose other rows
     model = with_lora(tiny_model())
-    got = hf_gip.spice_select(pool(), 14, model=model, dims=None, **options, **rules)
+    got = hf_gip.spice_select(pool(), 14, model=model, projection_dim=None, **options, **rules)
     expected = pipeline(with_lora(tiny_model()), tiny_rows(50), 14, **options, **rules)
     assert got["id"][:] == got.selection.indices.tolist() == expected
     assert (len(expected) < 14) == (stop_ratio is not None)
@@ -66,8 +66,8 @@ def test_training_the_proxy_matters_and_it_is_given_back_as_it_was(monkeypatch: 
 
 def test_all_rows_at_once_are_those_of_the_core() -> None:
     model, rows = with_lora(tiny_model()), tiny_rows(50)
-    G = gradient_features(model, rows, dims=200).features
-    got = hf_gip.spice_select(pool(), 15, model=model, window=None, update_every=None, dims=200)
+    G = gradient_features(model, rows, projection_dim=200).features
+    got = hf_gip.spice_select(pool(), 15, model=model, window=None, update_every=None, projection_dim=200)
     assert got["id"][:] == spice(G, 15).indices.tolist()
     assert got.selection.objective == pytest.approx(spice(G, 15).objective)
 
@@ -78,7 +78,7 @@ def test_a_model_without_lora_gets_the_papers_layers_and_loses_them_again() -> N
     one = hf_gip.spice_select(pool(), 10, model=model, seed=1)
     assert [name for name, _ in model.named_parameters()] == names
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert one.selection.record["features"]["parameters"] == "lora"
+    assert one.selection.record["features"]["target_modules"] == "lora"
     assert len(set(one["id"][:])) == 10
 
 
@@ -245,11 +245,11 @@ def quantised() -> nn.Module:
 def test_lora_on_a_quantised_model_works_and_its_own_weights_are_refused() -> None:
     assert len(hf_gip.spice_select(pool(), 7, model=get_peft_model(quantised(), LoraConfig(**LORA)))) == 7
     message = (
-        "`parameters` must name layers with floating-point weights, got model.layers.0.mlp.down_proj quantised to "
+        "`target_modules` must name layers with floating-point weights, got model.layers.0.mlp.down_proj quantised to "
         "torch.int8: take the gradients of a LoRA adapter on top of it."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf_gip.spice_select(pool(), 7, model=quantised(), parameters="*.down_proj")
+        hf_gip.spice_select(pool(), 7, model=quantised(), target_modules="*.down_proj")
 
 
 def broken() -> nn.Module:
@@ -324,7 +324,12 @@ def masked() -> Dataset:
             "`window` must be a number of rows where the proxy is trained between windows, got None: add "
             "`update_every=None` to choose from all rows at once.",
         ),
-        (pool, 3, {"parameters": "hidden"}, "`parameters='hidden'` are no weights to train: add `update_every=None`."),
+        (
+            pool,
+            3,
+            {"target_modules": "hidden"},
+            "`target_modules='hidden'` are no weights to train: add `update_every=None`.",
+        ),
         (pool, 3, {"max_length": 0}, "`max_length` must be a whole number of at least 1, got 0."),
         (pool, 3, {"alpha": -1.0}, "`alpha` must be a positive number, got -1.0: 1.0 is the paper's."),
         (pool, 3, {"alpha": "1"}, "`alpha` must be a positive number, got '1': 1.0 is the paper's."),
@@ -338,7 +343,12 @@ def masked() -> Dataset:
         ),
         (pool, 3, {"max_length": None}, "`max_length` must be a whole number of at least 1, got None."),
         (pool, 3, {"batch_size": 2.0}, "`batch_size` must be a whole number of at least 1, got 2.0."),
-        (pool, 3, {"dims": "10"}, "`dims` must be a whole number of at least 1 or None, got '10'."),
+        (
+            pool,
+            3,
+            {"projection_dim": "10"},
+            "`projection_dim` must be a whole number of at least 1 or None, got '10'.",
+        ),
         (pool, 3, {"seed": None}, "`seed` must be a whole number of at most 18 digits, got None."),
         (pool, 3, {"seed": 2**70}, f"`seed` must be a whole number of at most 18 digits, got {2**70}."),
         (
@@ -365,8 +375,8 @@ def test_bad_input_is_one_sentence(rows: Any, k: int, options: dict[str, Any], m
 
 
 def test_a_model_of_the_wrong_kind_is_a_type_error() -> None:
-    message = "`parameters` must be lora, last_layer, hidden or a pattern of layer names, got ['lora']."
+    message = "`target_modules` must be lora, last_layer, hidden or a pattern of layer names, got ['lora']."
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
-        hf_gip.spice_select(pool(), 3, model=tiny_model(), parameters=["lora"])  # type: ignore[arg-type]
+        hf_gip.spice_select(pool(), 3, model=tiny_model(), target_modules=["lora"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^`model` must be a Hub id, a local folder or a torch module, got int\.$"):
         hf_gip.spice_select(pool(), 3, model=7)

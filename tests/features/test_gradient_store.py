@@ -22,7 +22,7 @@ from hf_gip.features.gradient_store import open_store, store_gradients
 from hf_gip.features.gradients import gradient_features
 from hf_gip.features.per_example_gradients import GradientRecipe
 
-RECIPE = GradientRecipe(parameters="*.down_proj", dims=64)
+RECIPE = GradientRecipe(target_modules="*.down_proj", projection_dim=64)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_store_holds_what_memory_would(tmp_path: Path) -> None:
     rows = tiny_rows(20)
     rows[7]["labels"] = [-100] * len(rows[7]["labels"])
     rows[9] = {"input_ids": [1, 2] * 20}
-    expected = gradient_features(tiny_model(), rows, parameters="*.down_proj", dims=64)
+    expected = gradient_features(tiny_model(), rows, target_modules="*.down_proj", projection_dim=64)
     made = store_gradients(tmp_path / "g", tiny_model(), rows, RECIPE)
     assert made.rows.tolist() == expected.rows.tolist()
     assert (made.left_out, made.truncated) == (1, 1)
@@ -70,7 +70,7 @@ def test_a_store_of_something_else_is_refused(tmp_path: Path, what: str) -> None
     if what == "model":
         model = tiny_model(seed=1)
     elif what == "recipe":
-        recipe = GradientRecipe(parameters="*.down_proj", dims=64, seed=1)
+        recipe = GradientRecipe(target_modules="*.down_proj", projection_dim=64, seed=1)
     else:
         rows = tiny_rows(4, seed=1)
     name = "tokens" if what == "rows" else what
@@ -124,7 +124,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     kept = {path: path.stat().st_mtime_ns for path in done}
     made = store_gradients(tmp_path / "g", tiny_model(), tiny_rows(60), RECIPE, batch_size=2)
     assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
-    expected = gradient_features(tiny_model(), tiny_rows(60), parameters="*.down_proj", dims=64)
+    expected = gradient_features(tiny_model(), tiny_rows(60), target_modules="*.down_proj", projection_dim=64)
     torch.testing.assert_close(made.features.load(), expected.features, rtol=1e-4, atol=1e-6)
 
 

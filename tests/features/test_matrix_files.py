@@ -120,7 +120,7 @@ def test_bergsons_own_store_holds_our_gradients(tmp_path: Path) -> None:
     made = bergson.IndexConfig(run_path=str(tmp_path / "index"), loss_reduction="mean", projection_dim=0)
     bergson.collect_gradients(model, data, bergson.GradientProcessor(projection_dim=None), made)
     stored = bergson_rows(made.partial_run_path).load()
-    ours = gradient_features(model, rows, parameters="model.layers.*_proj", dims=None).features
+    ours = gradient_features(model, rows, target_modules="model.layers.*_proj", projection_dim=None).features
     torch.testing.assert_close(stored, ours, rtol=1e-4, atol=1e-6)
 
 

@@ -52,7 +52,7 @@ def lora_names(model: nn.Module) -> list[str]:
 
 def test_lora_gradients_are_those_of_every_row_alone() -> None:
     model, rows = with_lora(tiny_model()), tiny_rows(11)
-    got = gradient_features(model, rows, dims=None, batch_size=4)
+    got = gradient_features(model, rows, projection_dim=None, batch_size=4)
     assert got.rows.tolist() == list(range(11))
     torch.testing.assert_close(got.features, alone(model, rows, lora_names(model)), rtol=1e-4, atol=1e-6)
 
@@ -60,7 +60,7 @@ def test_lora_gradients_are_those_of_every_row_alone() -> None:
 @pytest.mark.parametrize("pattern", ["*.down_proj", "*layers.1.self_attn.*_proj", "lm_head"])
 def test_chosen_layers_gradients_are_those_of_every_row_alone(pattern: str) -> None:
     model, rows = tiny_model(), tiny_rows(7)
-    got = gradient_features(model, rows, parameters=pattern, dims=None, batch_size=3)
+    got = gradient_features(model, rows, target_modules=pattern, projection_dim=None, batch_size=3)
     names = [f"{layer.name}.weight" for layer in layers.find_layers(model, pattern)]
     torch.testing.assert_close(got.features, alone(model, rows, names), rtol=1e-4, atol=1e-6)
 
@@ -68,9 +68,9 @@ def test_chosen_layers_gradients_are_those_of_every_row_alone(pattern: str) -> N
 def test_the_last_layers_gradient_is_had_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = tiny_model(), tiny_rows(5)
     monkeypatch.setattr(reader, "BLOCK_BYTES", 5 * 16 * 4 * 7)
-    got = gradient_features(model, rows, parameters="last_layer", dims=None, batch_size=5)
+    got = gradient_features(model, rows, target_modules="last_layer", projection_dim=None, batch_size=5)
     torch.testing.assert_close(got.features, alone(model, rows, ["lm_head.weight"]), rtol=1e-4, atol=1e-6)
-    whole = gradient_features(model, rows, parameters="last_layer", dims=64, batch_size=5)
+    whole = gradient_features(model, rows, target_modules="last_layer", projection_dim=64, batch_size=5)
     expected = sketch.sketch(got.features, 64, seed=0, stream=0)
     torch.testing.assert_close(whole.features, expected, rtol=1e-4, atol=1e-6)
 
@@ -79,7 +79,7 @@ def test_gpt2s_transposed_weights_are_laid_out_as_stored() -> None:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=48, n_embd=8, n_layer=1, n_head=2, n_positions=32))
     rows = tiny_rows(5)
-    got = gradient_features(model, rows, parameters="*.c_fc", dims=None)
+    got = gradient_features(model, rows, target_modules="*.c_fc", projection_dim=None)
     torch.testing.assert_close(
         got.features, alone(model, rows, ["transformer.h.0.mlp.c_fc.weight"]), rtol=1e-4, atol=1e-6
     )
@@ -87,7 +87,7 @@ def test_gpt2s_transposed_weights_are_laid_out_as_stored() -> None:
 
 def test_the_hidden_gradient_is_that_of_the_last_hidden_states() -> None:
     model, rows = tiny_model(), tiny_rows(6)
-    got = gradient_features(model, rows, parameters="hidden", batch_size=4)
+    got = gradient_features(model, rows, target_modules="hidden", batch_size=4)
     for row, vector in zip(rows, got.features, strict=True):
         hidden = model.model(input_ids=torch.tensor([row["input_ids"]])).last_hidden_state.detach().requires_grad_()
         logits = model.lm_head(hidden)[0, :-1]
@@ -98,22 +98,23 @@ def test_the_hidden_gradient_is_that_of_the_last_hidden_states() -> None:
 
 def test_sketched_gradients_are_sketches_of_the_exact_ones() -> None:
     model, rows = with_lora(tiny_model()), tiny_rows(4)
-    exact = gradient_features(model, rows, dims=None).features
+    exact = gradient_features(model, rows, projection_dim=None).features
     watched = layers.find_layers(model, "lora")
     parts = exact.split([layer.shape[0] * layer.shape[1] for layer in watched], dim=1)
     expected = sum(sketch.sketch(part, 100, seed=5, stream=number) for number, part in enumerate(parts))
-    got = gradient_features(model, rows, dims=100, seed=5).features
+    got = gradient_features(model, rows, projection_dim=100, seed=5).features
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
-    assert not torch.allclose(got, gradient_features(model, rows, dims=100, seed=6).features)
+    assert not torch.allclose(got, gradient_features(model, rows, projection_dim=100, seed=6).features)
 
 
 def test_two_sided_projections_keep_inner_products_on_average() -> None:
     model, rows = tiny_model(), tiny_rows(4)
-    exact = gradient_features(model, rows, parameters="*.down_proj", dims=None).features
+    exact = gradient_features(model, rows, target_modules="*.down_proj", projection_dim=None).features
     gram = exact @ exact.T
     draws = torch.stack(
         [
-            (found := gradient_features(model, rows, parameters="*.down_proj", side=8, seed=seed).features) @ found.T
+            (found := gradient_features(model, rows, target_modules="*.down_proj", side=8, seed=seed).features)
+            @ found.T
             for seed in range(120)
         ]
     )
@@ -130,7 +131,7 @@ def test_adam_scaling_is_the_step_adam_would_take_on_the_row() -> None:
         model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    got = gradient_features(model, rows, dims=None, scaling=adam_moments(optimizer, model)).features
+    got = gradient_features(model, rows, projection_dim=None, scaling=adam_moments(optimizer, model)).features
 
     g = alone(model, rows, lora_names(model))
     states = [optimizer.state[model.get_parameter(name)] for name in lora_names(model)]
@@ -174,7 +175,7 @@ def test_rows_without_labels_are_left_out_and_counted(caplog: pytest.LogCaptureF
 def test_rows_longer_than_the_context_are_cut_and_counted() -> None:
     model = with_lora(tiny_model())
     long = {"input_ids": [i % 48 for i in range(50)]}
-    got = gradient_features(model, [long], dims=None)
+    got = gradient_features(model, [long], projection_dim=None)
     cut = {"input_ids": long["input_ids"][:32], "labels": long["input_ids"][:32]}
     assert (got.left_out, got.truncated) == (0, 1)
     torch.testing.assert_close(got.features, alone(model, [cut], lora_names(model)), rtol=1e-4, atol=1e-6)
@@ -212,13 +213,13 @@ def test_lora_on_quantised_weights_is_exact_and_the_weights_themselves_are_refus
     for block in model.model.layers:
         block.mlp.down_proj = EightBit(block.mlp.down_proj)
     message = (
-        "`parameters` must name layers with floating-point weights, got model.layers.0.mlp.down_proj quantised to "
+        "`target_modules` must name layers with floating-point weights, got model.layers.0.mlp.down_proj quantised to "
         "torch.int8: take the gradients of a LoRA adapter on top of it."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        gradient_features(model, rows, parameters="*.down_proj")
+        gradient_features(model, rows, target_modules="*.down_proj")
     model = with_lora(model)
-    got = gradient_features(model, rows, dims=None)
+    got = gradient_features(model, rows, projection_dim=None)
     torch.testing.assert_close(got.features, alone(model, rows, lora_names(model)), rtol=1e-4, atol=1e-6)
 
 
@@ -234,35 +235,37 @@ def headless() -> nn.Module:
         (
             tiny_model,
             {},
-            "`model` must have LoRA layers for `parameters='lora'`, got none: wrap it with `peft.get_peft_model`, or "
-            'name layers of its own, e.g. `parameters="*.down_proj"`.',
+            "`model` must have LoRA layers for `target_modules='lora'`, got none: wrap it with "
+            "`peft.get_peft_model`, or "
+            'name layers of its own, e.g. `target_modules="*.down_proj"`.',
         ),
         (
             tiny_model,
-            {"parameters": "down_proj"},
-            "`parameters` must be lora, last_layer, hidden or a pattern of layer names, got 'down_proj', which no "
+            {"target_modules": "down_proj"},
+            "`target_modules` must be lora, last_layer, hidden or a pattern of layer names, got 'down_proj', which no "
             'layer matches: look them up with `model.named_modules()`, e.g. "*.down_proj".',
         ),
         (
             tiny_model,
-            {"parameters": "*embed_tokens"},
-            "`parameters` must name linear layers, got model.embed_tokens, a Embedding.",
+            {"target_modules": "*embed_tokens"},
+            "`target_modules` must name linear layers, got model.embed_tokens, a Embedding.",
         ),
         (
             lambda: with_lora(tiny_model()),
-            {"parameters": "*.down_proj"},
-            "`parameters` must name linear layers, got base_model.model.model.layers.0.mlp.down_proj, a linear layer "
-            'under LoRA: name the layer inside, "*.down_proj.base_layer", or take `parameters="lora"`.',
+            {"target_modules": "*.down_proj"},
+            "`target_modules` must name linear layers, got base_model.model.model.layers.0.mlp.down_proj, a linear "
+            "layer "
+            'under LoRA: name the layer inside, "*.down_proj.base_layer", or take `target_modules="lora"`.',
         ),
         (
             headless,
-            {"parameters": "*.down_proj"},
+            {"target_modules": "*.down_proj"},
             "`model` must be a causal language model with logits per token, got LlamaModel: load it with "
             "`AutoModelForCausalLM`.",
         ),
         (
             headless,
-            {"parameters": "hidden"},
+            {"target_modules": "hidden"},
             "`model` must be a causal language model with an output layer, got LlamaModel: load it with "
             "`AutoModelForCausalLM`.",
         ),
@@ -272,8 +275,12 @@ def headless() -> nn.Module:
             "`model` must use plain LoRA for exact gradients, got a variant such as DoRA in "
             "base_model.model.model.layers.0.self_attn.q_proj: train the proxy without it.",
         ),
-        (tiny_model, {"dims": 0}, "`dims` must be a whole number of at least 1 or None, got 0."),
-        (tiny_model, {"dims": 1.5}, "`dims` must be a whole number of at least 1 or None, got 1.5."),
+        (tiny_model, {"projection_dim": 0}, "`projection_dim` must be a whole number of at least 1 or None, got 0."),
+        (
+            tiny_model,
+            {"projection_dim": 1.5},
+            "`projection_dim` must be a whole number of at least 1 or None, got 1.5.",
+        ),
         (tiny_model, {"side": -1}, "`side` must be a whole number of at least 1 or None, got -1."),
         (tiny_model, {"batch_size": 0}, "`batch_size` must be a whole number of at least 1, got 0."),
         (tiny_model, {"batch_size": None}, "`batch_size` must be a whole number of at least 1, got None."),
@@ -297,7 +304,7 @@ def test_scaling_and_two_sided_projection_exclude_each_other() -> None:
     row = tiny_rows(1)[0]
     model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
     optimizer.step()
-    message = "`scaling` needs the exact gradient of weights: leave `side` and `parameters='hidden'` out."
+    message = "`scaling` needs the exact gradient of weights: leave `side` and `target_modules='hidden'` out."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         gradient_features(model, [row], side=4, scaling=adam_moments(optimizer, model))
 
@@ -336,10 +343,10 @@ def test_a_model_in_a_folder_gives_what_the_live_one_does(tmp_path: Path) -> Non
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     rows = [{"input_ids": tokens} for tokens in tokenizer(word_rows(9)["text"][:])["input_ids"]]
-    live = gradient_features(model, rows, parameters="*.down_proj").features
+    live = gradient_features(model, rows, target_modules="*.down_proj").features
     for folder in (tmp_path, str(tmp_path)):
-        torch.testing.assert_close(gradient_features(folder, rows, parameters="*.down_proj").features, live)
-    torch.testing.assert_close(gradient_features(tmp_path, word_rows(9), parameters="*.down_proj").features, live)
+        torch.testing.assert_close(gradient_features(folder, rows, target_modules="*.down_proj").features, live)
+    torch.testing.assert_close(gradient_features(tmp_path, word_rows(9), target_modules="*.down_proj").features, live)
     with prepared(model, "lora", 3) as ready:
         expected = gradient_features(ready, rows, seed=3)
     torch.testing.assert_close(gradient_features(tmp_path, rows, seed=3).features, expected.features)

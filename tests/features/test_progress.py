@@ -62,6 +62,6 @@ def test_a_user_reads_the_cost_before_the_rows_are_read(
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path)
     monkeypatch.setattr(pace, "ANNOUNCE_SECONDS", 0.0)
     pool = Dataset.from_list(tiny_rows(200))
-    hf_gip.spice_select(pool, 20, model=tiny_model(), parameters="*.down_proj", dims=64, **options)
+    hf_gip.spice_select(pool, 20, model=tiny_model(), target_modules="*.down_proj", projection_dim=64, **options)
     line = rf"hf-gip: gradients of 200 rows in 25 batches: {re.escape(told)}, about \d+ s \(\d+\.\d rows/s\)\n"
     assert re.fullmatch(line, capsys.readouterr().out)

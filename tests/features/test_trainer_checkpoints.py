@@ -58,7 +58,7 @@ def chosen(folders: list[Path], **options: Any) -> list[int]:
 def test_checkpoints_of_a_folder_of_a_model_are_read(runs: Runs) -> None:
     assert [path.name for path in runs["lora"]] == ["checkpoint-4", "checkpoint-8", "checkpoint-12"]
     assert len(chosen(runs["lora"], adam=True)) == 3
-    assert len(chosen(runs["full"], parameters="*.down_proj")) == 3
+    assert len(chosen(runs["full"], target_modules="*.down_proj")) == 3
 
 
 def refused(message: str, folders: list[Path], **options: Any) -> None:
@@ -79,8 +79,8 @@ def test_runs_are_not_mixed_and_stay_in_order(runs: Runs) -> None:
         "`checkpoints` must be in the order of the run, got 'checkpoint-12' (step 12) before 'checkpoint-4' (step 4): "
         "sort them by step."
     )
-    for rates in (None, [1e-5, 2e-5]):
-        refused(swapped, [lora[2], lora[0]], rates=rates)
+    for learning_rates in (None, [1e-5, 2e-5]):
+        refused(swapped, [lora[2], lora[0]], learning_rates=learning_rates)
     refused(
         "`checkpoints` must name every folder once, got 'lora/checkpoint-4' twice: leave one out.",
         [lora[0], lora[1], lora[0]],
@@ -94,10 +94,10 @@ def test_runs_are_not_mixed_and_stay_in_order(runs: Runs) -> None:
     )
     for parameters in ("*.down_proj", "last_layer"):
         refused(
-            f"`parameters` must be \"lora\" for checkpoints of LoRA layers, got '{parameters}' with "
+            f"`target_modules` must be \"lora\" for checkpoints of LoRA layers, got '{parameters}' with "
             "'lora/checkpoint-4': leave it out, or name checkpoints of whole weights.",
             lora,
-            parameters=parameters,
+            target_modules=parameters,
         )
 
 
@@ -106,7 +106,7 @@ def test_rates_stand_in_for_what_the_trainer_noted(runs: Runs) -> None:
     for folder, text in zip(runs["lora"], (None, "{}", '{"global_step"'), strict=True):
         path = folder / "trainer_state.json"
         path.write_text(text) if text is not None else path.unlink()
-    assert len(chosen(runs["lora"], rates=[2e-5, 1e-5, 1e-6])) == 3
+    assert len(chosen(runs["lora"], learning_rates=[2e-5, 1e-5, 1e-6])) == 3
 
 
 def halved(path: Path) -> None:
@@ -118,9 +118,9 @@ def written(text: str) -> Callable[[Path], object]:
 
 
 LORA = {"adam": True}
-SKETCH = {"parameters": "*.down_proj"}
+SKETCH = {"target_modules": "*.down_proj"}
 GRADIENTS = ", or add `adam=False` for plain gradients"
-RATES = ", or pass `rates`, one per checkpoint"
+RATES = ", or pass `learning_rates`, one per checkpoint"
 
 
 @pytest.mark.usefixtures("unloaded")
@@ -171,7 +171,7 @@ def test_missing_shards_are_counted(runs: Runs) -> None:
         "`checkpoints` must be folders with whole files, got 1 of 2 shards of weights in 'full/checkpoint-8': name a "
         "checkpoint that was saved to its end.",
         runs["full"],
-        parameters="*.down_proj",
+        target_modules="*.down_proj",
     )
 
 
@@ -194,18 +194,19 @@ def test_rates_are_given_on_the_command_line(runs: Runs, capsys: pytest.CaptureF
         words += ["--checkpoint", folder]
         state = json.loads((folder / "trainer_state.json").read_text())
         (folder / "trainer_state.json").write_text(json.dumps(state | {"log_history": []}))
-    assert command(*words, "--rates", "1e-5, 5e-6") == 0
+    assert command(*words, "--learning-rates", "1e-5, 5e-6") == 0
     assert [point["rate"] for point in hf_gip.load_subset("out").selection.record["checkpoints"]] == [1e-5, 5e-6]
     request.getfixturevalue("unloaded")
     words[-5] = "fresh"
     for given, said in (
         (
             [],
-            "`--rates` must be given, got no learning rate logged in 'checkpoint-4' after step 0: pass one per "
+            "`--learning-rates` must be given, got no learning rate logged in 'checkpoint-4' after step 0: pass one "
+            "per "
             "checkpoint.",
         ),
-        (["--rates", "1e-5"], "`--rates` must hold one learning rate per checkpoint (2), got 1."),
-        (["--rates", "1e-5,high"], "`--rates` must be numbers such as 1e-5,5e-6, got '1e-5,high'."),
+        (["--learning-rates", "1e-5"], "`--learning-rates` must hold one learning rate per checkpoint (2), got 1."),
+        (["--learning-rates", "1e-5,high"], "`--learning-rates` must be numbers such as 1e-5,5e-6, got '1e-5,high'."),
         (
             ["--target", "vec.npy"],
             "`--target` must be a dataset or a file of rows, whose gradients are taken, got the matrix 'vec.npy': "

@@ -29,15 +29,19 @@ def pool() -> Dataset:
 
 
 def by_spice() -> Any:
-    chosen = hf_gip.spice_select(pool(), 6, model=tiny_model(), dims=50, window=10, update_every=2, device="cpu")
+    chosen = hf_gip.spice_select(
+        pool(), 6, model=tiny_model(), projection_dim=50, window=10, update_every=2, device="cpu"
+    )
     assert chosen.selection.curves
     return chosen
 
 
 def by_gtp() -> Any:
-    run = {"share": 0.5, "epochs": 2, "learning_rate": 0.02}
+    run = {"warmup_fraction": 0.5, "warmup_epochs": 2, "warmup_learning_rate": 0.02}
     goal = Dataset.from_list(tiny_rows(5, seed=9))
-    chosen = hf_gip.gtp_select(pool(), 6, model=with_lora(tiny_model()), target=goal, dims=50, device="cpu", **run)
+    chosen = hf_gip.gtp_select(
+        pool(), 6, model=with_lora(tiny_model()), target=goal, projection_dim=50, device="cpu", **run
+    )
     assert chosen.selection.weights is not None
     assert len(set(chosen.selection.weights.tolist())) > 1
     return chosen

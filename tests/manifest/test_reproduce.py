@@ -54,7 +54,7 @@ def test_the_same_picks_are_found_again_and_not_in_a_cache(tmp_path: Path, monke
         {"encoder": "lexical", "target": ["await loop", "tree"], "whiten": True, "diversity": 0.2},
         {"encoder": "lexical", "scores": ["good"], "quality": 3.0, "noise": 0.7},
         {"features": "vector", "id_column": "name"},
-        {"encoder": "lexical", "exclude": ["await loop tree"], "exclude_above": 0.3},
+        {"encoder": "lexical", "exclude": ["await loop tree"], "exclude_threshold": 0.3},
     ],
 )
 def test_every_recorded_option_is_used_again(tmp_path: Path, options: dict[str, Any]) -> None:
