@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> None:
     """Raise at the first thing that is missing."""
     assert files("hf_gip").joinpath("py.typed").is_file()
-    assert files("hf_gip.page").joinpath("page.html").is_file()
+    assert files("hf_gip.dataset").joinpath("page.html").is_file()
     assert (ROOT / "hf_gip") not in Path(hf_gip.__file__).parents
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder, "cache")
