@@ -47,13 +47,13 @@ def greedy_spice(
     gains: list[float] = []
     conflicts: list[float] = []
     while len(rows) < k:
-        left = [i for i in range(len(G)) if i not in rows]
-        scored = [(gain(G, i, rows, alpha, fisher), conflict(G, i, rows)) for i in left]
+        remaining = [i for i in range(len(G)) if i not in rows]
+        scored = [(gain(G, i, rows, alpha, fisher), conflict(G, i, rows)) for i in remaining]
         best = int(np.argmax([delta - penalty * clash for delta, clash in scored]))
         delta, clash = scored[best]
         if stop_ratio is not None and rows and delta <= stop_ratio * gains[0]:
             break
-        rows.append(left[best])
+        rows.append(remaining[best])
         gains.append(delta)
         conflicts.append(clash)
     return rows, gains, conflicts

@@ -53,11 +53,11 @@ def gip_reference(
 ) -> tuple[list[int], list[float]]:
     """The greedy loop as the equations have it, in float64: picks and gains. The yardstick of `gip`, O(k n d²).
 
-    Maximises the projection (2); given `tau2`, the information (3).
+    Maximizes the projection (2); given `tau2`, the information (3).
     """
     X, Q = X.double(), Q.double()
     Sigma = torch.eye(X.shape[1], dtype=torch.float64)  # (1) for S = ∅
-    known = Sigma if tau2 is None else torch.linalg.inv(Sigma + Q.T @ Q / tau2)  # the same, given the queries
+    Sigma_y = Sigma if tau2 is None else torch.linalg.inv(Sigma + Q.T @ Q / tau2)  # the same, given the queries
     indices: list[int] = []
     gains: list[float] = []
     for _ in range(k):
@@ -65,13 +65,13 @@ def gip_reference(
         if tau2 is None:
             gain = (X @ Sigma @ Q.T).square().sum(1) / variance  # (2)
         else:
-            gain = 0.5 * (variance / (((X @ known) * X).sum(1) + sigma2)).log()  # (3)
+            gain = 0.5 * (variance / (((X @ Sigma_y) * X).sum(1) + sigma2)).log()  # (3)
         gain[indices] = -torch.inf
         i = int((gain >= gain.max() - tie_slack(torch.float64) * gain.max().abs()).to(torch.uint8).argmax())
         indices.append(i)
         gains.append(float(gain[i]))
         Sigma = condition_on(Sigma, X[i], sigma2)
-        known = condition_on(known, X[i], sigma2)
+        Sigma_y = condition_on(Sigma_y, X[i], sigma2)
     return indices, gains
 
 

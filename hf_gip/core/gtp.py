@@ -66,7 +66,7 @@ def gtp(
     help fewer join, from the best fit seen; the run ends when not even k/8 do. Of exact copies of a row exactly one is
     chosen.
 
-    Several targets (subtasks) are matched together: each has weights of its own, Σⱼ ½‖bⱼ − Aᵀwⱼ‖² is minimised, and
+    Several targets (subtasks) are matched together: each has weights of its own, Σⱼ ½‖bⱼ − Aᵀwⱼ‖² is minimized, and
     the k rows are shared. `.weights` is Σⱼ wⱼ; the curve `weight_j` has each alone. Scale a target to count it more.
 
     Memory O(k (d + k)) besides the rows, which are read in place; time O(n d) a pass, 5 to 20 passes in all, and

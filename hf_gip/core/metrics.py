@@ -181,8 +181,8 @@ def _log_det_and_open_gains(
         if float(torch.log1p(alpha * energy[rows[0]])) <= float(largest[-1]):
             break  # no row adds more than it would alone
         products = (gradients[rows].double() @ B.T).square_().sum(dim=1)
-        left = (energy[rows] - products).clamp_(min=0) if k <= d else products
-        open_gains = torch.log1p(alpha * left).masked_fill_(energy[rows] == 0, 0.0)
+        unexplained = (energy[rows] - products).clamp_(min=0) if k <= d else products
+        open_gains = torch.log1p(alpha * unexplained).masked_fill_(energy[rows] == 0, 0.0)
         largest = torch.cat([largest, open_gains]).topk(k).values
     return float(torch.log1p(values).sum()), float(largest.sum()), float(values[-1])
 

@@ -50,7 +50,7 @@ def spice(
     """Choose `k` rows greedily by Fisher information, less a penalty for pulling against the rows already chosen.
 
     With gᵢ the gradient of row i's loss and F_S = Σ_{i∈S} gᵢgᵢᵀ ([SPICE](https://huggingface.co/papers/2601.23155)),
-    the next row maximises Δᵢ − `conflict_penalty` · max(0, −cos(gᵢ, ḡ_S)), where
+    the next row maximizes Δᵢ − `conflict_penalty` · max(0, −cos(gᵢ, ḡ_S)), where
     Δᵢ = log det(I + αF_{S∪i}) − log det(I + αF_S) = log(1 + α gᵢᵀ(I + αF_S)⁻¹gᵢ) and ḡ_S is the mean gradient of S.
     With no penalty this is greedy D-optimal design. α speaks in the gradients' own scale: 1 as in the paper.
 

@@ -37,15 +37,15 @@ def test_less_is_weighted_cosine_meaned_over_shots_and_largest_over_subtasks(
         ]
     ) / sum(learning_rates)
     scores = np.max([influence[:, np.array(subtasks) == t].mean(1) for t in set(subtasks)], axis=0)
-    got = less(
+    selection = less(
         [torch.from_numpy(R) for R in rows],
         [torch.from_numpy(G) for G in goals],
         n,
         learning_rates=learning_rates,
         subtasks=subtasks,
     )
-    assert got.gains.numpy() == pytest.approx(np.sort(scores)[::-1], abs=1e-12)
-    assert scores[got.indices.numpy()] == pytest.approx(np.sort(scores)[::-1], abs=1e-12)
+    assert selection.gains.numpy() == pytest.approx(np.sort(scores)[::-1], abs=1e-12)
+    assert scores[selection.indices.numpy()] == pytest.approx(np.sort(scores)[::-1], abs=1e-12)
 
 
 @settings(max_examples=100, deadline=None)
@@ -56,9 +56,9 @@ def test_rds_lets_each_query_take_its_nearest_row_in_turn(n: int, m: int, seed: 
     expected: list[int] = []
     while len(expected) < k:
         for query in queries:
-            left = [i for i in range(n) if i not in expected]
-            if left and len(expected) < k:
-                expected.append(max(left, key=lambda i, query=query: cosine(rows[i], query)))
+            remaining = [i for i in range(n) if i not in expected]
+            if remaining and len(expected) < k:
+                expected.append(max(remaining, key=lambda i, query=query: cosine(rows[i], query)))
     assert rds(torch.from_numpy(rows), torch.from_numpy(queries), k).indices.tolist() == expected
 
 

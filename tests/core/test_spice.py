@@ -29,28 +29,28 @@ def sample(n: int, d: int, seed: int = 0, scale: float = 0.6) -> Tensor:
 @pytest.mark.parametrize(("n", "d", "k"), [(1, 1, 1), (9, 4, 9), (40, 12, 15), (30, 50, 20)])
 def test_picks_gains_and_conflicts_are_those_of_the_papers_loop(fisher, n: int, d: int, k: int) -> None:
     G = sample(n, d)
-    got = spice(G, k, fisher=fisher)
+    selection = spice(G, k, fisher=fisher)
     rows, gains, conflicts = greedy_spice(G.numpy(), k, fisher=fisher)
-    assert got.indices.tolist() == rows
-    assert got.gains.numpy() == pytest.approx(gains, abs=1e-10)
-    assert got.curves["conflict"].numpy() == pytest.approx(conflicts, abs=1e-10)
+    assert selection.indices.tolist() == rows
+    assert selection.gains.numpy() == pytest.approx(gains, abs=1e-10)
+    assert selection.curves["conflict"].numpy() == pytest.approx(conflicts, abs=1e-10)
 
 
 def test_every_gain_is_a_difference_of_log_determinants() -> None:
     G = sample(60, 16)
-    got = spice(G, 25)
-    picks = got.indices.tolist()
+    selection = spice(G, 25)
+    picks = selection.indices.tolist()
     steps = [log_det(G.numpy(), picks[:size], 1.0) for size in range(26)]
-    assert got.gains.numpy() == pytest.approx(np.diff(steps), abs=1e-10)
-    assert got.objective == pytest.approx(steps[-1], abs=1e-9)
+    assert selection.gains.numpy() == pytest.approx(np.diff(steps), abs=1e-10)
+    assert selection.objective == pytest.approx(steps[-1], abs=1e-9)
 
 
 def test_without_a_penalty_it_is_greedy_d_optimal_design() -> None:
     G = sample(40, 10).numpy()
     chosen: list[int] = []
     for _ in range(14):
-        left = [i for i in range(len(G)) if i not in chosen]
-        chosen.append(max(left, key=lambda i: log_det(G, [*chosen, i], 1.0)))
+        remaining = [i for i in range(len(G)) if i not in chosen]
+        chosen.append(max(remaining, key=lambda i: log_det(G, [*chosen, i], 1.0)))
     assert spice(torch.from_numpy(G), 14, conflict_penalty=0.0).indices.tolist() == chosen
 
 
@@ -70,8 +70,8 @@ def test_a_short_shortlist_changes_nothing(fisher, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(("n", "k", "window"), [(60, 12, 20), (50, 9, 20), (7, 3, 100), (30, 30, 1)])
 def test_windows_give_what_the_written_out_algorithm_gives(fisher, stop_ratio, n: int, k: int, window: int) -> None:
     G = sample(n, 30)
-    got = spice(G, k, window=window, fisher=fisher, stop_ratio=stop_ratio)
-    assert got.indices.tolist() == windowed_spice(G.numpy(), k, window, fisher=fisher, stop_ratio=stop_ratio)
+    selection = spice(G, k, window=window, fisher=fisher, stop_ratio=stop_ratio)
+    assert selection.indices.tolist() == windowed_spice(G.numpy(), k, window, fisher=fisher, stop_ratio=stop_ratio)
 
 
 def test_windows_in_several_batches_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,21 +84,21 @@ def test_windows_in_several_batches_give_the_same(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("fisher", FISHERS)
 def test_it_stops_where_the_information_gain_has_halved(fisher) -> None:
     G = sample(80, 8, scale=2.0)
-    got = spice(G, 60, stop_ratio=0.5, fisher=fisher)
+    selection = spice(G, 60, stop_ratio=0.5, fisher=fisher)
     rows, gains, _ = greedy_spice(G.numpy(), 60, stop_ratio=0.5, fisher=fisher)
-    assert got.indices.tolist() == rows
+    assert selection.indices.tolist() == rows
     assert len(rows) < 60
-    assert got.record["stopped_early"]
-    assert got.gains.numpy() == pytest.approx(gains, abs=1e-10)
+    assert selection.record["stopped_early"]
+    assert selection.gains.numpy() == pytest.approx(gains, abs=1e-10)
 
 
 def test_overlap_is_what_the_chosen_rows_took_away() -> None:
     G = sample(30, 6)
-    got = spice(G, 12)
-    alone = [log_det(G.numpy(), [row], 1.0) for row in got.indices.tolist()]
-    assert got.curves["overlap"].numpy() == pytest.approx(got.gains.numpy() - alone, abs=1e-10)
-    assert got.curves["overlap"][0] == pytest.approx(0, abs=1e-10)
-    assert bool((got.curves["overlap"][1:] < 0).all())
+    selection = spice(G, 12)
+    alone = [log_det(G.numpy(), [row], 1.0) for row in selection.indices.tolist()]
+    assert selection.curves["overlap"].numpy() == pytest.approx(selection.gains.numpy() - alone, abs=1e-10)
+    assert selection.curves["overlap"][0] == pytest.approx(0, abs=1e-10)
+    assert bool((selection.curves["overlap"][1:] < 0).all())
 
 
 @settings(max_examples=25, deadline=None)
@@ -124,26 +124,26 @@ def test_of_equal_rows_the_lowest_goes_first() -> None:
 def test_a_row_that_pulls_against_the_chosen_ones_is_passed_over() -> None:
     G = torch.tensor([[2.0, 0.0], [-1.0, 1.0], [1.0, 0.99]])
     assert spice(G, 2, conflict_penalty=0.0).indices.tolist() == [0, 1]
-    got = spice(G, 2, conflict_penalty=0.1)
-    assert got.indices.tolist() == [0, 2]
-    assert got.curves["conflict"].tolist() == [0, 0]
+    selection = spice(G, 2, conflict_penalty=0.1)
+    assert selection.indices.tolist() == [0, 2]
+    assert selection.curves["conflict"].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_lower_precision_reaches_the_same_information(dtype: torch.dtype, device: torch.device) -> None:
     G = sample(400, 32).to(dtype)
-    got = spice(G.to(device), 80)
+    selection = spice(G.to(device), 80)
     rows, gains, _ = greedy_spice(G.double().numpy(), 10)
-    assert got.indices[:10].tolist() == rows
-    assert got.gains[:10].numpy() == pytest.approx(gains, rel=1e-5)
-    assert got.objective == pytest.approx(log_det(G.double().numpy(), got.indices.tolist(), 1.0), rel=1e-6)
+    assert selection.indices[:10].tolist() == rows
+    assert selection.gains[:10].numpy() == pytest.approx(gains, rel=1e-5)
+    assert selection.objective == pytest.approx(log_det(G.double().numpy(), selection.indices.tolist(), 1.0), rel=1e-6)
 
 
 def test_rows_without_a_gradient_come_last_and_add_nothing() -> None:
     G = torch.cat([torch.zeros(2, 3), torch.eye(3)])
-    got = spice(G, 5)
-    assert got.indices.tolist() == [2, 3, 4, 0, 1]
-    assert got.gains[3:].tolist() == [0, 0]
+    selection = spice(G, 5)
+    assert selection.indices.tolist() == [2, 3, 4, 0, 1]
+    assert selection.gains[3:].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_gains_hold_at_any_scale(exponent: int, window: int | None) -> None:
     """Copies of one row: pick t adds log(1 + tE) − log(1 + (t − 1)E), E = α‖g‖²."""
     G = torch.full((8, 1), 10.0**exponent)
     energy = float(G[0].double().square())
-    want = [math.log1p(t * energy) - math.log1p((t - 1) * energy) for t in range(1, 5)]
-    assert spice(G, 4, window=window).gains.tolist() == pytest.approx(want, rel=1e-3)
+    expected = [math.log1p(t * energy) - math.log1p((t - 1) * energy) for t in range(1, 5)]
+    assert spice(G, 4, window=window).gains.tolist() == pytest.approx(expected, rel=1e-3)
 
 
 def test_gradients_too_long_for_float64_are_refused() -> None:
@@ -226,15 +226,15 @@ def test_the_recorded_guarantee_is_never_above_the_true_ratio(
     seed: int, n: int, d: int, k: int, window: int | None, penalty: float, fisher: Fisher, alpha: float
 ) -> None:
     k, G = min(k, n), sample(n, d, seed)
-    got = spice(G, k, window=window, conflict_penalty=penalty, fisher=fisher, alpha=alpha)
-    picks, size = got.indices.tolist(), window or n
+    selection = spice(G, k, window=window, conflict_penalty=penalty, fisher=fisher, alpha=alpha)
+    picks, size = selection.indices.tolist(), window or n
     reached = best = 0.0
     for start in range(0, n, size):
         rows = range(start, min(start + size, n))
         chosen = [row for row in picks if row in rows]
         reached += log_det(G.numpy(), chosen, alpha)
-        best += max(log_det(G.numpy(), list(some), alpha) for some in combinations(rows, len(chosen)))
-    assert 0 < got.record["greedy_guarantee"] <= reached / best + 1e-9
+        best += max(log_det(G.numpy(), list(subset), alpha) for subset in combinations(rows, len(chosen)))
+    assert 0 < selection.record["greedy_guarantee"] <= reached / best + 1e-9
 
 
 def test_a_penalty_costs_information_and_the_recorded_guarantee_knows_it() -> None:
@@ -250,14 +250,14 @@ def test_a_penalty_costs_information_and_the_recorded_guarantee_knows_it() -> No
             [0.08, 0.02, 0.1],
         ]
     )
-    got = spice(G, 4)
-    best = max(log_det(G.double().numpy(), list(some), 1.0) for some in combinations(range(7), 4))
-    assert got.objective / best == pytest.approx(0.669, abs=1e-3)
-    assert 0.5 < got.record["greedy_guarantee"] < 0.669
+    selection = spice(G, 4)
+    best = max(log_det(G.double().numpy(), list(subset), 1.0) for subset in combinations(range(7), 4))
+    assert selection.objective / best == pytest.approx(0.669, abs=1e-3)
+    assert 0.5 < selection.record["greedy_guarantee"] < 0.669
 
 
 def test_the_record_tells_the_norm_that_the_bound_on_the_overlap_asks_for() -> None:
     G = sample(30, 6)
-    got = spice(G, 8, alpha=0.3)
-    norm = np.linalg.norm(G.numpy()[got.indices.tolist()], 2)
-    assert got.record["fisher_norm"] == pytest.approx(0.3 * norm**2, rel=1e-9)
+    selection = spice(G, 8, alpha=0.3)
+    norm = np.linalg.norm(G.numpy()[selection.indices.tolist()], 2)
+    assert selection.record["fisher_norm"] == pytest.approx(0.3 * norm**2, rel=1e-9)
