@@ -86,6 +86,6 @@ GOOD = torch.ones(4, 3)
         (lambda: rds(GOOD * torch.nan, GOOD, 2), "`features` must be finite"),
     ],
 )
-def test_errors_say_what_is_wrong(call, message: str) -> None:
+def test_bad_input_is_refused_in_one_sentence(call, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         call()

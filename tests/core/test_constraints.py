@@ -148,7 +148,7 @@ def test_a_full_size_pool_in_float32_keeps_its_quotas_block_by_block() -> None:
     )
 
 
-def test_given_rows_condition_the_rest() -> None:
+def test_initial_rows_condition_the_other_picks() -> None:
     X = torch.eye(6, dtype=torch.float64)[[0, 0, 1, 2, 3, 4]]
     selection = gip(X, None, 3, noise=0.01, constraints=Constraints(initial_rows=torch.tensor([1])))
     assert selection.indices.tolist() == [1, 2, 3]  # row 0 is a copy of what is given

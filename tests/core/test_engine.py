@@ -97,7 +97,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("kind", "ridge"), [("projection", 0.0), ("projection", 0.1), ("information", 0.1)])
-def test_the_lines_that_a_gpu_runs_pick_the_same(kind: str, ridge: float, request: pytest.FixtureRequest) -> None:
+def test_the_code_path_of_a_gpu_picks_the_same_rows(kind: str, ridge: float, request: pytest.FixtureRequest) -> None:
     problems = []
     for seed in range(20):
         n, d, r = 30 + 7 * seed, 3 + seed, 1 + seed // 2

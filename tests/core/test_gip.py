@@ -88,7 +88,7 @@ def test_the_gains_are_the_steps_of_the_objective() -> None:
 
 
 @pytest.mark.parametrize("objective", ["projection", "information"])
-def test_without_queries_the_rows_ask_for_themselves(objective: str) -> None:
+def test_without_queries_the_pool_itself_is_the_target(objective: str) -> None:
     X = samples.rows(30, 6)
     implicit, explicit = gip(X, None, 12, objective=objective), gip(X, X, 12, objective=objective)
     assert implicit.indices.tolist() == explicit.indices.tolist()
@@ -221,7 +221,7 @@ def test_matching_goes_on_above_the_rank_without_underflow() -> None:
     assert single.objective == pytest.approx(float(Q.square().sum()), rel=1e-4)
 
 
-def test_the_record_tells_how_to_run_it_again_and_when_the_span_was_full() -> None:
+def test_the_record_holds_the_parameters_and_when_the_span_was_full() -> None:
     X, Q = samples.rows(200, 10), samples.queries(30, 10)
     selection = gip(X, Q, 40, noise=0.5)
     parameters = selection.record["parameters"]

@@ -81,7 +81,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     return Dataset.from_dict({"text": texts, "good": good, "fine": good[::-1]})
 
 
-def test_a_dataset_takes_scores_as_queries_by_name_and_the_choice_is_made_again(rows: Dataset, tmp_path: Path) -> None:
+def test_gip_select_takes_scores_as_queries_and_reproduces_the_picks(rows: Dataset, tmp_path: Path) -> None:
     subset = hf_gip.gip_select(rows, 9, scores=["good", "fine"], scores_as="queries", encoder="lexical")
     record = subset.selection.record
     assert record["scores"]["as"] == "queries"

@@ -37,7 +37,7 @@ def test_ranks_that_share_the_rows_pick_as_one_process(tmp_path: Path, ranks: in
         ("nan", "rank 1: `features` must be finite, got NaN or infinity in 1 row(s), first in row 3"),
     ],
 )
-def test_what_one_rank_cannot_do_ends_all(tmp_path: Path, mode: str, message: str) -> None:
+def test_an_error_on_one_rank_is_raised_on_every_rank(tmp_path: Path, mode: str, message: str) -> None:
     _, results = launched(tmp_path, mode, 2)
     assert len(results) == 2
     assert all(result["error"].startswith(message) for result in results)

@@ -138,7 +138,7 @@ def test_copies_do_not_share_a_ridge() -> None:
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("target_scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_units_do_not_matter(scale: float, target_scale: float, dtype: torch.dtype) -> None:
+def test_scaling_rows_or_target_changes_no_pick(scale: float, target_scale: float, dtype: torch.dtype) -> None:
     A, b = samples.normal_rows(300, 20, 8), samples.normal_rows(1, 20, 9)[0]
     plain = gtp(A.to(dtype), b.to(dtype), 12)
     selection = gtp((A * scale).to(dtype), (b * target_scale).to(dtype), 12)
@@ -193,7 +193,7 @@ def test_rows_on_disk_and_short_blocks_give_the_same(tmp_path: Path, monkeypatch
     assert gtp(A.bfloat16(), b, 15).record["residual"] == pytest.approx(plain.record["residual"], rel=0.05)
 
 
-def test_nothing_that_points_at_the_target_gives_no_weights() -> None:
+def test_without_a_row_towards_the_target_all_weights_are_zero() -> None:
     A = torch.eye(5, dtype=torch.float64)
     selection = gtp(A, -torch.ones(5, dtype=torch.float64), 3)
     assert selection.weights is not None
@@ -233,6 +233,6 @@ GOOD = torch.ones(4, 3)
         (lambda: gtp([], None, 2), "`trajectories` must hold at least one checkpoint"),
     ],
 )
-def test_errors_say_what_is_wrong(call, message: str) -> None:
+def test_bad_input_is_refused_in_one_sentence(call, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         call()

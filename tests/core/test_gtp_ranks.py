@@ -44,7 +44,7 @@ def test_shared_rows_give_the_answer_of_one_process(ranks: dict[str, Any]) -> No
         assert residual == pytest.approx(expected.record["residual"], rel=1e-6, abs=1e-9)
 
 
-def test_what_one_rank_cannot_do_ends_all(ranks: dict[str, Any]) -> None:
+def test_an_error_on_one_rank_is_raised_on_every_rank(ranks: dict[str, Any]) -> None:
     last = ranks["ranks"] - 1
     if last == 0:
         assert sorted(ranks["faults"]) == ["nan", "ridge", "zeros"]
@@ -83,7 +83,7 @@ def test_a_rank_that_dies_ends_the_job(tmp_path: Path) -> None:
     assert all("error" in result for result in results)  # nobody returns a selection
 
 
-def test_a_share_is_the_rows_between_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_range_holds_its_consecutive_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_gip.core.matrix.BLOCK_BYTES", 7 * 4 * 8)
     rows = torch.arange(120.0, dtype=torch.float64).reshape(30, 4)
     for first in range(30):
