@@ -49,7 +49,7 @@ def test_less_is_weighted_cosine_meaned_over_shots_and_largest_over_subtasks(
 
 
 @settings(max_examples=100, deadline=None)
-@given(n=st.integers(1, 25), m=st.integers(1, 9), seed=st.integers(0, 10**6), warmup_fraction=st.floats(0.01, 1))
+@given(n=st.integers(1, 25), m=st.integers(1, 9), seed=st.integers(0, 10**6), share=st.floats(0.01, 1))
 def test_rds_lets_each_query_take_its_nearest_row_in_turn(n: int, m: int, seed: int, share: float) -> None:
     generator = np.random.default_rng(seed)
     rows, queries, k = generator.normal(size=(n, 4)), generator.normal(size=(m, 4)), max(1, int(share * n))

@@ -38,7 +38,7 @@ def feasible(rows: list[int], limits: Constraints, k: int) -> bool:
 
 
 def possible(limits: Constraints, n: int, k: int) -> bool:
-    """Whether any selection keeps to the limits: k rows of them, or with a budget at minimum one row."""
+    """Whether any selection keeps to the limits: k rows of them, or with a budget at least one row."""
     chosen = limits.initial().tolist()
     if limits.max_tokens is not None:
         return feasible(chosen, limits, k) and any(feasible([*chosen, i], limits, k) for i in range(n)) | bool(chosen)
@@ -72,10 +72,10 @@ def random_constraints(n: int, k: int, draw: torch.Generator, kinds: int) -> Con
     sizes = torch.bincount(groups, minlength=size)
     maxima = (sizes.float() * (0.3 + 0.7 * torch.rand(size, generator=draw))).ceil().long() if kinds & 1 else None
     room = sizes if maxima is None else maxima
-    minimum = (room.float() * 0.4 * torch.rand(size, generator=draw)).long() if kinds & 2 else None
+    minima = (room.float() * 0.4 * torch.rand(size, generator=draw)).long() if kinds & 2 else None
     initial_rows = torch.randperm(n, generator=draw)[: max(1, k // 4)] if kinds & 8 else None
     budget = None if tokens is None else int(tokens.sum() * (0.1 + 0.6 * float(torch.rand(1, generator=draw))))
-    return Constraints(initial_rows, groups, (), maxima, minimum, tokens, budget)
+    return Constraints(initial_rows, groups, (), maxima, minima, tokens, budget)
 
 
 @settings(max_examples=200, deadline=None, phases=[Phase.explicit, Phase.generate])
@@ -210,12 +210,12 @@ COST = torch.tensor([5, 7, 9, 5, 5, 5])
         (
             {"max_tokens": 4, "tokens": COST},
             2,
-            "`max_tokens` must pay for the shortest row, 5 tokens at minimum, got 4: 1 too few.",
+            "`max_tokens` must pay for the shortest row, 5 tokens at least, got 4: 1 too few.",
         ),
         (
             {"max_tokens": 20, "tokens": COST, "initial_rows": [2], "min_per_group": [2, 2, 0]},
             5,
-            "`max_tokens` must pay for `initial_rows` and `min_per_group`, 24 tokens at minimum, got 20: 4 too few.",
+            "`max_tokens` must pay for `initial_rows` and `min_per_group`, 24 tokens at least, got 20: 4 too few.",
         ),
     ],
 )
