@@ -143,7 +143,7 @@ def hash_rows(dataset: Dataset, columns: Sequence[str] | None = None) -> str:
     """
     names = sorted(dataset.column_names if columns is None else set(columns))
     leaves: dict[str, _Leaf] = {}
-    for table in _iter_buffers(dataset, names):
+    for table in _iter_buffers(dataset, names) if names else ():
         for name in names:
             for chunk in table.column(name).chunks:
                 _update(leaves, json.dumps(name), chunk)

@@ -28,6 +28,7 @@ import torch
 from datasets import config
 from huggingface_hub import constants
 from hypothesis import settings
+from judges import judge  # noqa: F401 — a fixture
 
 settings.register_profile("ci", derandomize=True)  # what CI runs is the same every time; elsewhere the search goes on
 if os.environ.get("CI"):

@@ -146,3 +146,9 @@ def test_arrays_count_with_shape_and_type() -> None:
 
 def test_json_depends_on_every_part() -> None:
     assert hash_json({"a": 1, "b": [2]}) == hash_json({"b": [2], "a": 1}) != hash_json({"a": 1, "b": [3]})
+
+
+def test_no_column_at_all_is_a_count_of_rows() -> None:
+    rows = Dataset.from_dict({"a": range(9)})
+    picked = rows.select([3, 1, 4, 1])
+    assert hash_rows(picked, []) == hash_rows(rows.select(range(4)), []) != hash_rows(rows, [])
