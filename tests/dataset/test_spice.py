@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, config, disable_caching, enable_caching
+from datasets import Dataset, DatasetDict, disable_caching, enable_caching
 from oracles_pipeline import pipeline
 from peft import LoraConfig, get_peft_model
 from tiny_models import LORA, tiny_model, tiny_rows, with_lora
@@ -22,12 +22,6 @@ import hf_gip
 from hf_gip.core.spice import spice
 from hf_gip.features import proxy, spice_run
 from hf_gip.features.gradients import gradient_features
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path / "cache"
 
 
 def pool(n: int = 50) -> Dataset:
