@@ -22,9 +22,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_gip.features.per_example_gradients import GradientReader, GradientRecipe
+from hf_gip.features.per_example_gradients import GradientRecipe, PerExampleGradients
 from hf_gip.features.proxy import LORA
-from hf_gip.features.tokenization import Tally, TokenBatch, token_batches
+from hf_gip.features.tokenization import RowCounts, TokenBatch, token_batches
 
 VOCABULARY, WIDTH, LAYERS, LONGEST, BATCH = 8_192, 256, 4, 128, 8
 KINDS = {  # which gradients: the recipe, and what the plain step trains
@@ -51,12 +51,12 @@ def random_batches(count: int) -> list[TokenBatch]:
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(32, LONGEST + 1, (count * BATCH,), generator=generator).tolist()
     rows = [{"input_ids": torch.randint(VOCABULARY, (length,), generator=generator).tolist()} for length in lengths]
-    return list(token_batches(rows, range(len(rows)), BATCH, LONGEST, Tally()))
+    return list(token_batches(rows, range(len(rows)), BATCH, LONGEST, RowCounts()))
 
 
 def gradient_pass(kind: str, model: nn.Module) -> Callable[[TokenBatch], object]:
     """Our pass."""
-    return GradientReader(model, KINDS[kind][0]).read
+    return PerExampleGradients(model, KINDS[kind][0]).compute
 
 
 def training_step(kind: str, model: nn.Module, *, all_weights: bool) -> Callable[[TokenBatch], object]:

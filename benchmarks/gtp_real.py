@@ -24,7 +24,7 @@ from hf_gip.core.metrics import random_sets
 from hf_gip.core.nnls import nnls
 from hf_gip.dataset.gradient_trajectories import Trajectories
 from hf_gip.features.proxy import LORA
-from hf_gip.features.tokenization import Tally, token_batches
+from hf_gip.features.tokenization import RowCounts, token_batches
 
 RUN: dict[str, Any] = {
     "warmup_fraction": 0.25,
@@ -64,7 +64,7 @@ def stack_trajectories(trajectories: Trajectories) -> tuple[Tensor, Tensor]:
         scale * each.rows(torch.arange(each.n)).double()
         for scale, each in zip(scales, trajectories.features, strict=True)
     ]
-    targets = [scale * each[0] for scale, each in zip(scales, trajectories.goals() or [], strict=True)]
+    targets = [scale * each[0] for scale, each in zip(scales, trajectories.target_means() or [], strict=True)]
     return torch.cat(rows, dim=1), torch.cat(targets)
 
 
@@ -85,7 +85,7 @@ def select_by_rule(run: Trajectories, hidden: tuple[Tensor, Tensor], k: int) -> 
     """The rows that each rule chooses."""
     assert run.targets is not None
     return {
-        "gtp": [gtp(run.features, run.goals(), k, learning_rates=run.learning_rates).indices],
+        "gtp": [gtp(run.features, run.target_means(), k, learning_rates=run.learning_rates).indices],
         "LESS top-k, then weights": [less(run.features, run.targets, k, learning_rates=run.learning_rates).indices],
         "RDS+, then weights": [rds(*hidden, k).indices],
         f"random, then weights, mean of {SEEDS}": random_sets(len(hidden[0]), k, SEEDS, seed=0),
@@ -115,7 +115,7 @@ def hidden_states(model: nn.Module, dataset: Dataset) -> Tensor:
     """The last hidden states, meaned with weights that grow with the position: RDS+'s features."""
     rows: list[Any] = dataset.to_list()
     features = torch.empty(len(rows), 96)
-    for batch in token_batches(rows, list(range(len(rows))), 16, LENGTH, Tally()):
+    for batch in token_batches(rows, list(range(len(rows))), 16, LENGTH, RowCounts()):
         with torch.no_grad():
             out = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, output_hidden_states=True)
         positions = batch.attention_mask.cumsum(1) * batch.attention_mask

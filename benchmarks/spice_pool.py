@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_gip import gradient_features
-from hf_gip.features.proxy import prepared
-from hf_gip.features.tokenization import Tally, token_batches
+from hf_gip.features.proxy import with_lora
+from hf_gip.features.tokenization import RowCounts, token_batches
 
 LENGTH, VOCABULARY, DIMS = 128, 4_096, 1024
 
@@ -57,7 +57,7 @@ def train_model(rows: list[dict[str, list[int]]], stops: list[int]) -> Iterator[
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses: list[float] = []
     drawn = torch.randint(len(rows), (stops[-1] * 16,), generator=torch.Generator().manual_seed(2)).tolist()
-    for batch in token_batches(rows, drawn, 16, LENGTH, Tally()):
+    for batch in token_batches(rows, drawn, 16, LENGTH, RowCounts()):
         model.train()
         loss = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
         loss.backward()
@@ -70,7 +70,7 @@ def train_model(rows: list[dict[str, list[int]]], stops: list[int]) -> Iterator[
 
 def lora_gradients(model: LlamaForCausalLM, rows: list[dict[str, list[int]]]) -> Tensor:
     """Gradients of the paper's LoRA layers, put on the model and taken off again."""
-    with prepared(model, "lora", 0) as lora_model:
+    with with_lora(model, "lora", 0) as lora_model:
         return gradient_features(lora_model, rows, projection_dim=DIMS, batch_size=16).features
 
 

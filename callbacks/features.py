@@ -20,7 +20,13 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from trl.trainer.sft_trainer import SFTTrainer
 
-from hf_gip.features.per_example_gradients import HALF_SCALE, GradientReader, GradientRecipe, Passed, watched
+from hf_gip.features.per_example_gradients import (
+    HALF_SCALE,
+    Activations,
+    GradientRecipe,
+    PerExampleGradients,
+    capture_activations,
+)
 from hf_gip.hashing import hash_rows
 
 from .trainer_access import bare_model, is_sharded, packing_of, served_columns, unwrapped_model, wrapped_model
@@ -55,8 +61,8 @@ class Probe:
         self.whole = family == "last_layer_gradient"  # whose head has to see rows, and to be called as a module
         self.tiled = self.scored and isinstance(trainer, SFTTrainer) and not self.whole  # TRL's head, without logits
         self.fused = self.tiled
-        self.reader: GradientReader | None = None
-        self.passed: list[Passed] = []
+        self.reader: PerExampleGradients | None = None
+        self.passed: list[Activations] = []
         self.mask = self.counted = self.wanted = self.states = self.loss = torch.empty(0)
         self.hooks = ExitStack()
 
@@ -65,7 +71,7 @@ class Probe:
         self.slim = "logits_to_keep" in inspect.signature(type(core).forward).parameters
         recipe = projection(self.family, self.trainer.args.seed)
         if recipe is not None:
-            self.reader = GradientReader(unwrapped_model(self.trainer), recipe)
+            self.reader = PerExampleGradients(unwrapped_model(self.trainer), recipe)
         for handle in (
             core.register_forward_pre_hook(self._before_backbone),
             core.base_model.register_forward_hook(self._after_backbone),
@@ -126,7 +132,7 @@ class Probe:
         if self.reader is None:
             yield
             return
-        with watched(self.reader.layers) as self.passed:
+        with capture_activations(self.reader.layers) as self.passed:
             yield
         self.passed = []
 
@@ -175,7 +181,7 @@ class Probe:
             return slope.sum(dim=1, dtype=torch.float32)
         half = any(output.dtype == torch.float16 for record in self.passed for output in record.outputs)
         scale = HALF_SCALE if half else 1.0
-        return self.reader.collected(self.passed, loss.sum() * scale, scale, len(loss))
+        return self.reader.from_activations(self.passed, loss.sum() * scale, scale, len(loss))
 
     def _loss(self, output: Any) -> Tensor:
         """Mean loss over each row's labelled tokens, (rows,)."""

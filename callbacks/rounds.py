@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from hf_gip.hashing import hash_rows
-from hf_gip.io import written
+from hf_gip.io import friendly_disk_errors
 from hf_gip.manifest.training_run import Epoch, Run, add_epoch, add_round
 
 from .features import projection
@@ -106,7 +106,7 @@ def write_round(trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: 
         OSError: If the disk is full or closed.
     """
     folder = Path(trainer.args.output_dir or ".") / "gip"
-    with written(folder, FULL):
+    with friendly_disk_errors(folder, FULL):
         return _write(folder, trainer, pool, settings, chosen)
 
 
@@ -117,7 +117,7 @@ def write_epoch(trainer: Trainer, served: Epoch) -> None:
         OSError: If the disk is full or closed.
     """
     folder = Path(trainer.args.output_dir or ".")
-    with written(folder / "gip", FULL):
+    with friendly_disk_errors(folder / "gip", FULL):
         add_epoch(folder, served)
 
 

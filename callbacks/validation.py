@@ -10,7 +10,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from hf_gip.core.validation import TOO_LARGE, as_list, brief
-from hf_gip.features.encoders import name_encoder
+from hf_gip.features.encoders import resolve_encoder
 from hf_gip.features.per_example_gradients import lora_layers
 from hf_gip.features.text import check_no_transform
 from hf_gip.selection import Selection
@@ -106,7 +106,7 @@ def check_encoder(encoder: object, features: object) -> None:
         ValueError: If other features than texts are read, or there is no such encoder.
     """
     if features == "text":
-        name_encoder(encoder)  # type: ignore[arg-type] — refuses what is none
+        resolve_encoder(encoder)  # type: ignore[arg-type] — refuses what is none
     elif encoder != "lexical":
         raise ValueError(
             f'`encoder` embeds texts, got {brief(encoder)} with `features={features!r}`: add `features="text"`.'

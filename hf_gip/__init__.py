@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from hf_gip.core.spice import spice
     from hf_gip.dataset.comparison import Comparison, compare
     from hf_gip.dataset.gradient_trajectories import gradient_trajectories
-    from hf_gip.dataset.gtp_select import gtp_select
+    from hf_gip.dataset.gtp import gtp_select
     from hf_gip.dataset.llm_scoring import ChatEndpoint, LocalModel, score_with_llm
     from hf_gip.dataset.report import write_report
-    from hf_gip.dataset.spice_select import spice_select
+    from hf_gip.dataset.spice import spice_select
     from hf_gip.features.adam import adam_moments
     from hf_gip.features.embed import embed
     from hf_gip.features.gradients import gradient_features
@@ -55,7 +55,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "gradient_features": "hf_gip.features.gradients",
     "gradient_trajectories": "hf_gip.dataset.gradient_trajectories",
     "gtp": "hf_gip.core.gtp",
-    "gtp_select": "hf_gip.dataset.gtp_select",
+    "gtp_select": "hf_gip.dataset.gtp",
     "less": "hf_gip.core.baselines",
     "load_subset": "hf_gip.hub.load",
     "push_to_hub": "hf_gip.hub.push",
@@ -64,7 +64,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "reproduce": "hf_gip.hub.load",
     "save_subset": "hf_gip.manifest.writer",
     "spice": "hf_gip.core.spice",
-    "spice_select": "hf_gip.dataset.spice_select",
+    "spice_select": "hf_gip.dataset.spice",
     "verify": "hf_gip.hub.load",
     "write_report": "hf_gip.dataset.report",
 }

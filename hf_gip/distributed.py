@@ -1,7 +1,6 @@
 """What the processes of one run share: who holds which rows, one answer for all, an error that ends every one.
 
-Functions take the process `group`; None means one process alone. Only `all_gather`, `first_available` and
-`run_on_all`, which serve whole jobs, use the default group of the launcher's job where there is one.
+Every function takes the process `group`; None means this process alone. Jobs as a whole pass `world_group()`.
 """
 
 import os
@@ -33,30 +32,32 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
-def all_gather(value: Value, group: dist.ProcessGroup | None = None) -> list[Value]:
-    """Every rank's value, in the order of the ranks, on every rank of `group`, *optional*, defaults to all."""
-    world_size = rank_and_world()[1] if group is None else dist.get_world_size(group)
-    if group is None and world_size == 1:
+def world_group() -> dist.ProcessGroup | None:
+    """All processes of the launcher's job, or None where this one works alone."""
+    return dist.group.WORLD if rank_and_world()[1] > 1 else None
+
+
+def all_gather(value: Value, group: dist.ProcessGroup | None) -> list[Value]:
+    """Every rank's value, in the order of the ranks, on every rank."""
+    if group is None:
         return [value]
-    values: list[Any] = [None] * world_size
+    values: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(values, value, group=group)
     return values
 
 
-def first_available(value: Value | None) -> Value | None:
+def first_available(value: Value | None, group: dist.ProcessGroup | None) -> Value | None:
     """The value of the lowest rank that has one, on every rank; None where no rank has.
 
     So ranks whose folders differ, after a kill or on several machines, still go the same way.
     """
-    has_value = all_gather(value is not None)
-    if len(has_value) == 1 or not any(has_value):
+    has_value = all_gather(value is not None, group)
+    if group is None or not any(has_value):
         return value
-    box = [value]
-    dist.broadcast_object_list(box, src=has_value.index(True))
-    return box[0]
+    return _broadcast(value, has_value.index(True), group)
 
 
-def run_on_all(work: Callable[[], Value]) -> Value:
+def run_on_all(work: Callable[[], Value], group: dist.ProcessGroup | None) -> Value:
     """Do `work` on every rank and wait for all; where it fails on one, all raise, and none waits for what is gone.
 
     Raises:
@@ -64,20 +65,44 @@ def run_on_all(work: Callable[[], Value]) -> Value:
         ValueError: Another rank's.
         RuntimeError: Another rank's, of another kind.
     """
+    if group is None:
+        return work()
     error: Exception | None = None
     result: Value | None = None
     try:
         result = work()
     except Exception as raised:  # the others learn of it first
         error = raised
-    reports = all_gather(None if error is None else (isinstance(error, ValueError), type(error).__name__, str(error)))
-    if error is not None:
-        raise error
-    for rank, report in enumerate(reports):
+    reports = all_gather(None if error is None else _report(error, dist.get_rank(group)), group)
+    for report in [error, *reports]:
         if report is not None:
-            is_value_error, kind, message = report
-            raise ValueError(message) if is_value_error else RuntimeError(f"rank {rank} failed, {kind}: {message}")
+            raise report
     return result  # type: ignore[return-value] — set where nothing was raised
+
+
+def run_on_main(work: Callable[[], Value], group: dist.ProcessGroup | None) -> Value:
+    """What `work` returns on the first rank, on every rank; the others do nothing but wait. An error ends all.
+
+    Raises:
+        Exception: On the first rank, its own error; on the others as `run_on_all` says.
+    """
+    if group is None:
+        return work()
+    result = run_on_all(lambda: work() if dist.get_rank(group) == 0 else None, group)
+    return _broadcast(result, 0, group)
+
+
+def _broadcast(value: Any, rank: int, group: dist.ProcessGroup) -> Any:
+    box = [value]
+    dist.broadcast_object_list(box, dist.get_global_rank(group, rank), group=group)
+    return box[0]
+
+
+def _report(error: Exception, rank: int) -> Exception:
+    """What the other ranks raise: a `ValueError` is as true there; only our own kinds are sure to survive the way."""
+    if not isinstance(error, ValueError):
+        return RuntimeError(f"rank {rank} failed, {type(error).__name__}: {error}")
+    return error if type(error).__module__.startswith("hf_gip.") else ValueError(str(error))
 
 
 def check_on_all(check: Callable[[], Value], group: dist.ProcessGroup | None) -> Value:
@@ -109,12 +134,12 @@ def assert_equal_on_all(arguments: Mapping[str, object], group: dist.ProcessGrou
     if group is None:
         return
     first, *rest = all_gather(dict(arguments), group)
-    for rank, arguments_there in enumerate(rest, 1):
+    for rank, other in enumerate(rest, 1):
         for name, value in first.items():
-            if arguments_there[name] != value:
+            if other[name] != value:
                 raise ValueError(
-                    f"`{name}` must be the same on every rank, got {value!r} on rank 0 and {arguments_there[name]!r} "
-                    f"on rank {rank}: start all ranks with the same arguments."
+                    f"`{name}` must be the same on every rank, got {value!r} on rank 0 and {other[name]!r} on rank "
+                    f"{rank}: start all ranks with the same arguments."
                 )
 
 
@@ -181,11 +206,7 @@ class RowPartition:
 
     def broadcast_from_first(self, make: Callable[[], Value]) -> Value:
         """What the first rank makes of it, on every rank; the other ranks do nothing."""
-        if self.group is None:
-            return make()
-        box: list[Any] = [make() if self.rank == 0 else None]
-        dist.broadcast_object_list(box, dist.get_global_rank(self.group, 0), group=self.group)
-        return box[0]
+        return run_on_main(make, self.group)
 
     def min_count(self, count: Int64[Tensor, ""], drafted: Int64[Tensor, " b"]) -> Int64[Tensor, ""]:
         """The smallest count of all ranks, which must have drafted the same rows.

@@ -94,6 +94,18 @@ def hash_model(model: "nn.Module") -> str:
     return hash_json({"weights": hash_tensors(model.state_dict()), "config": computed, "adapters": adapters})
 
 
+def hash_tokenizer(tokenizer: Any) -> str:
+    """16 hex digits that depend on how texts become tokens, not on padding or cutting set by an earlier call."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        words = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else len(tokenizer)
+        options = {name: repr(value) for name, value in getattr(tokenizer, "init_kwargs", {}).items()}
+        special = repr(getattr(tokenizer, "special_tokens_map", None))
+        return hash_json({"kind": type(tokenizer).__name__, "words": words, "options": options, "special": special})
+    plain = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def hash_token_rows(rows: Iterable[Any]) -> str:
     """16 hex digits that depend on every token and label, in order."""
     digest, names = hashlib.sha256(), ("input_ids", "labels")
@@ -161,8 +173,8 @@ def content_fingerprint(dataset: Dataset) -> str:
     """
     features = re.sub(r"\{'dtype': '[^']*', '_type': 'Value'\}", "value", repr(dataset.features.to_dict()))
     columns = sorted(dataset.format["columns"])  # `datasets` gives them in an order of its own
-    shown_as = [repr({**dataset.format, "columns": columns}), features.replace("LargeList", "List")]
-    return hash_json({"rows": hash_rows(dataset), "shown_as": shown_as})
+    view = [repr({**dataset.format, "columns": columns}), features.replace("LargeList", "List")]
+    return hash_json({"rows": hash_rows(dataset), "shown_as": view})
 
 
 def hash_columns(dataset: Dataset) -> dict[str, str]:

@@ -1,91 +1,121 @@
-"""Whole files or none: writes beside the file and a rename, disk errors in one sentence."""
+"""Files and folders that appear whole or not at all, and errors of the disk in one sentence."""
 
 import errno
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-CACHE = "free space there or point HF_DATASETS_CACHE to another disk; what is finished is kept"
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+CACHE_ADVICE = "free space there or point HF_DATASETS_CACHE to another disk; what is finished is kept"
 
 
-def check_path(name: str, path: Any, what: str) -> None:
+def check_path(name: str, path: Any, expected: str) -> None:
     """Raise unless `path` names something.
 
     Raises:
         TypeError: If it is neither a non-empty string nor a path.
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        raise TypeError(f"`{name}` must be {what}, got {repr(path) if path in (None, '') else type(path).__name__}.")
-
-
-def write_whole(path: str | os.PathLike[str], text: str, advice: str) -> None:
-    """Write a file, its folders too where they are missing: it is whole, or as it was.
-
-    Args:
-        path: The file.
-        text: What it shall hold.
-        advice: What to do where the disk is full or closed, as the end of the sentence.
-    """
-    aside = Path(path).with_name(f".{Path(path).name}.part")
-    try:
-        with written(path, advice):
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(text, encoding="utf-8")
-            os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        raise TypeError(
+            f"`{name}` must be {expected}, got {repr(path) if path in (None, '') else type(path).__name__}."
+        )
 
 
 @contextmanager
-def written(where: str | os.PathLike[str], advice: str) -> Iterator[None]:
-    """Writing to `where` within: a disk that is full, read-only or closed to this user is said in one sentence.
+def friendly_disk_errors(path: str | os.PathLike[str], advice: str = CACHE_ADVICE) -> Iterator[None]:
+    """Say in one sentence that the disk below `path` is full, read-only or closed to this user; other errors pass.
 
     Args:
-        where: The file or folder.
+        path: The file or folder that is written within.
         advice: What to do, as the end of the sentence.
 
     Raises:
-        OSError: In place of the disk's own; other errors pass.
+        OSError: In place of the disk's own.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in DISK_ERRORS:
             raise
-        raise OSError(f"cannot write {os.fspath(where)!r} ({os.strerror(error.errno)}): {advice}.") from error
+        raise OSError(f"cannot write {os.fspath(path)!r} ({os.strerror(error.errno)}): {advice}.") from error
 
 
-def write_aside(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
-    """Write a safetensors file so that it appears whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+@contextmanager
+def atomic_file(path: str | os.PathLike[str], advice: str = CACHE_ADVICE) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its place at the end; missing folders are made.
+
+    The file is whole, or as it was before, also after a kill.
+
+    Args:
+        path: The file.
+        advice: What to do where the disk is full or closed, as the end of the sentence.
+    """
+    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
     try:
-        with written(path, CACHE):
-            _save(tensors, aside, metadata)
-            with aside.open("rb+") as file:
+        with friendly_disk_errors(path, advice):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            with part.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(aside, path)
+            os.replace(part, path)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # renamed, or never begun
+            part.unlink()
 
 
-def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None) -> None:
-    """`save_file`, whose errors of the disk are those of the system.
+@contextmanager
+def atomic_folder(path: Path, advice: str) -> Iterator[Path]:
+    """A folder beside `path`, new or empty, which takes its place when all went well, and vanishes when not.
+
+    Args:
+        path: The folder.
+        advice: What to do where the disk is full or closed, as the end of the sentence.
+    """
+    with friendly_disk_errors(path, advice):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        try:
+            yield part
+            umask = os.umask(0)  # can only be read by setting it
+            os.umask(umask)
+            part.chmod(0o777 & ~umask)
+            if path.is_dir():
+                path.rmdir()
+            part.rename(path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def write_text_atomically(path: str | os.PathLike[str], text: str, advice: str = CACHE_ADVICE) -> None:
+    """Write a text file, and its folders where they are missing."""
+    with atomic_file(path, advice) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def save_safetensors_atomically(
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file into the cache, and its folders where they are missing.
 
     Raises:
-        OSError: If the disk cannot be written.
+        OSError: If the disk cannot be written: the library has an error of its own for it.
         SafetensorError: If the tensors cannot.
     """
-    try:
-        save_file(tensors, path, metadata)
-    except SafetensorError as error:
-        if (code := re.search(r"os error (\d+)", str(error))) is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_file(path) as part:
+        try:
+            save_file(dict(tensors), part, metadata)
+        except SafetensorError as error:
+            if (code := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(part)) from error

@@ -81,7 +81,7 @@ def test_a_full_cache_is_said_and_the_same_call_goes_on_after(job: Callable[[], 
 
 
 def test_a_full_disk_stops_a_trained_proxy_at_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_gip.features.spice_run.SAVE_SECONDS", 0)
+    monkeypatch.setattr("hf_gip.dataset.spice.SAVE_SECONDS", 0)
     with full_disk(), pytest.raises(OSError, match=SENTENCE):
         spice()
     assert not list(Path(config.HF_DATASETS_CACHE).rglob("*.part"))

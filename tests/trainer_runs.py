@@ -7,13 +7,13 @@ from datasets import Dataset
 from tiny_trainers import make_trainer
 
 from hf_gip.features.adam import AdamMoments, adam_moments
-from hf_gip.features.proxy import NamedModel
+from hf_gip.features.proxy import ModelRef
 
 
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading a model fails the test."""
-    monkeypatch.setattr(NamedModel, "load", lambda self: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(ModelRef, "load", lambda self: pytest.fail("a model was loaded"))
 
 
 def trained(folder: Path, rows: Dataset, *, lora: bool) -> tuple[list[Path], AdamMoments]:

@@ -55,7 +55,7 @@ def compare_command(
     from hf_gip.cli.options import names, open_target, vectors
     from hf_gip.cli.output import console
     from hf_gip.dataset.comparison import compare
-    from hf_gip.io import write_whole
+    from hf_gip.io import write_text_atomically
 
     _check_json(json_out)
     subsets = _gather(folders, config_name, split)
@@ -77,7 +77,7 @@ def compare_command(
     )
     console().print(str(found), markup=False, soft_wrap=True)
     if json_out is not None:
-        write_whole(json_out, found.to_json() + "\n", "free space there or choose another place")
+        write_text_atomically(json_out, found.to_json() + "\n", "free space there or choose another place")
 
 
 class Saved(NamedTuple):
@@ -206,18 +206,24 @@ def _explained(
         ValueError: If that cannot be repeated.
     """
     if manifest.method == "gtp":
-        from hf_gip.dataset.gtp_evidence import recorded_gtp_evidence
-        from hf_gip.manifest.reproduce import recorded_gtp_options
+        from hf_gip.dataset.gradient_trajectories import plan_trajectories
+        from hf_gip.dataset.gtp import GtpContext
+        from hf_gip.manifest.reproduce import recorded_gtp_call
 
-        return recorded_gtp_evidence(pool, recorded_gtp_options(manifest, given)).explain(selection, row)
+        return GtpContext(plan_trajectories(pool, *recorded_gtp_call(manifest, given))).explain(selection, row)
     if manifest.method == "spice":
         from hf_gip.core.explain import explain_spice_pick
-        from hf_gip.dataset.spice_evidence import recorded_spice_evidence
-        from hf_gip.manifest.reproduce import recorded_spice_options
+        from hf_gip.dataset.options import SpiceOptions
+        from hf_gip.dataset.spice import SpiceContext
+        from hf_gip.features.proxy import resolve_model
+        from hf_gip.manifest.reproduce import recorded_proxy
 
         if row in selection.indices.tolist() or manifest.parameters["update_every"] is not None:
             return explain_spice_pick(selection, row)  # needs no gradient, or one that is gone
-        return recorded_spice_evidence(pool, recorded_spice_options(manifest, given)).explain(selection, row)
+        model, tokenizer = recorded_proxy(manifest, given)
+        options = SpiceOptions.from_record(manifest.parameters, manifest.recipe)
+        proxy = resolve_model(model, tokenizer, device=str(options.device))
+        return SpiceContext(pool, proxy, options).explain(selection, row)
     if manifest.method != "gip":
         raise ValueError(
             f"`explain` knows rows chosen by gip, spice or gtp, got a subset chosen by {manifest.method!r}."

@@ -191,7 +191,7 @@ def spice_command(
     """Choose the k rows with the most Fisher information and the least gradient conflict, by a proxy's gradients."""
     from hf_gip.cli.options import check_counts, names
     from hf_gip.cli.output import console
-    from hf_gip.dataset.spice_select import spice_select
+    from hf_gip.dataset.spice import spice_select
     from hf_gip.manifest.writer import check_empty
 
     check_empty(out)
@@ -281,7 +281,7 @@ def gtp_command(
     """Choose k rows, with weights, whose gradients together follow a target's along a training run."""
     from hf_gip.cli.options import check_counts, names, numbers, open_target_rows
     from hf_gip.cli.output import console
-    from hf_gip.dataset.gtp_select import gtp_select
+    from hf_gip.dataset.gtp import gtp_select
     from hf_gip.manifest.writer import check_empty
 
     check_empty(out)

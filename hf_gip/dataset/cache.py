@@ -1,13 +1,12 @@
 """Selections and gradients kept between calls."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import config, is_caching_enabled
 
-from hf_gip.io import CACHE, written
+from hf_gip.io import save_safetensors_atomically, write_text_atomically
 from hf_gip.selection import Selection
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from hf_gip.features.adam import AdamMoments
     from hf_gip.features.gradient_store import GradientStore
     from hf_gip.features.per_example_gradients import GradientRecipe
-    from hf_gip.features.progress import Told
+    from hf_gip.features.progress import ProgressLabel
 
 
 def load_selection(fingerprint: str) -> Selection | None:
@@ -44,19 +43,15 @@ def _selection(tensors: dict[str, Any], kept: dict[str, Any]) -> Selection:
 
 def store_selection(fingerprint: str, selection: Selection) -> None:
     """Keep `selection` under `fingerprint`; the record is written last, so its presence means the rest is complete."""
-    from hf_gip.io import write_aside
-
     folder = _folder(fingerprint)
     tensors = {"indices": selection.indices, "gains": selection.gains}
     tensors |= {f"curve.{name}": curve for name, curve in selection.curves.items()}
     if selection.weights is not None:
         tensors["weights"] = selection.weights
-    tensors, aside = {name: each.contiguous() for name, each in tensors.items()}, folder / f"aside-{os.getpid()}"
-    with written(folder, CACHE):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_aside(folder / "selection.safetensors", tensors, None)
-        aside.write_text(json.dumps({"total": selection.total, "record": dict(selection.record)}))
-        os.replace(aside, folder / "record.json")
+    tensors = {name: each.contiguous() for name, each in tensors.items()}
+    save_safetensors_atomically(folder / "selection.safetensors", tensors)
+    record = json.dumps({"total": selection.total, "record": dict(selection.record)})
+    write_text_atomically(folder / "record.json", record)
 
 
 def _folder(fingerprint: str) -> Path:
@@ -92,17 +87,16 @@ def cached_gradients(
     *,
     scaling: "AdamMoments | None" = None,
     basis: "Tensor | None" = None,
-    told: "Told | None" = None,
+    label: "ProgressLabel | None" = None,
 ) -> "GradientStore":
-    """Gradients of tokenised rows, from the cache or made now; under `scratch` where caching is off.
+    """Gradients of tokenized rows, from the cache or made now; under `scratch` where caching is off.
 
-    A progress bar says what `told` says.
+    A progress bar shows `label`.
 
     Raises:
         ValueError: If caching is off and several processes share the work.
     """
     from hf_gip.features.gradient_store import store_gradients
-    from hf_gip.features.progress import PLAIN
     from hf_gip.hashing import hash_json, hash_model, hash_tensors, hash_token_rows
 
     parts = {"model": hash_model(model), "rows": hash_token_rows(rows), "recipe": repr(recipe)}
@@ -114,4 +108,4 @@ def cached_gradients(
     check_shared_cache()
     where = cache_folder("gradients", key) or scratch / key
     seen = {"scaling": scaling, "basis": basis}
-    return store_gradients(where, model, rows, recipe, **seen, batch_size=batch_size, told=told or PLAIN)
+    return store_gradients(where, model, rows, recipe, **seen, batch_size=batch_size, label=label)

@@ -1,9 +1,10 @@
-"""Gradients of the pool and of a target along a training run."""
+"""Gradients of a pool and of a target along a training run, stage by stage, each stage kept in the datasets cache."""
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,18 +16,35 @@ from torch import Tensor, nn
 
 from hf_gip.core.matrix import InMemoryMatrix, MatrixSource
 from hf_gip.dataset.cache import cache_folder, cached_gradients, check_shared_cache
+from hf_gip.dataset.inputs import plain_value
+from hf_gip.dataset.options import GRADIENT_FIELDS, WARMUP_FIELDS, GtpOptions
 from hf_gip.dataset.select import check_dataset
-from hf_gip.distributed import rank_and_world, run_on_all
+from hf_gip.distributed import rank_and_world, run_on_all, world_group
 from hf_gip.features.gradients import context_length
-from hf_gip.features.matrix_files import FileRows
-from hf_gip.features.per_example_gradients import NOT_FINITE, GradientReader, GradientRecipe, find_layers
-from hf_gip.features.progress import Told
-from hf_gip.features.proxy import NamedModel, prepared
+from hf_gip.features.matrix_files import FileMatrix
+from hf_gip.features.per_example_gradients import (
+    GradientRecipe,
+    NonFiniteGradientError,
+    PerExampleGradients,
+    find_layers,
+)
+from hf_gip.features.progress import ProgressLabel
+from hf_gip.features.proxy import ModelRef, resolve_model, with_lora
 from hf_gip.features.snapshot_pca import snapshot_basis
-from hf_gip.features.tokenization import TokenRows, check_vocabulary, target_columns, tokenised
-from hf_gip.features.trainer_checkpoints import Checkpoint, adapter_folder, at, trainer_checkpoints, warm_checkpoints
+from hf_gip.features.text import check_no_transform
+from hf_gip.features.tokenization import TokenRows, check_vocabulary, columns_read, target_columns, tokenize_rows
+from hf_gip.features.trainer_checkpoints import (
+    Checkpoint,
+    adapter_folder,
+    check_folders,
+    trainer_checkpoints,
+    warm_checkpoints,
+    with_weights,
+)
 from hf_gip.features.warmup import WarmUpPlan, warm_up
-from hf_gip.hashing import hash_json, hash_token_rows, rows_digest
+from hf_gip.hashing import hash_folder, hash_json, hash_rows, hash_token_rows, rows_digest
+
+logger = logging.getLogger(__name__)
 
 Target = Dataset | Sequence[str] | Mapping[str, Dataset]
 
@@ -37,24 +55,22 @@ class Trajectories:
 
     Attributes:
         features: The pool's gradients, one matrix per checkpoint, (m, d) each.
-        rows: Positions of their rows in the pool, ascending, (m,): those with a labelled token.
+        rows: Positions of their rows in the pool, ascending, (m,): those with a labeled token.
         targets: The target's, (t, d) per checkpoint; None without a target.
         subtasks: Number of the subtask of each target row, (t,); empty without a target.
         learning_rates: The learning rate of each checkpoint.
         record: How they were made, as plain JSON.
     """
 
-    features: "list[MatrixSource]"
-    rows: "Tensor"
-    targets: "list[Tensor] | None"
+    features: list[MatrixSource]
+    rows: Tensor
+    targets: list[Tensor] | None
     subtasks: list[int]
     learning_rates: list[float]
     record: dict[str, Any]
 
-    def goals(self) -> "list[Tensor] | None":
+    def target_means(self) -> list[Tensor] | None:
         """The mean gradient of every subtask's rows, (subtasks, d) per checkpoint: what `hf_gip.gtp` matches."""
-        import torch
-
         if self.targets is None:
             return None
         groups = torch.tensor(self.subtasks)
@@ -67,23 +83,23 @@ class Trajectories:
 def gradient_trajectories(
     dataset: Dataset,
     *,
-    model: "str | nn.Module",
+    model: str | nn.Module,
     target: Target | None = None,
     tokenizer: Any = None,
-    checkpoints: Sequence[str | Path] | None = None,
-    learning_rates: Sequence[float] | None = None,
-    columns: Sequence[str] | None = None,
-    target_modules: str = "lora",
-    subspace: Literal["random", "snapshots"] = "random",
-    projection_dim: int | None = 4096,
+    checkpoints: Sequence[str | Path] | None = GtpOptions.checkpoints,
+    learning_rates: Sequence[float] | None = GtpOptions.learning_rates,
+    columns: Sequence[str] | None = GtpOptions.columns,
+    target_modules: str = GtpOptions.target_modules,
+    subspace: Literal["random", "snapshots"] = GtpOptions.subspace,
+    projection_dim: int | None = GtpOptions.projection_dim,
     adam: bool = True,
-    warmup_fraction: float = 0.05,
-    warmup_epochs: int = 4,
-    warmup_learning_rate: float = 2e-5,
-    max_length: int = 2048,
-    batch_size: int = 8,
-    seed: int = 0,
-    device: str | None = None,
+    warmup_fraction: float = GtpOptions.warmup_fraction,
+    warmup_epochs: int = GtpOptions.warmup_epochs,
+    warmup_learning_rate: float = GtpOptions.warmup_learning_rate,
+    max_length: int = GtpOptions.max_length,
+    batch_size: int = GtpOptions.batch_size,
+    seed: int = GtpOptions.seed,
+    device: str | None = GtpOptions.device,
 ) -> Trajectories:
     """Take the gradient of every row of a pool, and of a target, at every checkpoint of a run, as LESS does.
 
@@ -98,7 +114,7 @@ def gradient_trajectories(
     checkpoint.
 
     Args:
-        dataset: The pool: rows of text, or tokenised ones with `input_ids` and, where not every token counts,
+        dataset: The pool: rows of text, or tokenized ones with `input_ids` and, where not every token counts,
             `labels`. Rows without a label are left out and counted.
         model: A causal language model: a Hub id, a local folder, or a live one, which is left as it was. With
             `checkpoints` the model they were trained from.
@@ -129,77 +145,109 @@ def gradient_trajectories(
         TypeError: If an argument is of the wrong kind.
         ValueError: If an argument does not fit the data or the model, or a row's gradient is not finite.
     """
-    options: dict[str, Any] = {name: value for name, value in locals().items() if name != "dataset"}
+    options = GtpOptions(
+        checkpoints=checkpoints,
+        learning_rates=learning_rates,
+        columns=columns,
+        target_modules=target_modules,
+        subspace=subspace,
+        projection_dim=projection_dim,
+        adam=adam,
+        warmup_fraction=warmup_fraction,
+        warmup_epochs=warmup_epochs,
+        warmup_learning_rate=warmup_learning_rate,
+        max_length=max_length,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+    )
     check_dataset(dataset, 1)
-    from hf_gip.dataset.inputs import plain_options
+    return plan_trajectories(dataset, model, tokenizer, target, options).gather(1)
 
-    return plan_trajectories(dataset, plain_options(options)).gather(1)
+
+# --- the plan: all arguments checked and identified, nothing long has run --------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrajectoryPlan:
     """A call whose arguments were checked; nothing long has run.
 
     Attributes:
-        request: Plain JSON that changes when the gradients would.
-        gather: Do it, if at least as many rows as told have a label.
+        dataset: The pool.
+        model: The model, not loaded yet.
+        tasks: The target's subtasks by name; none without a target.
+        options: The options, learning rates as plain numbers.
+        recipe: What the warm-up run and the gradients depend on besides the rows, as plain JSON.
+        request: `recipe` with the digests of all rows: changes when the gradients would.
     """
 
+    dataset: Dataset
+    model: ModelRef
+    tasks: dict[str, Dataset]
+    options: GtpOptions
+    recipe: dict[str, Any]
     request: dict[str, Any]
-    gather: Callable[[int], Trajectories]
+
+    def gather(self, min_rows: int) -> Trajectories:
+        """Compute the gradients, or read what of them the cache holds; several ranks share the work.
+
+        Raises:
+            ValueError: If fewer than `min_rows` rows have a labeled token, or a gradient is not finite.
+        """
+        return _gather(self, min_rows)
 
 
-def plan_trajectories(dataset: Dataset, options: dict[str, Any]) -> Plan:
-    """Check the arguments of `gradient_trajectories`, and name the model, the target and the checkpoints.
+def plan_trajectories(
+    dataset: Dataset, model: str | nn.Module, tokenizer: Any, target: Target | None, options: GtpOptions
+) -> TrajectoryPlan:
+    """Check what the options do not say by themselves, and identify the model, the target and the checkpoints.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument does not fit the data.
     """
-    from hf_gip.core.validation import check_device
-    from hf_gip.features.proxy import name_model
-    from hf_gip.features.tokenization import columns_read, target_columns
-    from hf_gip.features.trainer_checkpoints import check_folders
-    from hf_gip.hashing import hash_folder, hash_rows
-
-    _check_options(options)
-    read = columns_read(dataset, options["columns"])  # refuses wrong ones before a model is opened
-    tasks = tasks_of(options["target"])
-    goals = [columns_read(rows, target_columns(rows, options["columns"])) for _, rows in tasks]
-    folders = options["checkpoints"]
-    if folders is not None:
-        wanted = {name: options[name] for name in ("model", "target_modules", "adam")}
-        check_folders(folders, options["learning_rates"], snapshots=options["subspace"] == "snapshots", **wanted)
-        if (
-            options["learning_rates"] is not None
-        ):  # of any sequence, an array among them, the plain numbers that a record takes
-            options = options | {"learning_rates": [float(rate) for rate in options["learning_rates"]]}
-    named = name_model(options["model"], options["tokenizer"], device=check_device(options["device"]))
-    apart = ("model", "tokenizer", "target", "checkpoints", "device", "batch_size")
-    request = {name: value for name, value in options.items() if name not in apart} | {
-        "proxy": named.identity,
+    pool_columns = columns_read(dataset, options.columns)  # refuses wrong ones before a model is opened
+    tasks = subtasks_of(target)
+    task_columns = [columns_read(rows, target_columns(rows, options.columns)) for rows in tasks.values()]
+    if options.checkpoints is not None:
+        check_folders(
+            options.checkpoints,
+            options.learning_rates,
+            model=model,
+            target_modules=options.target_modules,
+            snapshots=options.subspace == "snapshots",
+            adam=options.adam,
+        )
+    if options.learning_rates is not None:  # of any sequence, an array too, the plain numbers that a record takes
+        options = replace(options, learning_rates=[float(rate) for rate in options.learning_rates])
+    proxy = resolve_model(model, tokenizer, device=str(options.device))
+    folders = options.checkpoints
+    recipe = {name: getattr(options, name) for name in (*GRADIENT_FIELDS, *WARMUP_FIELDS)} | {
+        "learning_rates": options.learning_rates,
+        "columns": options.columns,
+        "max_length": options.max_length,
+        "proxy": proxy.identity,
         "checkpoints": None if folders is None else [hash_folder(Path(folder)) for folder in folders],
     }
-    whole = request | {
-        "rows": hash_rows(dataset, read),
-        "target": [[name, hash_rows(rows, goal)] for (name, rows), goal in zip(tasks, goals, strict=True)],
+    request = recipe | {
+        "rows": hash_rows(dataset, pool_columns),
+        "target": [
+            [name, hash_rows(rows, columns)] for (name, rows), columns in zip(tasks.items(), task_columns, strict=True)
+        ],
     }
-    return Plan(whole, lambda least: gather(dataset, named, tasks, options, request, least))
+    return TrajectoryPlan(dataset, proxy, tasks, options, recipe, request)
 
 
-def tasks_of(target: Any) -> list[tuple[str, Dataset]]:
+def subtasks_of(target: Any) -> dict[str, Dataset]:
     """The subtasks by name; one for a single dataset, none without a target.
 
     Raises:
         TypeError: If the target is of another kind.
         ValueError: If it is empty.
     """
-    from hf_gip.dataset.inputs import plain_value
-    from hf_gip.features.text import check_no_transform
-
     target = plain_value(target)
     if target is None:
-        return []
+        return {}
     if isinstance(target, Dataset):
         tasks = {"target": target}
     elif isinstance(target, Mapping) and all(isinstance(rows, Dataset) for rows in target.values()):
@@ -215,236 +263,212 @@ def tasks_of(target: Any) -> list[tuple[str, Dataset]]:
         raise ValueError("`target` must hold at least one row in every subtask, got none: leave empty ones out.")
     for rows in tasks.values():
         check_no_transform("target", rows)
-    return list(tasks.items())
+    return tasks
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Raise unless every option is in its range.
-
-    Raises:
-        ValueError: Naming the option, the value found and the range.
-    """
-    from hf_gip.core.validation import brief, check_bool, check_int, check_seed, is_number
-    from hf_gip.features.per_example_gradients import check_target_modules
-
-    check_target_modules(options["target_modules"], hidden=False)
-    if options["target_modules"] == "hidden":
-        raise ValueError('`target_modules="hidden"` are no weights to train: name layers, or leave it out for LoRA.')
-    if not isinstance(options["subspace"], str) or options["subspace"] not in ("random", "snapshots"):
-        raise ValueError(f'`subspace` must be "random" or "snapshots", got {brief(options["subspace"])}.')
-    for name in ("warmup_epochs", "max_length", "batch_size", "projection_dim"):
-        check_int(name, options[name], optional=name == "projection_dim")
-    check_seed(options["seed"])
-    check_bool("adam", options["adam"])
-    warmup_fraction, rate = options["warmup_fraction"], options["warmup_learning_rate"]
-    if not is_number(warmup_fraction) or not 0 < warmup_fraction <= 1:
-        raise ValueError(f"`warmup_fraction` must be a part of the pool in (0, 1], got {brief(warmup_fraction)}.")
-    if not is_number(rate) or rate <= 0:
-        raise ValueError(f"`warmup_learning_rate` must be a positive number, got {brief(rate)}.")
-    if options["learning_rates"] is not None and options["checkpoints"] is None:
-        raise ValueError("`learning_rates` belong to `checkpoints`, got none: the warm-up run knows its own.")
-
-
-logger = logging.getLogger(__name__)
+# --- the stages ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class GradientRun:
     """What every stage needs.
 
     Attributes:
         pool: The pool's tokens.
-        goals: Those of the target's subtasks, by name.
+        tasks: Those of the target's subtasks, by name.
+        options: The options, `max_length` within the model's context.
         recipe: Which gradients, how projected.
-        options: The caller's.
-        scratch: Where things go while caching is off.
+        scratch: Where files go while caching is off.
     """
 
     pool: TokenRows
-    goals: dict[str, TokenRows]
+    tasks: dict[str, TokenRows]
+    options: GtpOptions
     recipe: GradientRecipe
-    options: dict[str, Any]
     scratch: Path
 
-    def named_goals(self) -> list[tuple[str, TokenRows]]:
-        """The target's subtasks, each with its name for progress."""
-        named = [f"target {name!r}" for name in self.goals] if len(self.goals) > 1 else ["the target"]
-        return list(zip(named, self.goals.values(), strict=False))
 
-
-def gather(
-    dataset: Dataset,
-    named: NamedModel,
-    tasks: Sequence[tuple[str, Dataset]],
-    options: dict[str, Any],
-    request: dict[str, Any],
-    least: int,
-) -> Trajectories:
-    """Both stages, or what of them the cache does not hold; several ranks share the second one out.
-
-    Args:
-        dataset: The pool.
-        named: The model.
-        tasks: The target's subtasks.
-        options: Arguments of `gradient_trajectories`.
-        request: What the warm-up run depends on besides the pool, and the digests of checkpoints that were given.
-        least: How many rows with a label are needed.
-    """
+def _gather(plan: TrajectoryPlan, min_rows: int) -> Trajectories:
     started = time.perf_counter()
     check_shared_cache()
-    model, tokenizer = named.load()
-    options = options | {"max_length": min(options["max_length"], context_length(model))}
-    with (
-        TemporaryDirectory() as scratch,
-        prepared(model, options["target_modules"], options["seed"], adapter_folder(options["checkpoints"])) as ready,
-    ):
-        find_layers(ready, options["target_modules"], hidden=False)  # refuses what none is called before rows are read
-        run = _prepare(dataset, tasks, tokenizer, options, least, Path(scratch))
-        for tokens in (run.pool, *run.goals.values()):
-            check_vocabulary(tokens.rows, ready)
-        points = _checkpoints(ready, run, hash_json(_warm_up_request(request, run)))
-        begun = time.perf_counter()
-        stored, targets = _finite_gradients(ready, points, run)
-        features = stored if is_caching_enabled() else [InMemoryMatrix(each.load()) for each in stored]
+    model, tokenizer = plan.model.load()
+    options = replace(plan.options, max_length=min(plan.options.max_length, context_length(model)))
+    adapter = adapter_folder(options.checkpoints)
+    with TemporaryDirectory() as scratch, with_lora(model, options.target_modules, options.seed, adapter) as adapted:
+        find_layers(adapted, options.target_modules, hidden=False)  # refuses unknown names before rows are read
+        run = _tokenize(plan, options, tokenizer, min_rows, Path(scratch))
+        for tokens in (run.pool, *run.tasks.values()):
+            check_vocabulary(tokens.rows, adapted)
+        checkpoints = _checkpoints(adapted, run, plan.recipe)
+        gradients_started = time.perf_counter()
+        stored, targets = _gradients(adapted, checkpoints, run)
+        features = stored if is_caching_enabled() else [InMemoryMatrix(matrix.load()) for matrix in stored]
     record = {
-        "proxy": named.identity,
+        "proxy": plan.model.identity,
         "checkpoints": [
-            {"name": point.name, "rate": point.rate} | ({} if digest is None else {"sha256": digest})
-            for point, digest in zip_longest(points, request["checkpoints"] or ())
+            {"name": checkpoint.name, "rate": checkpoint.learning_rate}
+            | ({} if digest is None else {"sha256": digest})
+            for checkpoint, digest in zip_longest(checkpoints, plan.recipe["checkpoints"] or ())
         ],
-        **_record(run, features, tasks),
-        "timings": {"checkpoints_seconds": begun - started, "gradients_seconds": time.perf_counter() - begun},
+        **_record(plan, run, [matrix.d for matrix in features]),
+        "timings": {
+            "checkpoints_seconds": gradients_started - started,
+            "gradients_seconds": time.perf_counter() - gradients_started,
+        },
     }
-    subtasks = [number for number, goal in enumerate(run.goals.values()) for _ in range(len(goal.usable))]
-    learning_rates = [point.rate for point in points]
+    subtasks = [number for number, task in enumerate(run.tasks.values()) for _ in range(len(task.usable))]
+    learning_rates = [checkpoint.learning_rate for checkpoint in checkpoints]
     return Trajectories(list(features), run.pool.usable, targets or None, subtasks, learning_rates, record)
 
 
-def _prepare(
-    dataset: Dataset,
-    tasks: Sequence[tuple[str, Dataset]],
-    tokenizer: Any,
-    options: dict[str, Any],
-    least: int,
-    scratch: Path,
-) -> Run:
+def _tokenize(plan: TrajectoryPlan, options: GtpOptions, tokenizer: Any, min_rows: int, scratch: Path) -> GradientRun:
     """Tokens of the pool and the target.
 
     Raises:
-        ValueError: If too few rows have a labelled token.
+        ValueError: If too few rows have a labeled token.
     """
-    length, columns = options["max_length"], options["columns"]
-    pool = tokenised(dataset, tokenizer, columns, length)
-    if least > len(pool.usable):
+    pool = tokenize_rows(plan.dataset, tokenizer, options.columns, options.max_length)
+    if min_rows > len(pool.usable):
         raise ValueError(
-            f"`k` must be at most the number of rows with a labelled token ({len(pool.usable)} of {len(dataset)}), "
-            f"got {least}."
+            "`k` must be at most the number of rows with a labeled token "
+            f"({len(pool.usable)} of {len(plan.dataset)}), got {min_rows}."
         )
-    goals = {}
-    for name, rows in tasks:
-        goals[name] = tokenised(rows, tokenizer, target_columns(rows, columns), length)
-        if not len(goals[name].usable):
-            raise ValueError(f"`target` must hold rows with a labelled token, got none of {len(rows)} in {name!r}.")
-    recipe = GradientRecipe(options["target_modules"], options["projection_dim"], None, True, options["seed"], length)
-    return Run(pool, goals, recipe, options, scratch)
+    tasks = {}
+    for name, rows in plan.tasks.items():
+        tasks[name] = tokenize_rows(rows, tokenizer, target_columns(rows, options.columns), options.max_length)
+        if not len(tasks[name].usable):
+            raise ValueError(f"`target` must hold rows with a labeled token, got none of {len(rows)} in {name!r}.")
+    recipe = GradientRecipe(
+        options.target_modules,
+        options.projection_dim,
+        normalize=True,
+        seed=options.seed,
+        max_length=options.max_length,
+    )
+    return GradientRun(pool, tasks, options, recipe, scratch)
 
 
-def _warm_up_request(request: dict[str, Any], run: Run) -> dict[str, Any]:
-    """What the warm-up run depends on: not on how gradients are projected afterwards."""
-    after = ("projection_dim", "adam", "learning_rates", "checkpoints")
-    kept = {name: value for name, value in request.items() if name not in after}
-    return kept | {"max_length": run.options["max_length"], "tokens": hash_token_rows(run.pool.rows)}
-
-
-def _checkpoints(model: nn.Module, run: Run, key: str) -> list[Checkpoint]:
+def _checkpoints(model: nn.Module, run: GradientRun, recipe: Mapping[str, Any]) -> list[Checkpoint]:
     """Stage 1: the Trainer's folders, or a warm-up run in the cache, which the first rank makes."""
     options = run.options
-    if options["checkpoints"] is not None:
-        logger.info("stage 1 of 3: %d checkpoints of a Trainer", len(options["checkpoints"]))
-        return trainer_checkpoints(options["checkpoints"], model, options["learning_rates"])
-    along = options["subspace"] == "snapshots"
+    if options.checkpoints is not None:
+        logger.info("stage 1 of 3: %d checkpoints of a Trainer", len(options.checkpoints))
+        return trainer_checkpoints(options.checkpoints, model, options.learning_rates)
     plan = WarmUpPlan(
-        options["warmup_fraction"], options["warmup_epochs"], options["warmup_learning_rate"], options["seed"], along
+        share=options.warmup_fraction,
+        epochs=options.warmup_epochs,
+        learning_rate=options.warmup_learning_rate,
+        seed=options.seed,
+        snapshots=options.subspace == "snapshots",
     )
     steps = len(plan.orders(run.pool.usable)[0])
     logger.info("stage 1 of 3: a warm-up run of %d epochs of %d steps", plan.epochs, steps)
+    projection = ("projection_dim", "adam", "learning_rates", "checkpoints")  # changes nothing in the run
+    request = {name: value for name, value in recipe.items() if name not in projection}
+    key = hash_json(request | {"max_length": options.max_length, "tokens": hash_token_rows(run.pool.rows)})
     folder = cache_folder("warmups", key) or run.scratch / key
 
     def first_rank_runs() -> None:
         if rank_and_world()[0] == 0:
-            reader = GradientReader(model, run.recipe)
-            length, batch_size = options["max_length"], options["batch_size"]
-            warm_up(folder, reader, run.pool.rows, run.pool.usable, plan, max_length=length, batch_size=batch_size)
+            warm_up(
+                folder,
+                PerExampleGradients(model, run.recipe),
+                run.pool.rows,
+                run.pool.usable,
+                plan,
+                max_length=options.max_length,
+                batch_size=options.batch_size,
+            )
 
-    run_on_all(first_rank_runs)
+    run_on_all(first_rank_runs, world_group())
     return warm_checkpoints(folder, plan, steps)
 
 
-def _finite_gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tuple[list[FileRows], list[Tensor]]:
-    """Stage 2, and after a warm-up run the likeliest reason first where gradients are not finite.
+def _gradients(
+    model: nn.Module, checkpoints: Sequence[Checkpoint], run: GradientRun
+) -> tuple[list[FileMatrix], list[Tensor]]:
+    """Stage 2: the pool's and the target's gradients at every checkpoint.
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If one is not finite; after a warm-up run the message names the likeliest reason.
     """
-    try:
-        return _gradients(model, points, run)
-    except ValueError as error:  # told by its words: on other ranks it has no other kind
-        told = str(error)
-        if run.options["checkpoints"] is not None or not told.startswith(NOT_FINITE):
-            raise
-        found = told.removeprefix(NOT_FINITE).replace(": ", ": lower it, ", 1)
-        rate = run.options["warmup_learning_rate"]
-        raise ValueError(
-            f"`warmup_learning_rate` must leave gradients finite after the warm-up run, got {rate} and {found}"
-        ) from error
-
-
-def _gradients(model: nn.Module, points: Sequence[Checkpoint], run: Run) -> tuple[list[FileRows], list[Tensor]]:
-    """Stage 2: the pool's and the target's gradients at every checkpoint."""
-    logger.info("stage 2 of 3: gradients of %d rows at %d checkpoints", len(run.pool.usable), len(points))
-    features, targets, began, said = [], [], time.monotonic(), False
-    for number, point in enumerate(points, start=1):
-        with at(model, point.weights()):
+    options = run.options
+    logger.info("stage 2 of 3: gradients of %d rows at %d checkpoints", len(run.pool.usable), len(checkpoints))
+    features, targets, started, estimated = [], [], time.monotonic(), False
+    for number, checkpoint in enumerate(checkpoints, start=1):
+        at_checkpoint = f"checkpoint {number} of {len(checkpoints)}"
+        to_come = 0 if estimated else len(checkpoints) - number + 1
+        with with_weights(model, checkpoint.weights()), _blame_learning_rate(options):
             basis = None
-            if run.options["subspace"] == "snapshots":
-                basis = snapshot_basis(
-                    point.snapshots(GradientReader(model, run.recipe).layers), run.options["projection_dim"]
-                )
-            place = run.recipe, run.options["batch_size"], run.scratch
-            scaling = point.moments() if run.options["adam"] else None
-            where = f"checkpoint {number} of {len(points)}"
-            told = Told(f"Gradients of the pool, {where}", 0 if said else len(points) - number + 1)
-            store = cached_gradients(model, run.pool.rows, *place, scaling=scaling, basis=basis, told=told)
-            said = said or store.made > 0  # the estimate is for all checkpoints
+            if options.subspace == "snapshots":
+                layers = PerExampleGradients(model, run.recipe).layers
+                basis = snapshot_basis(checkpoint.snapshots(layers), options.projection_dim)
+            store = cached_gradients(
+                model,
+                run.pool.rows,
+                run.recipe,
+                options.batch_size,
+                run.scratch,
+                scaling=checkpoint.moments() if options.adam else None,
+                basis=basis,
+                label=ProgressLabel(f"Gradients of the pool, {at_checkpoint}", to_come),
+            )
+            estimated = estimated or store.made > 0  # the estimate is for all checkpoints
             features.append(store.features)
-            goals = [
-                cached_gradients(model, goal.rows, *place, basis=basis, told=Told(f"Gradients of {name}, {where}", 0))
-                for name, goal in run.named_goals()
-            ]
-            if goals:
-                targets.append(torch.cat([goal.features.load() for goal in goals]))
-        left = (time.monotonic() - began) / number * (len(points) - number)
-        logger.info("checkpoint %d of %d (%s) done: about %.0f s left", number, len(points), point.name, left)
+            task_gradients = []
+            for name, task in run.tasks.items():
+                task_label = f"target {name!r}" if len(run.tasks) > 1 else "the target"
+                label = ProgressLabel(f"Gradients of {task_label}, {at_checkpoint}", 0)
+                recipe, batch_size = run.recipe, options.batch_size
+                task_store = cached_gradients(
+                    model, task.rows, recipe, batch_size, run.scratch, basis=basis, label=label
+                )
+                task_gradients.append(task_store.features.load())
+            if task_gradients:
+                targets.append(torch.cat(task_gradients))
+        remaining = (time.monotonic() - started) / number * (len(checkpoints) - number)
+        logger.info(
+            "checkpoint %d of %d (%s) done: about %.0f s left", number, len(checkpoints), checkpoint.name, remaining
+        )
     return features, targets
 
 
-def _record(run: Run, features: Sequence[MatrixSource], tasks: Sequence[tuple[str, Dataset]]) -> dict[str, Any]:
+@contextmanager
+def _blame_learning_rate(options: GtpOptions) -> Iterator[None]:
+    """After a warm-up run the likeliest reason for gradients that are not finite comes first.
+
+    Raises:
+        NonFiniteGradientError: If they are not, at the checkpoints of a Trainer.
+        ValueError: If they are not after a warm-up run.
+    """
+    try:
+        yield
+    except NonFiniteGradientError as error:
+        if options.checkpoints is not None:
+            raise
+        raise ValueError(
+            "`warmup_learning_rate` must leave gradients finite after the warm-up run, got "
+            f"{options.warmup_learning_rate} and {error.finding}: lower it, {error.advice}."
+        ) from error
+
+
+def _record(plan: TrajectoryPlan, run: GradientRun, widths: list[int]) -> dict[str, Any]:
     """How the gradients were made."""
-    names = ("target_modules", "subspace", "adam", "projection_dim", "seed")
-    kept = {name: run.options[name] for name in names} | {"widths": [each.d for each in features]}
-    warm_up = {name: run.options[name] for name in ("warmup_fraction", "warmup_epochs", "warmup_learning_rate")}
+    options = run.options
+    recipe = {name: getattr(options, name) for name in GRADIENT_FIELDS} | {"widths": widths}
+    warm_up_recipe = {name: getattr(options, name) for name in WARMUP_FIELDS}
     return {
-        "features": {"kind": "gradients", **kept, **run.pool.recipe},
-        "warm_up": warm_up if run.options["checkpoints"] is None else None,
+        "features": {"kind": "gradients", **recipe, **run.pool.recipe},
+        "warm_up": warm_up_recipe if options.checkpoints is None else None,
         "target": [
             {
                 "name": name,
-                "rows": len(goal.rows),
-                "left_out": goal.left_out,
-                **goal.recipe,
-                "sha256": rows_digest(rows, goal.recipe["columns"]),
+                "rows": len(task.rows),
+                "left_out": task.left_out,
+                **task.recipe,
+                "sha256": rows_digest(plan.tasks[name], task.recipe["columns"]),
             }
-            for (name, rows), goal in zip(tasks, run.goals.values(), strict=True)
+            for name, task in run.tasks.items()
         ],
         "rows": {"left_out": run.pool.left_out, "truncated": run.pool.truncated},
     }

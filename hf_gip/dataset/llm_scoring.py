@@ -18,7 +18,7 @@ from hf_gip.core.validation import brief, check_int
 from hf_gip.dataset.select import check_dataset
 from hf_gip.features.text import iter_texts, text_recipe
 from hf_gip.hashing import hash_lines, hash_texts
-from hf_gip.io import CACHE, written
+from hf_gip.io import friendly_disk_errors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,7 +53,7 @@ class LocalModel:
         from torch import nn
 
         from hf_gip.core.validation import check_device, check_int
-        from hf_gip.features.proxy import name_model
+        from hf_gip.features.proxy import resolve_model
 
         check_int("batch_size", batch_size)
         if tokenizer is None and isinstance(model, nn.Module):
@@ -61,16 +61,16 @@ class LocalModel:
         self.batch_size = batch_size
         self._live = model if isinstance(model, nn.Module) else None
         self._tokenizer = tokenizer
-        self._named = name_model(model, tokenizer, device=check_device(device))
+        self._named = resolve_model(model, tokenizer, device=check_device(device))
 
     def __repr__(self) -> str:
         """What answers depend on, by content, for ratings are kept by it: a live model may have learned meanwhile."""
-        from hf_gip.features.proxy import name_model
+        from hf_gip.features.proxy import resolve_model
 
         identity = dict(self._named.identity)
         if self._live is not None:
             configs = (getattr(self._live, name, None) for name in ("config", "generation_config"))
-            identity |= name_model(self._live, self._tokenizer).identity
+            identity |= resolve_model(self._live, self._tokenizer).identity
             identity["configs"] = hash_lines(each.to_json_string() for each in configs if each is not None)
         if self._tokenizer is not None:
             identity["chat_template"] = hash_lines([getattr(self._tokenizer, "chat_template", None)])
@@ -375,7 +375,7 @@ class _Ratings:
     @classmethod
     def open(cls, judge: str) -> "_Ratings":
         folder = Path(config.HF_DATASETS_CACHE) / "hf_gip" / "ratings"
-        with written(folder, CACHE):
+        with friendly_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return cls(folder / f"{hash_lines([judge])[:32]}.jsonl", {})
 
@@ -401,7 +401,7 @@ class _Ratings:
         for key, new in ratings.items():
             both = zip(self.found[key], new, strict=True)
             self.found[key] = [second if first is None else first for first, second in both]
-        with written(self.path, CACHE), self.path.open("a", encoding="utf-8") as file:
+        with friendly_disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps([key, self.found[key]]) + "\n" for key in ratings)
 
 

@@ -18,7 +18,7 @@ from hf_gip.core.explain import summarize_picks
 from hf_gip.core.metrics import captured_share
 from hf_gip.dataset.inputs import Problem, Signals
 from hf_gip.features.text import iter_texts, text_recipe
-from hf_gip.io import check_path, write_whole
+from hf_gip.io import check_path, write_text_atomically
 from hf_gip.plots import plot_gains, plot_histogram, plot_map
 from hf_gip.selection import Selection, query_name
 
@@ -71,7 +71,7 @@ def write_page(
         record=html.escape(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str)),
         data=_data(selection, texts, columns, remarks),
     )
-    write_whole(path, page, "free space there or choose another place")
+    write_text_atomically(path, page, "free space there or choose another place")
     return Path(path)
 
 

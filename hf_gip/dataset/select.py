@@ -11,6 +11,9 @@ from hf_gip.dataset.columns import check_column
 from hf_gip.hashing import content_fingerprint, hash_columns, hash_json
 
 if TYPE_CHECKING:
+    from os import PathLike
+    from pathlib import Path
+
     from hf_gip.selection import Selection
 
 
@@ -53,9 +56,9 @@ def select_once(request: Mapping[str, Any], select: "Callable[[], Selection]", *
     key = hash_json(request)
     selection = cached = load_selection(key) if is_caching_enabled() else None
     if shared:
-        from hf_gip.distributed import first_available
+        from hf_gip.distributed import first_available, world_group
 
-        selection = first_available(cached)
+        selection = first_available(cached, world_group())
     if selection is None:
         selection = select()
     if cached is None and is_caching_enabled():
@@ -122,3 +125,22 @@ def _check_id_column(dataset: Dataset, name: str) -> None:
             f"`id_column` must name each row once, got {len(values) - len(set(values))} repeated values in {name!r}: "
             "leave it out to use positions."
         )
+
+
+def check_pool_row(row: int, dataset: Dataset) -> None:
+    """Raise unless `row` is a position in the pool.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(row, bool) or not 0 <= row < len(dataset):
+        raise ValueError(f"`row` must be a row of the pool, 0 to {len(dataset) - 1}, got {row!r}.")
+
+
+def report_picks(dataset: Dataset, selection: "Selection", path: "str | PathLike[str]") -> "Path":
+    """Write the page about `selection` from the pool and the record alone."""
+    from hf_gip.dataset.report import write_report
+
+    subset = dataset.select(selection.indices.numpy())
+    setattr(subset, "selection", replace(selection, context=None))  # noqa: B010 — an attribute of this instance
+    return write_report(subset, path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hf_gip.features.matrix_files import FileRows, joined, mapped
+from hf_gip.features.matrix_files import FileMatrix, concat, memory_map
 
 TYPES = {
     "float16": torch.float16,
@@ -16,7 +16,7 @@ TYPES = {
 }
 
 
-def bergson_rows(folder: str | Path) -> FileRows:
+def bergson_rows(folder: str | Path) -> FileMatrix:
     """Open a store written by `bergson build`: one row per example, its modules' gradients side by side.
 
     The format is that of bergson 2.5: `gradients.bin`, a plain matrix, beside `info.json` with `num_grads`,
@@ -56,8 +56,8 @@ def bergson_rows(folder: str | Path) -> FileRows:
                 "`attribute_tokens`."
             )
         shape = info["num_grads"], sum(info["grad_sizes"].values())
-        parts.append(mapped(shard / "gradients.bin", TYPES[kind], shape, 0))
-    return joined(parts, str(folder))
+        parts.append(memory_map(shard / "gradients.bin", TYPES[kind], shape, 0))
+    return concat(parts, str(folder))
 
 
 def _info(shard: Path) -> dict[str, Any]:

@@ -25,10 +25,10 @@ def value_words(value: Any, name: str) -> str:
     turns = _turns(value)
     if turns is None:
         raise ValueError(not_text(name, value))
-    said = [turn if isinstance(turn, str) else _turn_words(turn, name) for turn in turns]
-    if said and all(words is None for words in said):
+    turn_words = [turn if isinstance(turn, str) else _turn_words(turn, name) for turn in turns]
+    if turn_words and all(words is None for words in turn_words):
         raise UnreadableChatError(_no_content(name, [turn for turn in turns if isinstance(turn, dict)]))
-    return "\n".join(words for words in said if words is not None)
+    return "\n".join(words for words in turn_words if words is not None)
 
 
 def _turns(value: Any) -> list[Any] | None:

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from hf_gip.core.validation import check_device
 from hf_gip.features.embedding_cache import EmbeddingCache, check_room, empty_matrix, write_shard
-from hf_gip.features.encoders import Encoder, NamedEncoder, name_encoder, read_answer
+from hf_gip.features.encoders import Encoder, EncoderRef, answer_to_array, resolve_encoder
+from hf_gip.features.progress import ANNOUNCE_SECONDS, format_seconds
 from hf_gip.features.text import TextRecipe, check_no_transform, iter_texts, text_recipe
 from hf_gip.hashing import hash_json, hash_tensors, hash_texts
-from hf_gip.io import CACHE, written
+from hf_gip.io import friendly_disk_errors
 
 VERSION = 2  # of the vectors' recipe: raise it when the same inputs would give other vectors
 SHARD_ROWS = 2_048  # what a kill can cost at most
@@ -30,7 +31,6 @@ BATCH_ROWS = 512  # per call of `encode`, of like length
 SAMPLE_ROWS = 32  # texts by whose vectors an encoder is known and the time is estimated
 SAME = 1e-5  # largest distance of two unit vectors that single precision explains
 ALIKE = 0.05  # largest distance that half precision explains, where the encoder's own answers differ as much
-ANNOUNCE_SECONDS = 10.0
 T = TypeVar("T")
 
 
@@ -40,7 +40,7 @@ class Features:
 
     Attributes:
         matrix: One row per example, (n, d); memory-mapped where it comes from the cache.
-        recipe: Plain JSON: encoder identity, columns, normalisation, width; enough to compute the vectors again.
+        recipe: Plain JSON: encoder identity, columns, normalization, width; enough to compute the vectors again.
     """
 
     matrix: Float[Tensor, "n d"]
@@ -91,9 +91,9 @@ def embed(
         raise ValueError("`dataset` must have at least one row, got 0: check the split or the filter before it.")
     texts = text_recipe(dataset, columns, template)
     check_device(device)
-    named = name_encoder(encoder, device=device, encoder_id=encoder_id)
+    ref = resolve_encoder(encoder, device=device, encoder_id=encoder_id)
     pool = _Pool(dataset, texts)
-    matrix, identity = _through_cache(pool, named)
+    matrix, identity = _through_cache(pool, ref)
     recipe = {
         "kind": "text",
         "version": VERSION,
@@ -124,15 +124,15 @@ def identify_encoder(
         columns: Text columns, *optional*.
         template: A format string, *optional*.
         device: Torch device, *optional*.
-        encoder_id: What to know an encoder object by, *optional*.
+        encoder_id: What to know an encoder object by, *optional*, defaults to its weights or answers.
 
     Returns:
         Plain JSON.
     """
-    named = name_encoder(encoder, device=device, encoder_id=encoder_id)
-    if not named.opaque:
-        return named.identity
-    return _compare_answers(_Pool(dataset, text_recipe(dataset, columns, template)), named).identity
+    ref = resolve_encoder(encoder, device=device, encoder_id=encoder_id)
+    if not ref.opaque:
+        return ref.identity
+    return _compare_answers(_Pool(dataset, text_recipe(dataset, columns, template)), ref).identity
 
 
 def embed_texts(texts: Sequence[str], encoder: str | Encoder, *, device: str | None = None) -> Float[Tensor, "m d"]:
@@ -145,7 +145,7 @@ def embed_texts(texts: Sequence[str], encoder: str | Encoder, *, device: str | N
         raise ValueError("`target` must hold at least one text, got none.")
     if blank := [i for i, text in enumerate(texts) if not text.strip()]:
         raise ValueError(f"`target` must hold no empty text, got {len(blank)}, first at position {blank[0]}: drop it.")
-    return torch.from_numpy(_encode(list(texts), name_encoder(encoder, device=device).load()))
+    return torch.from_numpy(_encode(list(texts), resolve_encoder(encoder, device=device).load()))
 
 
 class _Pool:
@@ -176,12 +176,12 @@ class _Pool:
         return list(iter_texts(self.dataset.select(rows), self.recipe))
 
     def find(self, cache: EmbeddingCache) -> np.ndarray:
-        """Where the cache has each row's vector, −1 where it has none or needs none."""
+        """The cache's position of each row's vector, −1 where it has none or needs none."""
         return np.where(self.present, cache.find(self.keys), -1)
 
-    def missing(self, places: np.ndarray) -> np.ndarray:
+    def missing(self, positions: np.ndarray) -> np.ndarray:
         """The first row of every distinct text without a vector, in order."""
-        rows = np.flatnonzero(self.present & (places < 0))
+        rows = np.flatnonzero(self.present & (positions < 0))
         return np.sort(rows[np.unique(self.keys[rows], return_index=True)[1]])
 
     def sample(self, rows: np.ndarray, count: int = SAMPLE_ROWS) -> np.ndarray:
@@ -214,7 +214,7 @@ class _Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class _EncoderState:
     """What an encoder is, and where its vectors are.
 
     Attributes:
@@ -232,76 +232,78 @@ class _State:
     replaced: bool = False
 
 
-def _through_cache(pool: _Pool, named: NamedEncoder) -> tuple[np.ndarray, dict[str, Any]]:
+def _through_cache(pool: _Pool, ref: EncoderRef) -> tuple[np.ndarray, dict[str, Any]]:
     """The vectors of the pool, and what the encoder is.
 
     Raises:
         OSError: If the disk is full, or does not give back what was written.
     """
-    root = _root(named)
-    with written(root, CACHE):
+    root = _root(ref)
+    with friendly_disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-    shards, state = set(root.rglob("*.safetensors")), _look_up(pool, named)
+    shards, state = set(root.rglob("*.safetensors")), _identify(pool, ref)
     cache = EmbeddingCache(state.folders)
-    places = pool.find(cache)
-    if len(missing := pool.missing(places)):
-        with written(root, CACHE), FileLock(root / f"lock-{pool.digest()[:2]}"):  # this pool's, and one in 256 others'
+    positions = pool.find(cache)
+    if len(missing := pool.missing(positions)):
+        lock = FileLock(root / f"lock-{pool.digest()[:2]}")  # this pool's, and one in 256 others'
+        with friendly_disk_errors(root), lock:
             if set(root.rglob("*.safetensors")) != shards:  # another process has been at work
-                state = _look_up(pool, named)
+                state = _identify(pool, ref)
                 missing = pool.missing(pool.find(cache := EmbeddingCache(state.folders)))
             if len(missing):
-                _fill(pool, missing, state, cache.width, named.load())
+                _fill(pool, missing, state, cache.width, ref.load())
         cache = EmbeddingCache([*state.folders, state.target])
-        places = pool.find(cache)
-    if cache.width is None or len(pool.missing(places)):
+        positions = pool.find(cache)
+    if cache.width is None or len(pool.missing(positions)):
         raise OSError(f"the features in {str(root)!r} cannot be read back: check the disk.")
-    matrix = empty_matrix((len(places), cache.width), root)
-    cache.gather(places, matrix)
+    matrix = empty_matrix((len(positions), cache.width), root)
+    cache.gather(positions, matrix)
     return matrix, state.identity
 
 
-def _root(named: NamedEncoder) -> Path:
-    name = hash_json({"version": VERSION, **named.identity})
+def _root(ref: EncoderRef) -> Path:
+    name = hash_json({"version": VERSION, **ref.identity})
     return Path(config.HF_DATASETS_CACHE) / "hf_gip" / "embeddings" / name
 
 
-def _look_up(pool: _Pool, named: NamedEncoder) -> _State:
-    return _compare_answers(pool, named) if named.opaque else _State(named.identity, [_root(named)], _root(named))
+def _identify(pool: _Pool, ref: EncoderRef) -> _EncoderState:
+    return _compare_answers(pool, ref) if ref.opaque else _EncoderState(ref.identity, [_root(ref)], _root(ref))
 
 
-def _compare_answers(pool: _Pool, named: NamedEncoder) -> _State:
+def _compare_answers(pool: _Pool, ref: EncoderRef) -> _EncoderState:
     """Find the folders whose vectors of this pool's texts are the encoder's own answers.
 
     Each folder was filled by one encoder in one run, so each is compared by texts of its own.
     """
-    encoder, root = named.load(), _root(named)
-    held = {}
+    encoder, root = ref.load(), _root(ref)
+    cached: dict[Path, tuple[EmbeddingCache, np.ndarray, np.ndarray]] = {}  # positions in it, rows to compare by
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
-        places = pool.find(cache := EmbeddingCache([folder]))
-        if len(rows := np.flatnonzero(places >= 0)):
+        positions = pool.find(cache := EmbeddingCache([folder]))
+        if len(rows := np.flatnonzero(positions >= 0)):
             share = len(rows) / int(pool.present.sum())
-            held[folder] = (cache, places, pool.sample(rows, max(SAMPLE_ROWS // 4, round(share * SAMPLE_ROWS))))
-    asked = np.unique(np.concatenate([np.empty(0, np.int64), *(rows for _, _, rows in held.values())]))
-    answers = _Answers(pool.texts(asked), encoder) if len(asked) else None
-    same, has = [], np.zeros(len(pool.keys), bool)
-    for folder, (cache, places, rows) in held.items():
-        cached = np.zeros((len(rows), cache.width or 0), np.float32)
-        cache.gather(places[rows], cached)
-        if answers is not None and answers.are(cached, np.searchsorted(asked, rows)):
-            same.append(folder)
-            has |= places >= 0
-    missing = pool.missing(np.where(has, 0, -1))
-    others = [folder for folder in held if folder not in same]
-    replaced = any((held[folder][1][missing] >= 0).any() for folder in others)
-    sample, target = None, same[0] if same else root
+            sample_rows = pool.sample(rows, max(SAMPLE_ROWS // 4, round(share * SAMPLE_ROWS)))
+            cached[folder] = (cache, positions, sample_rows)
+    compared = np.unique(np.concatenate([np.empty(0, np.int64), *(rows for _, _, rows in cached.values())]))
+    answers = _Answers(pool.texts(compared), encoder) if len(compared) else None
+    matching, has_vector = [], np.zeros(len(pool.keys), bool)
+    for folder, (cache, positions, rows) in cached.items():
+        vectors = np.zeros((len(rows), cache.width or 0), np.float32)
+        cache.gather(positions[rows], vectors)
+        if answers is not None and answers.match(vectors, np.searchsorted(compared, rows)):
+            matching.append(folder)
+            has_vector |= positions >= 0
+    missing = pool.missing(np.where(has_vector, 0, -1))
+    foreign = [folder for folder in cached if folder not in matching]
+    replaced = any((cached[folder][1][missing] >= 0).any() for folder in foreign)
+    sample, target = None, matching[0] if matching else root
     if len(missing):
         sample = _encode_sample(pool, missing, encoder)
         first = {"keys": pool.keys[sample.rows].view(np.uint8), "answers": sample.vectors}
         digest = hash_tensors({name: torch.from_numpy(values) for name, values in first.items()})
-        target = root / hash_json({"answers": digest, "unlike": [folder.name for folder in others]})
+        target = root / hash_json({"answers": digest, "unlike": [folder.name for folder in foreign]})
     longest = int(np.argmax(np.where(pool.present, pool.lengths, -1)))  # in the sample of who encodes it
-    main = next((folder for folder in same if held[folder][1][longest] >= 0), target)
-    return _State({**named.identity, "answers": main.name}, same, target, sample, replaced)
+    main = next((folder for folder in matching if cached[folder][1][longest] >= 0), target)
+    return _EncoderState({**ref.identity, "answers": main.name}, matching, target, sample, replaced)
 
 
 class _Answers:
@@ -311,9 +313,9 @@ class _Answers:
         self._texts, self._encoder = texts, encoder
         self._vectors, self._noise = _encode(texts, encoder), -1.0
 
-    def are(self, cached: np.ndarray, which: np.ndarray) -> bool:
-        """Whether `cached` are the answers to the texts at `which`, but for the noise of batches."""
-        answers = self._vectors[which]
+    def match(self, cached: np.ndarray, indices: np.ndarray) -> bool:
+        """Whether `cached` are the answers to the texts at `indices`, but for the noise of batches."""
+        answers = self._vectors[indices]
         if cached.shape != answers.shape:
             return False
         apart = float(np.linalg.norm(cached - answers, axis=1).max())
@@ -327,7 +329,7 @@ class _Answers:
         return self._noise
 
 
-def _fill(pool: _Pool, missing: np.ndarray, state: _State, cached_width: int | None, encoder: Encoder) -> None:
+def _fill(pool: _Pool, missing: np.ndarray, state: _EncoderState, cached_width: int | None, encoder: Encoder) -> None:
     """Encode the texts of the `missing` rows, shard by shard.
 
     Raises:
@@ -346,24 +348,24 @@ def _fill(pool: _Pool, missing: np.ndarray, state: _State, cached_width: int | N
             f"`encoder_id` must name one encoder, got vectors of width {width} where the cached ones have "
             f"{cached_width}: choose another id."
         )
-    with written(state.target, CACHE):
+    with friendly_disk_errors(state.target):
         state.target.mkdir(exist_ok=True)
         check_room(state.target, 4 * total * width)
     seconds = sample.seconds * int(pool.lengths[missing].sum())
     if seconds > ANNOUNCE_SECONDS:
         tqdm.write(
             f"hf-gip: embedding {total:,} texts with {state.identity['encoder']}: {width} dims, "
-            f"{4 * total * width / 1e6:,.0f} MB on disk, one pass, about {_clock(seconds)}; if stopped, it goes on "
-            "there."
+            f"{4 * total * width / 1e6:,.0f} MB on disk, one pass, about {format_seconds(seconds)}; if stopped, it "
+            "goes on there."
         )
-    others = np.setdiff1d(missing, sample.rows, assume_unique=True)
+    remaining = np.setdiff1d(missing, sample.rows, assume_unique=True)
     first = max(0, SHARD_ROWS - len(sample.rows))  # the sample's vectors are the first of the first shard
     with tqdm(total=total, unit="text", desc="Embedding") as bar:
         bar.update(len(sample.rows))
         texts, vectors = pool.texts(sample.rows), [sample.vectors]
-        for start, stop in pairwise([0, *range(first, len(others), SHARD_ROWS), len(others)]):
+        for start, stop in pairwise([0, *range(first, len(remaining), SHARD_ROWS), len(remaining)]):
             if start < stop:
-                texts += (further := pool.texts(others[start:stop]))
+                texts += (further := pool.texts(remaining[start:stop]))
                 vectors.append(_encode(further, encoder, bar))
             write_shard(state.target, hash_texts(texts), _join(vectors))
             texts, vectors = [], []
@@ -386,7 +388,7 @@ def _encode(texts: list[str], encoder: Encoder, bar: Any = None) -> np.ndarray:
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
     parts: list[np.ndarray] = []
     for batch in _batches(order):
-        vectors = read_answer(encoder.encode([texts[row] for row in batch]), len(batch))
+        vectors = answer_to_array(encoder.encode([texts[row] for row in batch]), len(batch))
         vectors /= np.maximum(
             np.abs(vectors).max(axis=1, keepdims=True), np.finfo(np.float64).tiny
         )  # squares are finite
@@ -413,7 +415,3 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
     remaining = iter(items)
     while batch := list(islice(remaining, BATCH_ROWS)):
         yield batch
-
-
-def _clock(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hf_gip.hashing import hash_tensors
-from hf_gip.io import write_aside
+from hf_gip.io import save_safetensors_atomically
 
 KEY_BYTES = 16
 IN_MEMORY = 1 << 28  # bytes of a matrix up to which it is gathered in memory, beyond in a file without a name
@@ -47,25 +47,25 @@ class EmbeddingCache:
     def find(self, keys: np.ndarray) -> np.ndarray:
         """Where the vectors of the texts with these `keys` are, (n,), −1 where there is none."""
         while True:
-            found = pc.call_function("index_in", [_binary(keys)], pc.SetLookupOptions(_binary(self._keys)))
-            places = pc.fill_null(found, -1).to_numpy().astype(np.int64)
-            used = np.unique(np.searchsorted(self._starts, places[places >= 0], side="right")) - 1
+            indices = pc.call_function("index_in", [_binary(keys)], pc.SetLookupOptions(_binary(self._keys)))
+            positions = pc.fill_null(indices, -1).to_numpy().astype(np.int64)
+            used = np.unique(np.searchsorted(self._starts, positions[positions >= 0], side="right")) - 1
             damaged = [self._shards[number] for number in used if not self._shards[number].is_intact()]
             if not damaged:
-                return places
+                return positions
             for shard in damaged:
                 _discard(shard.path)
                 self._shards.remove(shard)
             self._index()
 
-    def gather(self, places: np.ndarray, into: np.ndarray) -> None:
-        """Copy the vectors at `places` into the rows of `into`; rows without a place stay as they are."""
-        order = np.argsort(places, kind="stable")
-        cuts = np.searchsorted(places[order], [*self._starts, len(self._keys)])
+    def gather(self, positions: np.ndarray, into: np.ndarray) -> None:
+        """Copy the vectors at `positions` into the rows of `into`; rows without a place stay as they are."""
+        order = np.argsort(positions, kind="stable")
+        cuts = np.searchsorted(positions[order], [*self._starts, len(self._keys)])
         for shard, start, first, last in zip(self._shards, self._starts, cuts[:-1], cuts[1:], strict=True):
             rows = order[first:last]
             if len(rows):
-                into[rows] = shard.vectors()[places[rows] - start]
+                into[rows] = shard.vectors()[positions[rows] - start]
 
     def _index(self) -> None:
         lengths = [len(shard.keys) for shard in self._shards]
@@ -106,7 +106,8 @@ def write_shard(folder: Path, keys: np.ndarray, vectors: np.ndarray) -> None:
         "keys": torch.from_numpy(keys.view(np.uint8).reshape(-1, KEY_BYTES).copy()),
         "vectors": torch.from_numpy(vectors),
     }
-    write_aside(folder / _name(tensors["keys"]), tensors, {"digest": hash_tensors(tensors), "folder": folder.name})
+    metadata = {"digest": hash_tensors(tensors), "folder": folder.name}
+    save_safetensors_atomically(folder / _name(tensors["keys"]), tensors, metadata)
 
 
 def empty_matrix(shape: tuple[int, int], folder: Path) -> np.ndarray:
@@ -115,17 +116,17 @@ def empty_matrix(shape: tuple[int, int], folder: Path) -> np.ndarray:
     if size <= IN_MEMORY:
         return np.zeros(shape, np.float32)
     with tempfile.TemporaryFile(dir=folder) as file:
-        _claim(file, size)
+        _reserve(file, size)
         return np.memmap(file, np.float32, "r+", shape=shape)
 
 
 def check_room(folder: Path, size: int) -> None:
     """Raise unless the disk has room for so many bytes: before hours of work, not after."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        _claim(file, size)
+        _reserve(file, size)
 
 
-def _claim(file: Any, size: int) -> None:
+def _reserve(file: Any, size: int) -> None:
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
@@ -150,5 +151,7 @@ def _name(keys: torch.Tensor) -> str:
 
 def _binary(keys: np.ndarray) -> pa.Array:
     """The keys for Arrow, without a copy."""
-    kept = np.ascontiguousarray(keys)
-    return pa.Array.from_buffers(pa.binary(KEY_BYTES), len(kept), [None, pa.py_buffer(kept.view(np.uint8))])
+    contiguous = np.ascontiguousarray(keys)
+    return pa.Array.from_buffers(
+        pa.binary(KEY_BYTES), len(contiguous), [None, pa.py_buffer(contiguous.view(np.uint8))]
+    )

@@ -1,10 +1,10 @@
 """Per-example gradients of a causal language model, in batches, projected as they are made."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -14,21 +14,23 @@ from torch import Tensor, nn
 
 from hf_gip.core.validation import brief, check_bool, check_int
 from hf_gip.features.adam import AdamMoments
-from hf_gip.features.per_example_gradients import GradientReader, GradientRecipe
+from hf_gip.features.per_example_gradients import GradientRecipe, PerExampleGradients
 from hf_gip.features.progress import announce
-from hf_gip.features.tokenization import Tally, TokenBatch, token_batches
+from hf_gip.features.proxy import resolve_model, with_lora
+from hf_gip.features.text import check_no_transform
+from hf_gip.features.tokenization import RowCounts, token_batches, tokenize_rows
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class GradientFeatures:
-    """One projected gradient per row that has a labelled token.
+    """One projected gradient per row that has a labeled token.
 
     Attributes:
         features: The gradients, (m, dims), float32, on the CPU, in the order of `rows`.
         rows: Positions of their rows among those given, ascending, (m,).
-        left_out: How many rows had no labelled token.
+        left_out: How many rows had no labeled token.
         truncated: How many rows were longer than the context.
     """
 
@@ -53,7 +55,7 @@ def gradient_features(
 ) -> GradientFeatures:
     r"""Take the gradient of every row's own loss, as if it were alone in the batch, projected to `projection_dim`.
 
-    A row's loss is the mean cross-entropy over its labelled tokens, the model in evaluation mode. Of every layer the
+    A row's loss is the mean cross-entropy over its labeled tokens, the model in evaluation mode. Of every layer the
     forward and the backward pass leave inputs a and output gradients e; the weight's gradient for one example is
     Σ_l e_l a_lᵀ, so a batch costs one forward, one backward without weight gradients, and the products the backward
     left out: about one training step. No example is run by itself, nothing is written to `.grad`, and the model is
@@ -67,10 +69,10 @@ def gradient_features(
         model: A causal language model: a Hub id, a local folder, or a live one on the device to use. A small one of
             the same family does well as a proxy. One opened by name goes to a GPU where there is one, and gets LoRA
             layers of rank 16 where `target_modules` wants some and it has none, drawn from `seed`.
-        rows: Tokenised rows: mappings with `input_ids` and, where not every token counts, `labels` with −100 on those
+        rows: Tokenized rows: mappings with `input_ids` and, where not every token counts, `labels` with −100 on those
             that do not. A `datasets.Dataset` will do; of text too, where the model is opened by name, with its own
             tokenizer and every token counting.
-        target_modules: Whose gradient: `"lora"`, every active LoRA A and B (also on a quantised model);
+        target_modules: Whose gradient: `"lora"`, every active LoRA A and B (also on a quantized model);
             `"last_layer"`, the output layer's weight; `"hidden"`, not a weight but ∂loss/∂h of the last hidden
             states, summed over tokens, which needs no backward through the model; or a pattern of linear layers'
             names such as `"*.down_proj"`, their weights (not biases).
@@ -86,12 +88,12 @@ def gradient_features(
         max_length: Tokens per row at most; None: the model's context.
 
     Returns:
-        The vectors of all rows with a labelled token, and which rows these are.
+        The vectors of all rows with a labeled token, and which rows these are.
 
     Raises:
         TypeError: If `model` is neither a name nor a module, `rows` no sequence, or `scaling` no moments.
         ValueError: If no such model can be opened, nothing is to be had of `target_modules`, the model has no logits,
-            there are no rows, a row is not tokenised, its gradient is not finite, or options are out of range or
+            there are no rows, a row is not tokenized, its gradient is not finite, or options are out of range or
             exclude each other.
     """
     recipe = GradientRecipe(target_modules, projection_dim, side, normalize, seed, max_length)
@@ -99,63 +101,47 @@ def gradient_features(
     check_int("max_length", max_length, optional=True)
     check_bool("normalize", normalize)
     if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__") or isinstance(rows, str | bytes | Mapping):
-        raise TypeError(f"`rows` must be a dataset or a list of tokenised rows, got {brief(rows)}.")
+        raise TypeError(f"`rows` must be a dataset or a list of tokenized rows, got {brief(rows)}.")
     if not len(rows):
         raise ValueError("`rows` must hold at least one row, got none: check the split or the filter before it.")
     if scaling is not None and not isinstance(scaling, AdamMoments):
         raise TypeError(f"`scaling` must come from `hf_gip.adam_moments`, got {brief(scaling)}.")
     if isinstance(model, nn.Module):
-        return _taken(model, rows, recipe, scaling, batch_size)
-    from hf_gip.features.proxy import name_model, prepared
-
-    opened, tokenizer = name_model(model, device="cuda" if torch.cuda.is_available() else "cpu").load()
-    tokens: Any = rows
+        return _compute(model, rows, recipe, scaling, batch_size)
+    opened, tokenizer = resolve_model(model, device="cuda" if torch.cuda.is_available() else "cpu").load()
     if isinstance(rows, Dataset) and "input_ids" not in rows.column_names:
-        from hf_gip.features.text import check_no_transform
-        from hf_gip.features.tokenization import tokenised
-
         check_no_transform("rows", rows)
-        tokens = tokenised(rows, tokenizer, None, max_length or context_length(opened)).rows
-    with prepared(opened, target_modules, seed) as ready:
-        return _taken(ready, tokens, recipe, scaling, batch_size)
+        tokens = tokenize_rows(rows, tokenizer, None, max_length or context_length(opened))
+        rows = cast("Sequence[Any]", tokens.rows)
+    with with_lora(opened, target_modules, seed) as adapted:
+        return _compute(adapted, rows, recipe, scaling, batch_size)
 
 
-def _taken(
+def _compute(
     model: nn.Module, rows: Sequence[Any], recipe: GradientRecipe, scaling: AdamMoments | None, batch_size: int
 ) -> GradientFeatures:
-    reader = GradientReader(model, recipe, scaling)
-    tally = Tally()
+    per_example, counts = PerExampleGradients(model, recipe, scaling), RowCounts()
     length = recipe.max_length or context_length(model)
-    batches = token_batches(rows, range(len(rows)), batch_size, length, tally)
-    features, positions = [torch.empty(0, reader.width)], [torch.empty(0, dtype=torch.int64)]
     announce(
-        reader,
+        per_example,
         rows,
         range(len(rows)),
         batch_size=batch_size,
         max_length=length,
-        note=f"{4 * len(rows) * reader.width / 1e6:,.0f} MB in memory",
+        note=f"{4 * len(rows) * per_example.width / 1e6:,.0f} MB in memory",
     )
-    for batch, vectors in with_progress(reader, batches, len(rows)):
-        features.append(vectors)
-        positions.append(batch.rows)
+    features, positions = [torch.empty(0, per_example.width)], [torch.empty(0, dtype=torch.int64)]
+    with tqdm(total=len(rows), unit="row", desc="Gradients") as bar:
+        for batch in token_batches(rows, range(len(rows)), batch_size, length, counts):
+            features.append(per_example.compute(batch))
+            positions.append(batch.rows)
+            bar.update(len(batch.rows))
     order = torch.cat(positions).argsort()
-    if tally.left_out or tally.truncated:
+    if counts.left_out or counts.truncated:
         logger.warning(
-            "%d rows without a labelled token, %d cut to %d tokens", tally.left_out, tally.truncated, length
+            "%d rows without a labeled token, %d cut to %d tokens", counts.left_out, counts.truncated, length
         )
-    return GradientFeatures(torch.cat(features)[order], torch.cat(positions)[order], tally.left_out, tally.truncated)
-
-
-def with_progress(
-    reader: GradientReader, batches: Iterator[TokenBatch], total: int
-) -> Iterator[tuple[TokenBatch, Tensor]]:
-    """Every batch with its vectors, under a progress bar with rows a second and the time left."""
-    with tqdm(total=total, unit="row", desc="Gradients") as bar:
-        for batch in batches:
-            vectors = reader.read(batch)
-            bar.update(len(vectors))
-            yield batch, vectors
+    return GradientFeatures(torch.cat(features)[order], torch.cat(positions)[order], counts.left_out, counts.truncated)
 
 
 def context_length(model: nn.Module) -> int:

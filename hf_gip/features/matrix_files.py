@@ -44,8 +44,8 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class FileRows:
-    """Rows in files, a `Source` for the selectors.
+class FileMatrix:
+    """Rows in files, a `MatrixSource` for the selectors.
 
     Attributes:
         parts: The files, in order.
@@ -78,12 +78,12 @@ class FileRows:
     def rows(self, indices: Int64[Tensor, " k"]) -> Float[Tensor, "k d"]:
         """The rows at `indices`, in that order, (k, d), read one by one."""
         ends = torch.tensor(self.counts).cumsum(0)
-        where = torch.searchsorted(ends, indices, right=True)
+        part_numbers = torch.searchsorted(ends, indices, right=True)
         out = torch.empty(len(indices), self.d, dtype=self.dtype)
-        for number in where.unique().tolist():
-            mine = where == number
+        for number in part_numbers.unique().tolist():
+            in_part = part_numbers == number
             first = int(ends[number]) - self.counts[number]
-            out[mine] = self.parts[number].tensor[indices[mine] - first]
+            out[in_part] = self.parts[number].tensor[indices[in_part] - first]
         return out
 
     def chunks(self) -> Iterator[tuple[int, Float[Tensor, "c d"]]]:
@@ -102,7 +102,7 @@ class FileRows:
         return torch.cat([part.tensor for part in self.parts])
 
 
-def npy_rows(path: str | Path) -> FileRows:
+def npy_rows(path: str | Path) -> FileMatrix:
     """A matrix saved by `numpy.save`.
 
     Raises:
@@ -118,14 +118,15 @@ def npy_rows(path: str | Path) -> FileRows:
             f"`path` must hold a matrix saved by `numpy.save`, got {Path(path).name!r}: {error}."
         ) from None
     if not isinstance(header, np.memmap) or header.ndim != 2 or header.dtype.kind != "f":
-        raise ValueError(f"`path` must hold a matrix of floating-point numbers, got {described(header)} in {path}.")
+        kind = f"shape {header.shape} of {header.dtype}" if isinstance(header, np.ndarray) else type(header).__name__
+        raise ValueError(f"`path` must hold a matrix of floating-point numbers, got {kind} in {path}.")
     if not header.flags.c_contiguous:
         raise ValueError(f"`path` must hold rows one after another, got columns in {path}: save a C-ordered copy.")
     dtype = torch.from_numpy(np.empty(0, header.dtype)).dtype
-    return joined([mapped(Path(path), dtype, header.shape, header.offset)], str(path))
+    return concat([memory_map(Path(path), dtype, header.shape, header.offset)], str(path))
 
 
-def safetensors_rows(paths: Sequence[str | Path], name: str) -> FileRows:
+def safetensors_rows(paths: Sequence[str | Path], name: str) -> FileMatrix:
     """The tensors `name` of several safetensors files, one below the other.
 
     Raises:
@@ -145,11 +146,11 @@ def safetensors_rows(paths: Sequence[str | Path], name: str) -> FileRows:
         if entry is None or len(entry["shape"]) != 2 or entry["dtype"] not in SAFETENSORS_TYPES:
             raise ValueError(f"`paths` must hold a floating-point matrix {name!r}, got {', '.join(names)} in {path}.")
         begin = 8 + size + entry["data_offsets"][0]
-        parts.append(mapped(path, SAFETENSORS_TYPES[entry["dtype"]], tuple(entry["shape"]), begin))
-    return joined(parts, ", ".join(map(str, paths)))
+        parts.append(memory_map(path, SAFETENSORS_TYPES[entry["dtype"]], tuple(entry["shape"]), begin))
+    return concat(parts, ", ".join(map(str, paths)))
 
 
-def readable(path: Path) -> bool:
+def is_valid_safetensors(path: Path) -> bool:
     """Whether a safetensors file is there and whole, as far as its header can tell."""
     try:
         with safe_open(path, "pt"):
@@ -158,7 +159,7 @@ def readable(path: Path) -> bool:
         return False
 
 
-def column_rows(dataset: Dataset, name: str) -> FileRows:
+def column_rows(dataset: Dataset, name: str) -> FileMatrix:
     """A column of equally long lists of numbers, read from the dataset's own Arrow buffers without a copy.
 
     Raises:
@@ -177,18 +178,18 @@ def column_rows(dataset: Dataset, name: str) -> FileRows:
                 f"`name` must be a column of fixed-size lists of floating-point numbers, got {kind}: cast it with "
                 "`datasets.List(datasets.Value('float32'), length=…)`."
             )
-        parts.append(Part(arrow_tensor(chunk.flatten(), kind.list_size)))
-    return joined(parts, name)
+        parts.append(Part(_arrow_tensor(chunk.flatten(), kind.list_size)))
+    return concat(parts, name)
 
 
-def arrow_tensor(values: Any, width: int) -> Tensor:
+def _arrow_tensor(values: Any, width: int) -> Tensor:
     """A flat Arrow array as rows of `width`, in place."""
     with warnings.catch_warnings():  # Arrow's memory is read-only, and nothing here writes to it
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(values.to_numpy(zero_copy_only=True)).view(-1, width)
 
 
-def mapped(path: Path, dtype: torch.dtype, shape: tuple[int, ...], offset: int) -> Part:
+def memory_map(path: Path, dtype: torch.dtype, shape: tuple[int, ...], offset: int) -> Part:
     """A matrix that begins `offset` bytes into a file, as a private map: copied on write, never written back.
 
     Raises:
@@ -209,7 +210,7 @@ def mapped(path: Path, dtype: torch.dtype, shape: tuple[int, ...], offset: int) 
     return Part(flat.view(rows, width), mapping, offset)
 
 
-def joined(parts: Sequence[Part], where: str) -> FileRows:
+def concat(parts: Sequence[Part], where: str) -> FileMatrix:
     """The parts as one matrix.
 
     Raises:
@@ -220,9 +221,4 @@ def joined(parts: Sequence[Part], where: str) -> FileRows:
     kinds = {(part.tensor.shape[1], part.tensor.dtype) for part in parts}
     if len(kinds) > 1:
         raise ValueError(f"parts of a matrix must have one width and type, got {sorted(map(str, kinds))} in {where}.")
-    return FileRows(tuple(parts), tuple(len(part.tensor) for part in parts))
-
-
-def described(array: Any) -> str:
-    """Shape and type, for messages."""
-    return f"shape {array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+    return FileMatrix(tuple(parts), tuple(len(part.tensor) for part in parts))

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_gip.core.validation import brief
-from hf_gip.features.per_example_gradients import GradientReader, at_rest, output_head
-from hf_gip.features.tokenization import TokenBatch, tokenizer_id
-from hf_gip.hashing import hash_folder, hash_model
+from hf_gip.features.per_example_gradients import PerExampleGradients, eval_frozen, output_head
+from hf_gip.features.tokenization import TokenBatch
+from hf_gip.hashing import hash_folder, hash_model, hash_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class NamedModel:
-    """A model that need not be loaded to be named.
+class ModelRef:
+    """A model that is identified, and loaded only when it is needed.
 
     Attributes:
         identity: Plain JSON that changes when the gradients would: part of the cache key and of the record.
@@ -36,8 +36,8 @@ class NamedModel:
     load: Callable[[], tuple[nn.Module, Any]]
 
 
-def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: str = "cpu") -> NamedModel:
-    """Find out which model is meant.
+def resolve_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: str = "cpu") -> ModelRef:
+    """Identify a model by content, without loading it.
 
     Args:
         model: A Hub id (with a revision after an `@` if wanted), a local folder, or a live causal language model.
@@ -45,7 +45,7 @@ def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: 
         device: Where a model opened by name goes; a live one stays where it is.
 
     Returns:
-        The model's name: id and commit, or a digest of the folder's files, or of the live model's weights.
+        The model's identity: id and commit, or a digest of the folder's files, or of the live model's weights.
 
     Raises:
         TypeError: If `model` is none of these, or the tokenizer no tokenizer.
@@ -55,7 +55,7 @@ def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: 
         raise TypeError(f"`tokenizer` must be a tokenizer of transformers or None, got {brief(tokenizer)}.")
     if isinstance(model, nn.Module):
         identity = {"model": type(model).__name__, "weights": hash_model(model)}
-        return NamedModel(identity | _tokenizer_identity(tokenizer), lambda: (model, tokenizer))
+        return ModelRef(identity | _tokenizer_identity(tokenizer), lambda: (model, tokenizer))
     if not isinstance(model, str | Path):
         raise TypeError(f"`model` must be a Hub id, a local folder or a torch module, got {type(model).__name__}.")
     folder = Path(model).expanduser()
@@ -63,27 +63,25 @@ def name_model(model: str | Path | nn.Module, tokenizer: Any = None, *, device: 
         if not any(folder.glob("*config.json")):  # an adapter has one of its own
             raise ValueError(f"`model` must be a folder with a saved model, got {str(model)!r} without config.json.")
         identity = {"model": folder.name, "files": hash_folder(folder)}
-        return NamedModel(
-            identity | _tokenizer_identity(tokenizer), lambda: _load(str(folder), None, tokenizer, device)
-        )
-    if (place := _misplaced(str(model), folder)) is not None:
-        raise ValueError(f"`model` must be a Hub id, a local folder or a torch module, got {place}.")
+        return ModelRef(identity | _tokenizer_identity(tokenizer), lambda: _load(str(folder), None, tokenizer, device))
+    if (problem := _path_problem(str(model), folder)) is not None:
+        raise ValueError(f"`model` must be a Hub id, a local folder or a torch module, got {problem}.")
     name, _, revision = str(model).partition("@")
     from transformers import AutoConfig
 
     try:
         commit = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)._commit_hash
     except (OSError, ValueError) as error:
-        refuse_own_code("model", str(model), error)
+        refuse_remote_code("model", str(model), error)
         raise ValueError(
             f"`model` must be a Hub id, a local folder or a torch module, got {str(model)!r}, which could not be "
             f"opened ({type(error).__name__}): check the name and the connection."
         ) from error
     identity = {"model": name, "revision": commit}
-    return NamedModel(identity | _tokenizer_identity(tokenizer), lambda: _load(name, commit, tokenizer, device))
+    return ModelRef(identity | _tokenizer_identity(tokenizer), lambda: _load(name, commit, tokenizer, device))
 
 
-def _misplaced(model: str, path: Path) -> str | None:
+def _path_problem(model: str, path: Path) -> str | None:
     """What is wrong with a name that can only mean a place on this disk and names no folder; None for a Hub id."""
     if path.is_file():
         return f"the file {model!r}: name the folder that `save_pretrained` wrote"
@@ -92,7 +90,38 @@ def _misplaced(model: str, path: Path) -> str | None:
     return None
 
 
-def refuse_own_code(argument: str, name: str, error: Exception) -> None:
+def _tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
+    return {} if tokenizer is None else {"tokenizer": hash_tokenizer(tokenizer)}
+
+
+def _load(name: str, revision: str | None, tokenizer: Any, device: str) -> tuple[nn.Module, Any]:
+    """Weights in the type they are stored in, on `device`; no code of the repository is run.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {} if revision is None else {"revision": revision}
+    if tokenizer is None:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+        except (OSError, ValueError) as error:  # rows that are tokenized already need none
+            refuse_remote_code("model", name, error)
+            logger.info("no tokenizer beside the model %s", name)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False, **where)
+    except (OSError, ValueError) as error:
+        refuse_remote_code("model", name, error)
+        reason = str(error).strip().partition("\n")[0].rstrip(".:")
+        raise ValueError(
+            f"`model` must hold a causal language model, got {name!r}, which transformers cannot open ({reason}): "
+            "look at the files there, or pass a live model."
+        ) from error
+    return model.to(device), tokenizer
+
+
+def refuse_remote_code(argument: str, name: str, error: Exception) -> None:
     """Say of a model that only its own code can open what can be done; other errors pass.
 
     Raises:
@@ -106,8 +135,8 @@ def refuse_own_code(argument: str, name: str, error: Exception) -> None:
 
 
 @contextmanager
-def prepared(model: nn.Module, target_modules: str, seed: int, adapter: Path | None = None) -> Iterator[nn.Module]:
-    """`model` ready for gradients of `target_modules`; afterwards with the weights, adapters and flags it came with.
+def with_lora(model: nn.Module, target_modules: str, seed: int, adapter: Path | None = None) -> Iterator[nn.Module]:
+    """`model` with the layers that `target_modules` names; then with the weights, adapters and flags it came with.
 
     Where LoRA gradients are asked of a model without LoRA, layers of the paper's shape (rank 16 on every linear
     layer) are put on, drawn from `seed`, and taken off again; of the shape that the folder `adapter` holds, if given.
@@ -118,15 +147,14 @@ def prepared(model: nn.Module, target_modules: str, seed: int, adapter: Path | N
     output_head(model)  # refuses what is no language model
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     fresh = target_modules == "lora" and not any(hasattr(module, "lora_A") for module in model.modules())
-    ready: Any = model
+    adapted: Any = model
     if fresh:
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError as error:
             raise ImportError(
                 '`target_modules="lora"` needs peft: `pip install "hf-gip[train]"`, or name layers of the model\'s '
-                "own, "
-                'e.g. `target_modules="*.down_proj"`.'
+                'own, e.g. `target_modules="*.down_proj"`.'
             ) from error
         devices = sorted(
             {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}, key=str
@@ -135,12 +163,12 @@ def prepared(model: nn.Module, target_modules: str, seed: int, adapter: Path | N
             warnings.simplefilter("ignore")  # peft mentions layers stored the other way round, and handles them
             torch.manual_seed(seed)
             shape = LoraConfig(**LORA) if adapter is None else LoraConfig.from_pretrained(str(adapter))
-            ready = get_peft_model(model, shape)
+            adapted = get_peft_model(model, shape)
     try:
-        yield ready
+        yield adapted
     finally:
         if fresh:
-            ready.unload()
+            adapted.unload()
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 
@@ -149,40 +177,40 @@ class ProxyTrainer:
     """AdamW on the weights whose gradients are read, in evaluation mode: no dropout, so that a run can be repeated."""
 
     def __init__(
-        self, reader: GradientReader, learning_rate: float | None = None, weight_decay: float | None = None
+        self, per_example: PerExampleGradients, learning_rate: float | None = None, weight_decay: float | None = None
     ) -> None:
-        """Start from no moments; the rates are SPICE's unless told."""
-        self.reader = reader
-        self.weights: list[nn.Parameter] = [getattr(layer.module, "weight") for layer in reader.layers]  # noqa: B009
+        """Start from no moments; the rates are SPICE's by default."""
+        self.per_example = per_example
+        self.weights: list[nn.Parameter] = [getattr(layer.module, "weight") for layer in per_example.layers]  # noqa: B009
         self.optimizer = torch.optim.AdamW(
             self.weights,
             lr=LEARNING_RATE if learning_rate is None else learning_rate,
             weight_decay=WEIGHT_DECAY if weight_decay is None else weight_decay,
         )
-        self.before = [weight.detach().clone() for weight in self.weights]
+        self.initial = [weight.detach().clone() for weight in self.weights]
 
     def step(self, batches: Sequence[TokenBatch]) -> None:
-        """One optimiser step on the mean loss of all rows in `batches`; nothing stays in `.grad`."""
+        """One optimizer step on the mean loss of all rows in `batches`; nothing stays in `.grad`."""
         count = sum(len(batch.rows) for batch in batches)
         total = [torch.zeros_like(weight) for weight in self.weights]
-        kept = [(weight.grad, weight.requires_grad) for weight in self.weights]
-        with at_rest(self.reader.model):
+        before = [(weight.grad, weight.requires_grad) for weight in self.weights]
+        with eval_frozen(self.per_example.model):
             for weight in self.weights:
                 weight.requires_grad_(True)
             for batch in batches:
-                loss, scale = self.reader.loss(batch)
+                loss, scale = self.per_example.loss(batch)
                 for sum_, grad in zip(total, torch.autograd.grad(loss, self.weights, allow_unused=True), strict=True):
                     if grad is not None:
                         sum_ += grad / (scale * count)
             for weight, grad in zip(self.weights, total, strict=True):
                 weight.grad = grad
             self.optimizer.step()
-        for weight, (grad, flag) in zip(self.weights, kept, strict=True):
+        for weight, (grad, flag) in zip(self.weights, before, strict=True):
             weight.grad = grad
             weight.requires_grad_(flag)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and moments, ready to be stored."""
+        """Weights and moments, to be stored."""
         tensors = {}
         for number, weight in enumerate(self.weights):
             tensors[f"weight.{number}"] = weight.detach().clone()
@@ -200,39 +228,8 @@ class ProxyTrainer:
                     value = tensors[f"{name}.{number}"].clone()
                     self.optimizer.state[weight][name] = value if name == "step" else value.to(weight.device)
 
-    def undo(self) -> None:
+    def restore_initial(self) -> None:
         """Give the weights the values they came with."""
         with torch.no_grad():
-            for weight, value in zip(self.weights, self.before, strict=True):
+            for weight, value in zip(self.weights, self.initial, strict=True):
                 weight.copy_(value)
-
-
-def _tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
-    return {} if tokenizer is None else {"tokenizer": tokenizer_id(tokenizer)}
-
-
-def _load(name: str, revision: str | None, tokenizer: Any, device: str) -> tuple[nn.Module, Any]:
-    """Weights in the type they are stored in, on `device`; no code of the repository is run.
-
-    Raises:
-        ValueError: If there is no such model.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    where = {} if revision is None else {"revision": revision}
-    if tokenizer is None:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
-        except (OSError, ValueError) as error:  # rows that are tokenised already need none
-            refuse_own_code("model", name, error)
-            logger.info("no tokenizer beside the model %s", name)
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False, **where)
-    except (OSError, ValueError) as error:
-        refuse_own_code("model", name, error)
-        reason = str(error).strip().partition("\n")[0].rstrip(".:")
-        raise ValueError(
-            f"`model` must hold a causal language model, got {name!r}, which transformers cannot open ({reason}): "
-            "look at the files there, or pass a live model."
-        ) from error
-    return model.to(device), tokenizer

@@ -1,4 +1,4 @@
-"""The subspace that snapshots of the weights span."""
+"""The subspace that snapshots of the weights span: their principal components."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -34,18 +34,18 @@ def snapshot_basis(snapshots: Iterable[Float[Tensor, " p"]], projection_dim: int
     Raises:
         ValueError: If the snapshots do not differ.
     """
-    moved = torch.stack(list(snapshots))
-    mean = moved.mean(0)
-    floor = ROUNDING * len(moved) * float(mean.square().sum())
-    moved -= mean
-    variances, mixing = torch.linalg.eigh((moved @ moved.T).double())
+    deltas = torch.stack(list(snapshots))
+    mean = deltas.mean(0)
+    floor = ROUNDING * len(deltas) * float(mean.square().sum())
+    deltas -= mean
+    variances, mixing = torch.linalg.eigh((deltas @ deltas.T).double())
     order = variances.argsort(descending=True)[
-        : len(moved) - 1 if projection_dim is None else min(projection_dim, len(moved) - 1)
+        : len(deltas) - 1 if projection_dim is None else min(projection_dim, len(deltas) - 1)
     ]
     order = order[variances[order] > RANK * variances[order[:1]].clamp(min=0)]
     if not len(order) or float(variances[order[0]]) <= floor:
         raise ValueError(
-            f"the weights must move between snapshots, got {len(moved)} alike: raise `learning_rate` or `epochs`."
+            f"the weights must move between snapshots, got {len(deltas)} alike: raise `learning_rate` or `epochs`."
         )
-    directions = moved.T @ mixing[:, order].to(moved)
+    directions = deltas.T @ mixing[:, order].to(deltas)
     return torch.linalg.qr(directions).Q  # Λ^(−½), and exactly orthonormal in float32 too

@@ -186,13 +186,13 @@ def _conversion(name: str, how: str) -> tuple[str, str]:
     Raises:
         ValueError: If texts cannot be written that way.
     """
-    found = re.fullmatch(r"(?:!([rsa]))?(?::(.*))?", how, re.DOTALL)
-    conversion, spec = (found[1] or "", found[2] or "") if found else ("", "")
+    match = re.fullmatch(r"(?:!([rsa]))?(?::(.*))?", how, re.DOTALL)
+    conversion, spec = (match[1] or "", match[2] or "") if match else ("", "")
     try:
         format("", spec)
     except ValueError:
-        found = None
-    if found is None:
+        match = None
+    if match is None:
         raise ValueError(
             f"`template` must format texts, got {name + how!r} in braces: use !r, !s, !a or a width such as :>10."
         )

@@ -14,17 +14,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hf_gip.features.matrix_files import readable
-from hf_gip.features.per_example_gradients import GradientReader
-from hf_gip.features.progress import say_if_long
+from hf_gip.features.matrix_files import is_valid_safetensors
+from hf_gip.features.per_example_gradients import PerExampleGradients
+from hf_gip.features.progress import announce_if_long
 from hf_gip.features.proxy import ProxyTrainer
 from hf_gip.features.snapshot_pca import weight_vector
-from hf_gip.features.tokenization import Tally, token_batches
-from hf_gip.io import CACHE, write_aside, written
+from hf_gip.features.tokenization import RowCounts, token_batches
+from hf_gip.io import save_safetensors_atomically
 
 logger = logging.getLogger(__name__)
 
-STEP_ROWS = 32  # rows per optimiser step, as in LESS
+STEP_ROWS = 32  # rows per optimizer step, as in LESS
 RAMP = 0.03  # share of the steps in which the learning rate rises
 SNAPSHOTS = 40  # of the weights per epoch, at most
 SAVE_SECONDS = 10.0  # what a kill costs at most, besides the step in work
@@ -42,11 +42,11 @@ class WarmUpPlan:
         snapshots: Whether weights are noted along each epoch, for their principal components.
     """
 
-    share: float = 0.05
-    epochs: int = 4
-    learning_rate: float = 2e-5
-    seed: int = 0
-    snapshots: bool = False
+    share: float
+    epochs: int
+    learning_rate: float
+    seed: int
+    snapshots: bool
 
     def orders(self, usable: Int64[Tensor, " m"]) -> list[list[list[int]]]:
         """The rows of every step of every epoch."""
@@ -65,7 +65,7 @@ class WarmUpPlan:
 
 def warm_up(
     folder: Path,
-    reader: GradientReader,
+    per_example: PerExampleGradients,
     rows: Any,
     usable: Int64[Tensor, " m"],
     plan: WarmUpPlan,
@@ -77,51 +77,51 @@ def warm_up(
 
     A file damaged on disk is made again, by the whole run.
 
-    AdamW without weight decay or dropout, on the layers whose gradients `reader` reads.
+    AdamW without weight decay or dropout, on the layers whose gradients `per_example` computes.
 
     Args:
         folder: Where the checkpoints go.
-        reader: The model.
-        rows: Tokenised rows.
-        usable: Positions of those with a labelled token.
+        per_example: The gradients of the model.
+        rows: Tokenized rows.
+        usable: Positions of those with a labeled token.
         plan: Which rows, how long, how fast.
         max_length: Tokens per row at most.
         batch_size: Rows per forward pass; it changes the rounding alone.
     """
     orders = plan.orders(usable)
     per_epoch, steps = len(orders[0]), sum(map(len, orders))
-    if checkpoint_path(folder, plan.epochs).exists() and _whole(folder, plan, per_epoch):
+    if checkpoint_path(folder, plan.epochs).exists() and _is_complete(folder, plan, per_epoch):
         _state_path(folder).unlink(missing_ok=True)
         return
-    with written(folder, CACHE):
-        folder.mkdir(parents=True, exist_ok=True)
-    trainer = ProxyTrainer(reader, plan.learning_rate, 0.0)
+    trainer = ProxyTrainer(per_example, plan.learning_rate, 0.0)
     try:
         first = _resume(folder, trainer)
-        began = saved = time.monotonic()
+        started = last_save = time.monotonic()
         with tqdm(total=steps, initial=first, unit="step", desc="Warm-up") as bar:
             for step in range(first, steps):
-                epoch, place = divmod(step, per_epoch)
+                epoch, epoch_step = divmod(step, per_epoch)
                 if plan.snapshots and step == 0:
-                    _snapshot(folder, trainer, 0)
+                    _save_snapshot(folder, trainer, 0)
                 trainer.optimizer.param_groups[0]["lr"] = plan.rate(step, steps)
-                picked = orders[epoch][place]
-                trainer.step(list(token_batches(rows, picked, batch_size, max_length, Tally())))
+                step_rows = orders[epoch][epoch_step]
+                trainer.step(list(token_batches(rows, step_rows, batch_size, max_length, RowCounts())))
                 bar.update()
-                if plan.snapshots and _due(place, per_epoch):
-                    _snapshot(folder, trainer, step + 1)
-                if place + 1 == per_epoch:
+                if plan.snapshots and _is_due(epoch_step, per_epoch):
+                    _save_snapshot(folder, trainer, step + 1)
+                if epoch_step + 1 == per_epoch:
                     mean = sum(plan.rate(epoch * per_epoch + each, steps) for each in range(per_epoch)) / per_epoch
-                    _checkpoint(folder, trainer, epoch + 1, mean)
+                    _save_checkpoint(folder, trainer, epoch + 1, mean)
                 if step == first:
-                    left = (time.monotonic() - began) * (steps - first)
-                    logger.info("%d steps: about %.0f s", steps, left)
-                    say_if_long(f"a warm-up run of {steps - first:,} steps", left, "if stopped, it goes on there")
-                if time.monotonic() - saved >= SAVE_SECONDS or place + 1 == per_epoch:
-                    write_aside(_state_path(folder), trainer.state(), {"step": str(step + 1)})
-                    saved = time.monotonic()
+                    seconds = (time.monotonic() - started) * (steps - first)
+                    logger.info("%d steps: about %.0f s", steps, seconds)
+                    announce_if_long(
+                        f"a warm-up run of {steps - first:,} steps", seconds, "if stopped, it goes on there"
+                    )
+                if time.monotonic() - last_save >= SAVE_SECONDS or epoch_step + 1 == per_epoch:
+                    save_safetensors_atomically(_state_path(folder), trainer.state(), {"step": str(step + 1)})
+                    last_save = time.monotonic()
     finally:
-        trainer.undo()
+        trainer.restore_initial()
     _state_path(folder).unlink(missing_ok=True)
 
 
@@ -133,8 +133,8 @@ def checkpoint_path(folder: Path, epoch: int) -> Path:
 def snapshot_paths(folder: Path, epoch: int, per_epoch: int) -> list[Path]:
     """Where the snapshots of an epoch are, with the one it began from."""
     first = (epoch - 1) * per_epoch
-    places = [0, *(place + 1 for place in range(per_epoch) if _due(place, per_epoch))]
-    return [_snapshot_path(folder, first + place) for place in places]
+    steps = [0, *(step + 1 for step in range(per_epoch) if _is_due(step, per_epoch))]
+    return [_snapshot_path(folder, first + step) for step in steps]
 
 
 def read_snapshot(path: Path) -> Tensor:
@@ -142,25 +142,25 @@ def read_snapshot(path: Path) -> Tensor:
     return load_file(path)["weights"]
 
 
-def _due(place: int, per_epoch: int) -> bool:
-    """Whether a snapshot follows this step of the epoch: the last one always does, so that epochs join."""
-    if place + 1 == per_epoch or per_epoch <= SNAPSHOTS:
+def _is_due(step: int, per_epoch: int) -> bool:
+    """Whether a snapshot follows this step of the epoch: one always follows the last, so that epochs join."""
+    if step + 1 == per_epoch or per_epoch <= SNAPSHOTS:
         return True
-    return (place + 1) * SNAPSHOTS // per_epoch > place * SNAPSHOTS // per_epoch
+    return (step + 1) * SNAPSHOTS // per_epoch > step * SNAPSHOTS // per_epoch
 
 
-def _whole(folder: Path, plan: WarmUpPlan, per_epoch: int) -> bool:
+def _is_complete(folder: Path, plan: WarmUpPlan, per_epoch: int) -> bool:
     """Whether everything that a finished run leaves can be read."""
     epochs = range(1, plan.epochs + 1)
     paths = [checkpoint_path(folder, epoch) for epoch in epochs]
     if plan.snapshots:
         paths += [path for epoch in epochs for path in snapshot_paths(folder, epoch, per_epoch)]
-    return all(map(readable, paths))
+    return all(map(is_valid_safetensors, paths))
 
 
 def _resume(folder: Path, trainer: ProxyTrainer) -> int:
     path = _state_path(folder)
-    if not readable(path):
+    if not is_valid_safetensors(path):
         return 0
     with safe_open(path, "pt") as state:
         trainer.restore({name: state.get_tensor(name) for name in state.keys()})  # noqa: SIM118 — no mapping
@@ -169,22 +169,22 @@ def _resume(folder: Path, trainer: ProxyTrainer) -> int:
     return step
 
 
-def _checkpoint(folder: Path, trainer: ProxyTrainer, epoch: int, rate: float) -> None:
+def _save_checkpoint(folder: Path, trainer: ProxyTrainer, epoch: int, rate: float) -> None:
     """Weights and moments by the weights' names."""
-    names = [f"{layer.name}.weight" for layer in trainer.reader.layers]
+    names = [f"{layer.name}.weight" for layer in trainer.per_example.layers]
     tensors = {}
     for name, weight in zip(names, trainer.weights, strict=True):
         state = trainer.optimizer.state[weight]
         tensors[f"weight.{name}"] = weight.detach().clone()
         tensors[f"first.{name}"] = state["exp_avg"].detach().clone()
         tensors[f"second.{name}"] = state["exp_avg_sq"].detach().clone()
-    write_aside(checkpoint_path(folder, epoch), tensors, {"rate": repr(rate)})
+    save_safetensors_atomically(checkpoint_path(folder, epoch), tensors, {"rate": repr(rate)})
 
 
-def _snapshot(folder: Path, trainer: ProxyTrainer, step: int) -> None:
-    layers = trainer.reader.layers
+def _save_snapshot(folder: Path, trainer: ProxyTrainer, step: int) -> None:
+    layers = trainer.per_example.layers
     weights = {f"{layer.name}.weight": weight for layer, weight in zip(layers, trainer.weights, strict=True)}
-    write_aside(_snapshot_path(folder, step), {"weights": weight_vector(layers, weights)}, {})
+    save_safetensors_atomically(_snapshot_path(folder, step), {"weights": weight_vector(layers, weights)}, {})
 
 
 def _snapshot_path(folder: Path, step: int) -> Path:

@@ -16,6 +16,7 @@ from hf_gip.manifest.schema import Manifest
 from hf_gip.manifest.verify import check_source
 
 if TYPE_CHECKING:
+    from hf_gip.dataset.options import GtpOptions
     from hf_gip.selection import Selection
 
 
@@ -105,13 +106,13 @@ def check_tasks(recorded: Sequence[Mapping[str, Any]], target: Any) -> None:
     Raises:
         ValueError: If it holds others.
     """
-    from hf_gip.dataset.gradient_trajectories import tasks_of
+    from hf_gip.dataset.gradient_trajectories import subtasks_of
 
-    found = tasks_of(target)
+    found = subtasks_of(target)
     if len(found) != len(recorded):
         names = ", ".join(repr(task["name"]) for task in recorded)
         raise ValueError(f"`target` must hold the {len(recorded)} subtask(s) {names}, got {len(found)}.")
-    for task, (_, rows) in zip(recorded, found, strict=True):
+    for task, rows in zip(recorded, found.values(), strict=True):
         if task.get("sha256") is not None:
             _same("target", task["sha256"], _rows_digest(rows, task["columns"]))
 
@@ -278,9 +279,6 @@ def _again(name: str, value: Any, what: str) -> Any:
     return value
 
 
-PARAMETERS = ("projection_dim", "window", "update_every", "alpha", "conflict_penalty", "stop_ratio", "fisher", "seed")
-
-
 def spice_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *, device: str | None) -> "Selection":
     """Call `spice_select` with the recorded arguments.
 
@@ -293,30 +291,14 @@ def spice_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *
     Returns:
         The selection made now.
     """
-    from hf_gip.dataset.spice_select import spice_select
+    from hf_gip.dataset.options import SpiceOptions
+    from hf_gip.dataset.spice import spice_select
 
-    options, id_column = recorded_spice_options(manifest, given), manifest.source.id_column
-    subset = spice_select(source, manifest.parameters["k"], **options, id_column=id_column, device=device)
-    return getattr(subset, "selection")  # noqa: B009 — set by `spice_select`, unknown to type checkers
-
-
-def recorded_spice_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `spice_select`, from the manifest where it holds them.
-
-    Args:
-        manifest: What was recorded.
-        given: What it cannot hold, by argument: `model`, `tokenizer`.
-    """
-    features = manifest.recipe["features"]
     model, tokenizer = recorded_proxy(manifest, given)
-    return {
-        **{name: manifest.parameters[name] for name in PARAMETERS},
-        "model": model,
-        "tokenizer": tokenizer,
-        "target_modules": features["target_modules"],
-        "max_length": features["max_length"],
-        "columns": features["columns"] if "tokenizer" in features else None,  # token rows bring theirs
-    }
+    id_column = manifest.source.id_column
+    options = SpiceOptions.from_record(manifest.parameters, manifest.recipe, id_column=id_column, device=device)
+    subset = spice_select(source, manifest.parameters["k"], model=model, tokenizer=tokenizer, **vars(options))
+    return getattr(subset, "selection")  # noqa: B009 — set by `spice_select`, unknown to type checkers
 
 
 def recorded_proxy(manifest: Manifest, given: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -325,7 +307,7 @@ def recorded_proxy(manifest: Manifest, given: Mapping[str, Any]) -> tuple[Any, A
     Raises:
         ValueError: If the model must be given again, or is another than the recorded one.
     """
-    from hf_gip.features.proxy import name_model
+    from hf_gip.features.proxy import resolve_model
 
     recorded = {name: value for name, value in manifest.recipe["proxy"].items() if name != "steps"}
     model, tokenizer = given.get("model"), given.get("tokenizer")
@@ -335,7 +317,7 @@ def recorded_proxy(manifest: Manifest, given: Mapping[str, Any]) -> tuple[Any, A
                 f"`model` must be given again: the manifest names {recorded['model']!r} and does not hold it."
             )
         model = f"{recorded['model']}@{recorded['revision']}"
-    found = name_model(model, tokenizer).identity
+    found = resolve_model(model, tokenizer).identity
     compared = found.keys() | recorded.keys()
     if "files" in found and "files" in recorded:
         compared -= {"model"}  # a folder may be called otherwise
@@ -345,9 +327,6 @@ def recorded_proxy(manifest: Manifest, given: Mapping[str, Any]) -> tuple[Any, A
             f"{' and '.join(differing)}: give the model and tokenizer it was chosen with."
         )
     return model, tokenizer
-
-
-FEATURES = ("target_modules", "subspace", "projection_dim", "adam", "seed", "max_length")
 
 
 def gtp_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *, device: str | None) -> "Selection":
@@ -362,26 +341,31 @@ def gtp_again(manifest: Manifest, source: Dataset, given: Mapping[str, Any], *, 
     Returns:
         The selection made now.
     """
-    from hf_gip.dataset.gtp_select import gtp_select
+    from hf_gip.dataset.gtp import gtp_select
 
-    k = manifest.parameters["k"]
-    options = recorded_gtp_options(manifest, given)
-    subset = gtp_select(source, k, **options, id_column=manifest.source.id_column, device=device)
+    model, tokenizer, target, options = recorded_gtp_call(manifest, given, device=device)
+    inputs: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "target": target}
+    subset = gtp_select(source, manifest.parameters["k"], **inputs, **vars(options))
     return getattr(subset, "selection")  # noqa: B009 — set by `gtp_select`, unknown to type checkers
 
 
-def recorded_gtp_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `gtp_select`, from the manifest where it holds them.
+def recorded_gtp_call(
+    manifest: Manifest, given: Mapping[str, Any], *, device: str | None = None
+) -> "tuple[Any, Any, Any, GtpOptions]":
+    """Model, tokenizer, target and options of a recorded `gtp_select`, from the manifest where it holds them.
 
     Args:
         manifest: What was recorded.
         given: What it cannot hold, by argument: `model`, `tokenizer`, `target`, `checkpoints`.
+        device: Torch device.
 
     Raises:
         ValueError: If something must be given again, or the proxy is another than the recorded one.
     """
+    from hf_gip.dataset.options import GtpOptions
+
     recipe = manifest.recipe
-    features, tasks, warm_up = recipe["features"], recipe["target"], recipe["warm_up"]
+    tasks, warm_up = recipe["target"], recipe["warm_up"]
     model, tokenizer = recorded_proxy(manifest, given)
     target, folders = given.get("target"), given.get("checkpoints")
     if tasks and target is None:
@@ -399,17 +383,11 @@ def recorded_gtp_options(manifest: Manifest, given: Mapping[str, Any]) -> dict[s
         check_checkpoints(recipe["checkpoints"], folders)
     else:
         check_needless("checkpoints", folders, "the subset was chosen along a warm-up run of its own")
-    return {
-        "model": model,
-        "tokenizer": tokenizer,
-        "target": target if tasks else None,
-        "checkpoints": folders if warm_up is None else None,
-        "learning_rates": [point["rate"] for point in recipe["checkpoints"]] if warm_up is None else None,
-        "columns": features["columns"] if "tokenizer" in features else None,  # token rows bring theirs
-        "ridge": manifest.parameters["ridge"],
-        **{name: features[name] for name in FEATURES},
-        **(warm_up or {}),
-    }
+    id_column = manifest.source.id_column
+    options = GtpOptions.from_record(
+        manifest.parameters, recipe, checkpoints=folders, id_column=id_column, device=device
+    )
+    return model, tokenizer, target, options
 
 
 SELECT_AGAIN = {

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
 from hf_gip.hashing import hash_file, hash_lines, hash_rows, hash_table, iter_tables, row_hashes, values
-from hf_gip.io import check_path, written
+from hf_gip.io import check_path, friendly_disk_errors
 from hf_gip.manifest.dataset_card import SELECTION_CONFIG, card_text
 from hf_gip.manifest.reader import selection_table, write_selection
 from hf_gip.manifest.schema import (
@@ -100,7 +100,8 @@ def write_layout(
     check_subset(subset)
     check_names(config_name, split)
     shard_bytes = check_shard_size(max_shard_size)
-    with written(target, "free space there or choose another folder; nothing of it was left"), _aside(target) as aside:
+    advice = "free space there or choose another folder; nothing of it was left"
+    with friendly_disk_errors(target, advice), _aside(target) as aside:
         rows = _write_rows(subset, aside if include_rows else None, split, shard_bytes)
         manifest = _write_selection(subset, aside, rows, config_name, split, origins)
         (aside / CARD_PATH).write_text(card_text(manifest), encoding="utf-8")

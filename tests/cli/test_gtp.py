@@ -187,7 +187,9 @@ def test_rows_are_explained_by_what_they_match(tasks: int, tmp_path: Path) -> No
     )
     b = A.mean(0)[None]
     if tasks:
-        b = np.concatenate([r * each.numpy() for r, each in zip(learning_rates, found.goals() or [], strict=True)], 1)
+        b = np.concatenate(
+            [r * each.numpy() for r, each in zip(learning_rates, found.target_means() or [], strict=True)], 1
+        )
     assert chosen.weights is not None
     picks = chosen.indices.tolist()
     W = np.stack([each.numpy() for each in chosen.curves.values()] or [chosen.weights.numpy()])

@@ -26,10 +26,8 @@ import hf_gip
 from hf_gip.core.baselines import less
 from hf_gip.core.gtp import gtp
 from hf_gip.features import gradient_store as store
-from hf_gip.features import progress as pace
-from hf_gip.features import warmup
+from hf_gip.features import progress, proxy, warmup
 from hf_gip.features.gradients import gradient_features
-from hf_gip.features.proxy import prepared
 
 RUN: dict[str, Any] = {"warmup_fraction": 0.8, "warmup_epochs": 3, "warmup_learning_rate": 0.02, "seed": 3}
 
@@ -89,7 +87,7 @@ def test_chosen_rows_and_weights_are_those_of_the_core() -> None:
     found = hf_gip.gradient_trajectories(pool(), **options)
     got = subset.selection
     assert subset["id"][:] == got.indices.tolist()
-    direct = gtp(found.features, found.goals(), 8, learning_rates=found.learning_rates)
+    direct = gtp(found.features, found.target_means(), 8, learning_rates=found.learning_rates)
     assert got.indices.tolist() == direct.indices.tolist()
     assert torch.equal(got.weights, direct.weights)
     scaled = [
@@ -97,7 +95,7 @@ def test_chosen_rows_and_weights_are_those_of_the_core() -> None:
         for rate, features in zip(found.learning_rates, found.features, strict=True)
     ]
     A = torch.cat(scaled, 1).numpy()
-    goals = zip(found.learning_rates, found.goals() or [], strict=True)
+    goals = zip(found.learning_rates, found.target_means() or [], strict=True)
     b = torch.cat([rate**0.5 * each for rate, each in goals], 1)[0].numpy()
     assert got.record["residual"] == pytest.approx(fitted(A, b, got.indices.tolist())[1] / np.linalg.norm(b))
     assert [point["name"] for point in got.record["checkpoints"]] == ["epoch 1", "epoch 2", "epoch 3"]
@@ -141,11 +139,11 @@ def test_another_k_reads_no_gradient_and_the_same_call_nothing(monkeypatch: pyte
     options = {"model": with_lora(tiny_model()), "target": goal(), **RUN}
     first = hf_gip.gtp_select(pool(), 6, **options)
     monkeypatch.setattr(
-        "hf_gip.features.per_example_gradients.GradientReader.read", lambda *_: pytest.fail("read again")
+        "hf_gip.features.per_example_gradients.PerExampleGradients.compute", lambda *_: pytest.fail("read again")
     )
     monkeypatch.setattr("hf_gip.features.proxy.ProxyTrainer.step", lambda *_: pytest.fail("trained again"))
     assert len(hf_gip.gtp_select(pool(), 9, **options)) == 9
-    monkeypatch.setattr("hf_gip.dataset.gradient_trajectories.gather", lambda *_: pytest.fail("gathered again"))
+    monkeypatch.setattr("hf_gip.dataset.gradient_trajectories._gather", lambda *_: pytest.fail("gathered again"))
     again = hf_gip.gtp_select(pool(), 6, **options)
     assert again._fingerprint == first._fingerprint
     assert torch.equal(again.selection.weights, first.selection.weights)
@@ -191,7 +189,7 @@ def test_bars_say_whose_gradients_and_where_and_the_cost_is_said_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(store, "tqdm", NotedBar)
-    monkeypatch.setattr(pace, "ANNOUNCE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "ANNOUNCE_SECONDS", 0.0)
     monkeypatch.setattr(NotedBar, "shown", [])
     options: dict[str, Any] = {"model": tiny_model(), "target_modules": "last_layer", "projection_dim": 20, **RUN}
     hf_gip.gtp_select(pool(), 5, target={"one": goal(3), "two": goal(4)}, batch_size=2, **options)
@@ -226,7 +224,7 @@ datasets.config.HF_DATASETS_CACHE = __import__("pathlib").Path({cache!r})
 from tiny_models import tiny_model, tiny_rows, with_lora
 import hf_gip
 from hf_gip.core import gtp
-from hf_gip.features import proxy, reader, store, warmup
+from hf_gip.features import gradient_store as store, per_example_gradients as gradients, proxy, warmup
 warmup.SAVE_SECONDS, store.SHARD_ROWS, warmup.STEP_ROWS = 0.0, 10, 10
 def told(name, call):
     def slowly(*arguments, **options):
@@ -235,8 +233,8 @@ def told(name, call):
         return call(*arguments, **options)
     return slowly
 proxy.ProxyTrainer.step = told("step", proxy.ProxyTrainer.step)
-reader.GradientReader.read = told("read", reader.GradientReader.read)
-gtp.pursue = told("pursue", gtp.pursue)
+gradients.PerExampleGradients.compute = told("read", gradients.PerExampleGradients.compute)
+gtp.compressive_pursuit = told("pursue", gtp.compressive_pursuit)
 rows, goal = (datasets.Dataset.from_list(each) for each in (tiny_rows(50), tiny_rows(7, seed=9)))
 subset = hf_gip.gtp_select(rows, 8, model=with_lora(tiny_model()), target=goal, subspace={subspace!r}, **{run!r})
 print(subset.selection.indices.tolist())
@@ -395,7 +393,7 @@ def masked() -> Dataset:
             "`checkpoints` must hold at least 3 folder(s), got 2",
         ),
         (3, {"target": []}, "`target` must hold at least one row in every subtask, got none"),
-        (3, {"target": masked()}, "`target` must hold rows with a labelled token, got none of 6 in 'target'."),
+        (3, {"target": masked()}, "`target` must hold rows with a labeled token, got none of 6 in 'target'."),
     ],
 )
 def test_bad_input_is_one_sentence(k: int, options: dict[str, Any], message: str) -> None:
@@ -453,7 +451,7 @@ def test_a_trainers_checkpoints_bring_their_weights_moments_and_rates(tmp_path: 
     if not lora:  # LoRA layers put around whole weights
         around = options | {"target_modules": "lora", "seed": 5}
         found = hf_gip.gradient_trajectories(rows, model=base, adam=False, **around)
-        with prepared(last, "lora", 5) as ready:
+        with proxy.with_lora(last, "lora", 5) as ready:
             expected = gradient_features(ready, tokens, projection_dim=None, normalize=True)
         assert torch.allclose(found.features[-1].load(), expected.features, atol=1e-4)
         for option, instead in (("adam=True", "adam=False"), ('subspace="snapshots"', 'subspace="random"')):

@@ -20,7 +20,8 @@ from transformers import LlamaModel
 
 import hf_gip
 from hf_gip.core.spice import spice
-from hf_gip.features import proxy, spice_run
+from hf_gip.dataset import spice as spice_dataset
+from hf_gip.features import proxy
 from hf_gip.features.gradients import gradient_features
 
 
@@ -108,7 +109,7 @@ def test_rows_without_labels_are_left_out_and_long_ones_cut_and_counted() -> Non
     for row in (3, 8):
         rows[row]["labels"] = [-100] * len(rows[row]["labels"])
     rows[5] = {"input_ids": [1, 2] * 20, "labels": [1, 2] * 20}
-    rows[6] = {"input_ids": [1, 2] * 20, "labels": [-100] * 38 + [1, 2]}  # labelled beyond the context only
+    rows[6] = {"input_ids": [1, 2] * 20, "labels": [-100] * 38 + [1, 2]}  # labeled beyond the context only
     subset = hf_gip.spice_select(Dataset.from_list(rows), 37, model=tiny_model())
     assert sorted(subset.selection.indices.tolist()) == [row for row in range(40) if row not in (3, 6, 8)]
     assert subset.selection.record["rows"] == {"left_out": 3, "truncated": 1}
@@ -135,7 +136,7 @@ def test_a_second_call_is_a_cache_hit_and_frozen_gradients_serve_any_k(monkeypat
     first = hf_gip.spice_select(pool(), 10, **frozen)
     trained = hf_gip.spice_select(pool(), 10, model=frozen["model"])
     monkeypatch.setattr(
-        "hf_gip.features.per_example_gradients.GradientReader.read", lambda *_: pytest.fail("read again")
+        "hf_gip.features.per_example_gradients.PerExampleGradients.compute", lambda *_: pytest.fail("read again")
     )
     again = hf_gip.spice_select(pool(), 10, **frozen)
     assert again._fingerprint == first._fingerprint
@@ -164,14 +165,15 @@ import datasets
 datasets.config.HF_DATASETS_CACHE = __import__("pathlib").Path({cache!r})
 from tiny_models import tiny_model, tiny_rows
 import hf_gip
-from hf_gip.features import proxy, spice_run
-spice_run.SAVE_SECONDS, proxy.LEARNING_RATE = 0.0, 0.05
-choose = spice_run.WindowedRun.choose
+from hf_gip.dataset import spice as spice_dataset
+from hf_gip.features import proxy
+spice_dataset.SAVE_SECONDS, proxy.LEARNING_RATE = 0.0, 0.05
+choose = spice_dataset.WindowedRun.choose
 def slowly(self, *arguments):
     time.sleep(0.2)
     print("window", flush=True)
     return choose(self, *arguments)
-spice_run.WindowedRun.choose = slowly
+spice_dataset.WindowedRun.choose = slowly
 pool = datasets.Dataset.from_list(tiny_rows(120))
 subset = hf_gip.spice_select(pool, 48, model=tiny_model(), window=10, update_every=3)
 print(subset.selection.indices.tolist(), subset.selection.gains.tolist())
@@ -206,9 +208,9 @@ def test_what_a_kill_left_half_written_goes_with_the_state(tmp_path: Path) -> No
     folder.mkdir()
     (folder / "state.safetensors").write_bytes(b"whole")
     (folder / ".state.safetensors.123.part").write_bytes(b"ha")
-    spice_run.forget(folder)
+    spice_dataset.clear_state(folder)
     assert not folder.exists()
-    spice_run.forget(folder)
+    spice_dataset.clear_state(folder)
 
 
 def test_splits_have_their_own_budgets() -> None:
@@ -218,7 +220,7 @@ def test_splits_have_their_own_budgets() -> None:
 
 
 class EightBit(nn.Linear):
-    """A linear layer that keeps its weight in eight bits, as quantised models do."""
+    """A linear layer that keeps its weight in eight bits, as quantized models do."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False)
@@ -229,21 +231,21 @@ class EightBit(nn.Linear):
         return input @ (self.weight.to(input.dtype) * self.scale).T
 
 
-def quantised() -> nn.Module:
+def quantized() -> nn.Module:
     model = tiny_model()
     for block in model.model.layers:
         block.mlp.down_proj = EightBit(block.mlp.down_proj)
     return model
 
 
-def test_lora_on_a_quantised_model_works_and_its_own_weights_are_refused() -> None:
-    assert len(hf_gip.spice_select(pool(), 7, model=get_peft_model(quantised(), LoraConfig(**LORA)))) == 7
+def test_lora_on_a_quantized_model_works_and_its_own_weights_are_refused() -> None:
+    assert len(hf_gip.spice_select(pool(), 7, model=get_peft_model(quantized(), LoraConfig(**LORA)))) == 7
     message = (
-        "`target_modules` must name layers with floating-point weights, got model.layers.0.mlp.down_proj quantised to "
+        "`target_modules` must name layers with floating-point weights, got model.layers.0.mlp.down_proj quantized to "
         "torch.int8: take the gradients of a LoRA adapter on top of it."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hf_gip.spice_select(pool(), 7, model=quantised(), target_modules="*.down_proj")
+        hf_gip.spice_select(pool(), 7, model=quantized(), target_modules="*.down_proj")
 
 
 def broken() -> nn.Module:
@@ -283,7 +285,7 @@ def masked() -> Dataset:
             "`model` must be a causal language model with an output layer, got LlamaModel: load it with "
             "`AutoModelForCausalLM`.",
         ),
-        (masked, 3, {}, "`k` must be at most the number of rows with a labelled token (0 of 6), got 3."),
+        (masked, 3, {}, "`k` must be at most the number of rows with a labeled token (0 of 6), got 3."),
         (
             lambda: word_rows(9),
             3,

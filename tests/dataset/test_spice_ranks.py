@@ -13,7 +13,8 @@ from tiny_models import tiny_model, tiny_rows
 from torch import multiprocessing
 
 import hf_gip
-from hf_gip.features import proxy, spice_run
+from hf_gip.dataset import spice as spice_dataset
+from hf_gip.features import proxy
 
 pytestmark = pytest.mark.ddp
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -24,7 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def chosen(cache: Path, name: str) -> Any:
     config.HF_DATASETS_CACHE = cache
-    proxy.LEARNING_RATE, spice_run.SAVE_SECONDS = 0.05, 0.0
+    proxy.LEARNING_RATE, spice_dataset.SAVE_SECONDS = 0.05, 0.0
     subset = hf_gip.spice_select(Dataset.from_list(tiny_rows(70)), 21, model=tiny_model(), **OPTIONS[name])
     return (
         subset.selection.indices.tolist(),
@@ -60,20 +61,20 @@ def uncached(folder: Path) -> str:
 def apart(folder: Path) -> str:
     rank = torch.distributed.get_rank()
     folder = folder / f"cache{rank}"
-    spice_run.SAVE_SECONDS = 0.0
+    spice_dataset.SAVE_SECONDS = 0.0
     config.HF_DATASETS_CACHE = folder
     asked = {"model": tiny_model(), "window": 10}
-    run = spice_run.WindowedRun.choose
+    run = spice_dataset.WindowedRun.choose
 
     def once(self: Any, *arguments: Any) -> None:
-        if self.done.window == 2:
+        if self.state.window == 2:
             raise KeyboardInterrupt
         run(self, *arguments)
 
-    spice_run.WindowedRun.choose = once
+    spice_dataset.WindowedRun.choose = once
     with pytest.raises(KeyboardInterrupt):
         hf_gip.spice_select(Dataset.from_list(tiny_rows(40)), 16, **asked)
-    spice_run.WindowedRun.choose = run
+    spice_dataset.WindowedRun.choose = run
     with pytest.raises(RuntimeError) as told:
         hf_gip.spice_select(Dataset.from_list(tiny_rows(40)), 16, **asked)
     return str(told.value)
@@ -89,12 +90,12 @@ def forgetful(folder: Path) -> Any:
         config.HF_DATASETS_CACHE = own
         return hf_gip.spice_select(rows, 9, model=tiny_model(), **options).selection.indices.tolist()
 
-    spice_run.SAVE_SECONDS = 10.0
+    spice_dataset.SAVE_SECONDS = 10.0
     first = select()
     if torch.distributed.get_rank() == 1:
         shutil.rmtree(own)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spice_run.WindowedRun, "choose", lambda *_: pytest.fail("chosen again"))
+        patch.setattr(spice_dataset.WindowedRun, "choose", lambda *_: pytest.fail("chosen again"))
         return [first == select(), len(list(own.rglob("record.json")))]
 
 
@@ -122,7 +123,7 @@ def test_two_ranks_choose_what_one_process_does(ranks: dict[str, Any], tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "HF_DATASETS_CACHE", tmp_path)
         patch.setattr(proxy, "LEARNING_RATE", 0.05)
-        patch.setattr(spice_run, "SAVE_SECONDS", 10.0)
+        patch.setattr(spice_dataset, "SAVE_SECONDS", 10.0)
         for name in OPTIONS:
             rows, gains, steps = chosen(tmp_path / "one", name)
             assert ranks["choosing"][name][0] == rows

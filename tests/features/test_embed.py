@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from hf_gip.features import encoders
 from hf_gip.features.embed import SAMPLE_ROWS, embed, embed_texts
-from hf_gip.features.encoders import DEFAULT_ENCODER, LexicalEncoder, name_encoder
+from hf_gip.features.encoders import DEFAULT_ENCODER, LexicalEncoder, resolve_encoder
 
 
 class Letters:
@@ -53,7 +53,7 @@ def test_a_thing_without_encode_is_refused() -> None:
     with pytest.raises(
         TypeError, match=r"^`encoder` must be a model id, 'lexical' or an object with an `encode` method, got 3\.$"
     ):
-        name_encoder(3)  # pyright: ignore[reportArgumentType]
+        resolve_encoder(3)  # pyright: ignore[reportArgumentType]
 
 
 def test_targets_must_hold_text() -> None:
@@ -133,17 +133,17 @@ def test_the_default_encoder_works_without_the_hub_where_its_weights_are_install
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(encoders, "_resolve_commit", out_of_reach)
-    found = name_encoder(DEFAULT_ENCODER)
+    found = resolve_encoder(DEFAULT_ENCODER)
     assert "using the MiniLM in the installed package" in capsys.readouterr().out
     assert set(found.identity) == {"encoder", "files"}  # named by its content, not by a commit nobody could check
     vectors = found.load().encode(["a cat", "a kitten", "an invoice"])
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
 
     with pytest.raises(OSError, match="out of reach"):
-        name_encoder("someone/other-encoder")
+        resolve_encoder("someone/other-encoder")
     monkeypatch.setattr(encoders, "_packaged_minilm", lambda: None)
     with pytest.raises(OSError, match="out of reach"):
-        name_encoder(DEFAULT_ENCODER)
+        resolve_encoder(DEFAULT_ENCODER)
 
 
 def out_of_reach(repo_id: str, revision: str | None) -> str:

@@ -28,7 +28,7 @@ import hf_gip
 from hf_gip.features import embed as module
 from hf_gip.features.embed import SAMPLE_ROWS, embed, embed_texts
 from hf_gip.features.embedding_cache import EmbeddingCache
-from hf_gip.features.encoders import name_encoder
+from hf_gip.features.encoders import resolve_encoder
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
 
@@ -237,20 +237,20 @@ def test_a_model_changed_in_place_has_its_new_vectors(name: str, model_folder: P
 
 def test_a_model_is_the_same_after_use_and_from_another_load(model_folder: Path) -> None:
     one, two = model(model_folder), model(model_folder)
-    identity = name_encoder(one).identity
+    identity = resolve_encoder(one).identity
     assert set(identity) == {"encoder", "state"}
     one.encode(texts_of(9), prompt="say ")
     assert one.similarity_fn_name == "cosine"  # set when first read
-    assert name_encoder(one).identity == name_encoder(two.train()).identity == identity
+    assert resolve_encoder(one).identity == resolve_encoder(two.train()).identity == identity
 
 
 def test_a_static_model_is_known_by_its_state() -> None:
     words = tokenizer().backend_tokenizer
     encoder = SentenceTransformer(modules=[StaticEmbedding(words, embedding_dim=4)], device="cpu")
-    before = name_encoder(encoder).identity
+    before = resolve_encoder(encoder).identity
     words.enable_truncation(2)
     assert set(before) == {"encoder", "state"}
-    assert name_encoder(encoder).identity != before
+    assert resolve_encoder(encoder).identity != before
 
 
 def test_a_cached_call_asks_an_object_for_a_few_texts_only() -> None:

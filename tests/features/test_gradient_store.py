@@ -16,7 +16,7 @@ import torch
 from tiny_models import tiny_model, tiny_rows
 from torch import multiprocessing, nn
 
-from hf_gip.distributed import first_available, run_on_all
+from hf_gip.distributed import first_available, run_on_all, run_on_main, world_group
 from hf_gip.features import gradient_store as store
 from hf_gip.features.gradient_store import open_store, store_gradients
 from hf_gip.features.gradients import gradient_features
@@ -99,14 +99,15 @@ SLOW_RUN = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from tiny_models import tiny_model, tiny_rows
-from hf_gip.features import reader, store
+from hf_gip.features import gradient_store as store
+from hf_gip.features import per_example_gradients as gradients
 store.SHARD_ROWS = 6
-read = reader.GradientReader.read
+read = gradients.PerExampleGradients.compute
 def slowly(self, batch):
     time.sleep(0.15)
     return read(self, batch)
-reader.GradientReader.read = slowly
-recipe = reader.GradientRecipe("*.down_proj", 64)
+gradients.PerExampleGradients.compute = slowly
+recipe = gradients.GradientRecipe("*.down_proj", 64)
 store.store_gradients({folder!r}, tiny_model(), tiny_rows(60), recipe, batch_size=2)
 """
 
@@ -130,7 +131,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def told(work: Callable[[], object]) -> str:
     """The error that `work` ends with."""
-    with pytest.raises((ValueError, RuntimeError, OSError)) as error:
+    with pytest.raises((ValueError, RuntimeError, OSError, IndexError)) as error:
         work()
     return f"{type(error.value).__name__}: {error.value}"
 
@@ -156,13 +157,15 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
     store.SHARD_ROWS = 6
     store_gradients(folder / "two", tiny_model(), tiny_rows(30), RECIPE)
     seen = {
-        "late": first_available([0, 1, 2] if rank == 0 else [2]),
-        "one": first_available(None if rank == 0 else "found"),
-        "none": first_available(None),
+        "late": first_available([0, 1, 2] if rank == 0 else [2], world_group()),
+        "one": first_available(None if rank == 0 else "found", world_group()),
+        "none": first_available(None, world_group()),
         "not finite": told(lambda: store_gradients(folder / "bad", *poisoned(), RECIPE)),
         "own folders": told(lambda: store_gradients(folder / f"of{rank}", tiny_model(), tiny_rows(30), RECIPE)),
         "other models": told(lambda: store_gradients(folder / "one", tiny_model(rank), tiny_rows(4), RECIPE)),
-        "full disk": told(lambda: run_on_all(full_disk)),
+        "full disk": told(lambda: run_on_all(full_disk, world_group())),
+        "main": run_on_main(lambda: f"of rank {rank}", world_group()),
+        "main fails": told(lambda: run_on_main(lambda: [][rank], world_group())),
     }
     (folder / f"{rank}.json").write_text(json.dumps(seen))
     torch.distributed.destroy_process_group()
@@ -196,8 +199,8 @@ def test_an_error_on_one_rank_ends_both(ranks: tuple[Path, Any]) -> None:
     first, second = ranks[1]
     for seen in (first, second):
         assert seen["not finite"] == (
-            "ValueError: `model` must give finite gradients, got NaN or infinity in row 8: look at these rows, or "
-            "load the model in bfloat16 or float32."
+            "NonFiniteGradientError: `model` must give finite gradients, got NaN or infinity in row 8: look at these "
+            "rows, or load the model in bfloat16 or float32."
         )
     for rank, (seen, missing) in enumerate([(first, 2), (second, 3)]):
         assert seen["own folders"] == (
@@ -213,6 +216,14 @@ def test_an_error_on_one_rank_ends_both(ranks: tuple[Path, Any]) -> None:
     )
     assert second["full disk"] == "OSError: no space left"
     assert first["full disk"] == "RuntimeError: rank 1 failed, OSError: no space left"
+
+
+@pytest.mark.ddp
+def test_what_the_first_rank_does_alone_reaches_both_also_an_error(ranks: tuple[Path, Any]) -> None:
+    first, second = ranks[1]
+    assert first["main"] == second["main"] == "of rank 0"
+    assert first["main fails"] == "IndexError: list index out of range"
+    assert second["main fails"] == "RuntimeError: rank 0 failed, IndexError: list index out of range"
 
 
 def test_processes_without_a_group_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,14 +16,14 @@ from tiny_models import tiny_model, tiny_rows
 from hf_gip.features import matrix_files as files
 from hf_gip.features.bergson import bergson_rows
 from hf_gip.features.gradients import gradient_features
-from hf_gip.features.matrix_files import FileRows, column_rows, npy_rows, safetensors_rows
+from hf_gip.features.matrix_files import FileMatrix, column_rows, npy_rows, safetensors_rows
 
 
 def matrix(n: int = 37, d: int = 5) -> torch.Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(0))
 
 
-def check(found: FileRows, X: torch.Tensor) -> None:
+def check(found: FileMatrix, X: torch.Tensor) -> None:
     assert (found.n, found.d, found.dtype) == (*X.shape, X.dtype)
     pick = torch.tensor([36, 0, 7, 7, 20])
     assert torch.equal(found.rows(pick), X[pick])

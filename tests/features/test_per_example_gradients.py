@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaModel
 
 from hf_gip.core import sketch
-from hf_gip.features import per_example_gradients as layers
-from hf_gip.features import per_example_gradients as reader
+from hf_gip.features import per_example_gradients, proxy
 from hf_gip.features.adam import adam_moments
 from hf_gip.features.gradients import gradient_features
-from hf_gip.features.proxy import prepared
 
 
 def with_lora(model: nn.Module, **options) -> nn.Module:
@@ -61,13 +59,13 @@ def test_lora_gradients_are_those_of_every_row_alone() -> None:
 def test_chosen_layers_gradients_are_those_of_every_row_alone(pattern: str) -> None:
     model, rows = tiny_model(), tiny_rows(7)
     got = gradient_features(model, rows, target_modules=pattern, projection_dim=None, batch_size=3)
-    names = [f"{layer.name}.weight" for layer in layers.find_layers(model, pattern)]
+    names = [f"{layer.name}.weight" for layer in per_example_gradients.find_layers(model, pattern)]
     torch.testing.assert_close(got.features, alone(model, rows, names), rtol=1e-4, atol=1e-6)
 
 
 def test_the_last_layers_gradient_is_had_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = tiny_model(), tiny_rows(5)
-    monkeypatch.setattr(reader, "BLOCK_BYTES", 5 * 16 * 4 * 7)
+    monkeypatch.setattr(per_example_gradients, "BLOCK_BYTES", 5 * 16 * 4 * 7)
     got = gradient_features(model, rows, target_modules="last_layer", projection_dim=None, batch_size=5)
     torch.testing.assert_close(got.features, alone(model, rows, ["lm_head.weight"]), rtol=1e-4, atol=1e-6)
     whole = gradient_features(model, rows, target_modules="last_layer", projection_dim=64, batch_size=5)
@@ -99,7 +97,7 @@ def test_the_hidden_gradient_is_that_of_the_last_hidden_states() -> None:
 def test_sketched_gradients_are_sketches_of_the_exact_ones() -> None:
     model, rows = with_lora(tiny_model()), tiny_rows(4)
     exact = gradient_features(model, rows, projection_dim=None).features
-    watched = layers.find_layers(model, "lora")
+    watched = per_example_gradients.find_layers(model, "lora")
     parts = exact.split([layer.shape[0] * layer.shape[1] for layer in watched], dim=1)
     expected = sum(sketch.sketch(part, 100, seed=5, stream=number) for number, part in enumerate(parts))
     got = gradient_features(model, rows, projection_dim=100, seed=5).features
@@ -141,7 +139,7 @@ def test_adam_scaling_is_the_step_adam_would_take_on_the_row() -> None:
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_normalised_gradients_have_length_one() -> None:
+def test_normalized_gradients_have_length_one() -> None:
     got = gradient_features(with_lora(tiny_model()), tiny_rows(5), normalize=True).features
     torch.testing.assert_close(got.norm(dim=1), torch.ones(5))
 
@@ -169,7 +167,7 @@ def test_rows_without_labels_are_left_out_and_counted(caplog: pytest.LogCaptureF
         got = gradient_features(with_lora(tiny_model()), rows)
     assert got.rows.tolist() == [0, 3]
     assert (got.left_out, got.truncated) == (2, 0)
-    assert "2 rows without a labelled token" in caplog.text
+    assert "2 rows without a labeled token" in caplog.text
 
 
 def test_rows_longer_than_the_context_are_cut_and_counted() -> None:
@@ -197,7 +195,7 @@ def test_a_row_whose_gradient_is_not_finite_is_named() -> None:
 
 
 class EightBit(nn.Linear):
-    """A linear layer that keeps its weight in eight bits, as quantised models do."""
+    """A linear layer that keeps its weight in eight bits, as quantized models do."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False)
@@ -208,12 +206,12 @@ class EightBit(nn.Linear):
         return input @ (self.weight.to(input.dtype) * self.scale).T
 
 
-def test_lora_on_quantised_weights_is_exact_and_the_weights_themselves_are_refused() -> None:
+def test_lora_on_quantized_weights_is_exact_and_the_weights_themselves_are_refused() -> None:
     model, rows = tiny_model(), tiny_rows(3)
     for block in model.model.layers:
         block.mlp.down_proj = EightBit(block.mlp.down_proj)
     message = (
-        "`target_modules` must name layers with floating-point weights, got model.layers.0.mlp.down_proj quantised to "
+        "`target_modules` must name layers with floating-point weights, got model.layers.0.mlp.down_proj quantized to "
         "torch.int8: take the gradients of a LoRA adapter on top of it."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -309,9 +307,9 @@ def test_scaling_and_two_sided_projection_exclude_each_other() -> None:
         gradient_features(model, [row], side=4, scaling=adam_moments(optimizer, model))
 
 
-def test_a_row_that_is_not_tokenised_is_refused() -> None:
+def test_a_row_that_is_not_tokenized_is_refused() -> None:
     message = (
-        "`rows` must be tokenised, got row 0 with the columns text: it needs `input_ids` and, where only answers "
+        "`rows` must be tokenized, got row 0 with the columns text: it needs `input_ids` and, where only answers "
         "count, `labels`."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -347,7 +345,7 @@ def test_a_model_in_a_folder_gives_what_the_live_one_does(tmp_path: Path) -> Non
     for folder in (tmp_path, str(tmp_path)):
         torch.testing.assert_close(gradient_features(folder, rows, target_modules="*.down_proj").features, live)
     torch.testing.assert_close(gradient_features(tmp_path, word_rows(9), target_modules="*.down_proj").features, live)
-    with prepared(model, "lora", 3) as ready:
+    with proxy.with_lora(model, "lora", 3) as ready:
         expected = gradient_features(ready, rows, seed=3)
     torch.testing.assert_close(gradient_features(tmp_path, rows, seed=3).features, expected.features)
 

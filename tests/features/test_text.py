@@ -12,7 +12,7 @@ from tiny_trainers import exactly, word_tokenizer
 
 from hf_gip.dataset.loading import open_dataset
 from hf_gip.features.text import iter_texts, text_recipe
-from hf_gip.features.tokenization import tokenised
+from hf_gip.features.tokenization import tokenize_rows
 
 
 def texts(rows: list[dict[str, Any]], **options: Any) -> list[str]:
@@ -303,6 +303,6 @@ def test_rows_of_another_kind_in_a_column_of_text_are_named(tmp_path: Path, valu
     with pytest.raises(ValueError, match=exactly(message)):
         list(iter_texts(rows, text_recipe(rows)))
     with pytest.raises(ValueError, match=exactly(message)):
-        tokenised(rows, word_tokenizer(1), None, 16)
+        tokenize_rows(rows, word_tokenizer(1), None, 16)
     first = rows.select([0])
     assert list(iter_texts(first, text_recipe(first))) == ["a b c"]

@@ -1,0 +1,498 @@
+"""SPICE on a dataset: rows in, per-example gradients on a small proxy, the most informative and agreeing rows out.
+
+The rows are walked in shuffled windows. A proxy in training takes steps on what is chosen, and a killed run goes on
+with the same picks; a frozen one gives its gradients once.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from datasets import Dataset, DatasetDict
+from datasets.utils import tqdm
+from jaxtyping import Float, Int64
+from safetensors import safe_open
+from torch import Tensor, distributed, nn
+
+from hf_gip.core.explain import SpiceExplanation, explain_spice_candidate, explain_spice_pick
+from hf_gip.core.metrics import curvature, greedy_guarantee, random_sets, set_quality
+from hf_gip.core.spice import Fisher, spice, window_quotas
+from hf_gip.dataset.cache import cache_folder, cached_gradients
+from hf_gip.dataset.inputs import plain_value
+from hf_gip.dataset.options import SPICE_PARAMETERS, SpiceOptions
+from hf_gip.dataset.select import attach, check_dataset, check_pool_row, environment, report_picks, select_once, splits
+from hf_gip.distributed import all_gather, rank_and_world, run_on_all, world_group
+from hf_gip.features.gradients import context_length
+from hf_gip.features.per_example_gradients import GradientRecipe, PerExampleGradients
+from hf_gip.features.progress import announce
+from hf_gip.features.proxy import ModelRef, ProxyTrainer, resolve_model, with_lora
+from hf_gip.features.tokenization import RowCounts, TokenBatch, TokenRows, columns_read, token_batches, tokenize_rows
+from hf_gip.hashing import hash_json, hash_rows
+from hf_gip.io import save_safetensors_atomically
+from hf_gip.selection import Selection
+
+logger = logging.getLogger(__name__)
+
+Pool = TypeVar("Pool", Dataset, DatasetDict)
+Gradients = Callable[[Int64[Tensor, " w"]], Float[Tensor, "w d"]]
+VERSION = 2  # of the result: raise it when the same call would choose other rows, so that old caches are left behind
+SAVE_SECONDS = 10.0  # what a kill costs at most, besides the window in work
+RANDOM_SETS = 3  # that the picks of each window are compared with
+
+
+def spice_select(
+    dataset: Pool,
+    k: int | Mapping[str, int],
+    *,
+    model: str | nn.Module,
+    tokenizer: Any = None,
+    columns: Sequence[str] | None = SpiceOptions.columns,
+    target_modules: str = SpiceOptions.target_modules,
+    projection_dim: int | None = SpiceOptions.projection_dim,
+    window: int | None = SpiceOptions.window,
+    update_every: int | None = SpiceOptions.update_every,
+    alpha: float = SpiceOptions.alpha,
+    conflict_penalty: float = SpiceOptions.conflict_penalty,
+    stop_ratio: float | None = SpiceOptions.stop_ratio,
+    fisher: Fisher = SpiceOptions.fisher,
+    max_length: int = SpiceOptions.max_length,
+    batch_size: int = SpiceOptions.batch_size,
+    seed: int = SpiceOptions.seed,
+    id_column: str | None = SpiceOptions.id_column,
+    device: str | None = SpiceOptions.device,
+) -> Pool:
+    """Choose `k` rows with the most Fisher information and the least gradient conflict, as SPICE does.
+
+    The rows are shuffled and walked in windows of 120. Of each window every row's gradient is taken on a small proxy
+    model, its share of `k` is chosen greedily (`hf_gip.spice`), and after every `update_every` rows chosen the proxy
+    takes one AdamW step on them ([paper](https://huggingface.co/papers/2601.23155)). The union of all windows' picks
+    is the subset. A small model of the target's family is the proxy to use: Qwen2-0.5B for Qwen2-7B.
+
+    With `update_every=None` the proxy stays as it is: its gradients are taken once, kept in the datasets cache, and
+    serve every later call, whatever its `k` or penalty; then `window=None` chooses from all rows at once. Finished
+    selections are cached, and a killed run goes on where it was, with the same picks. Ranks with a process group and
+    one datasets cache share the gradients and return the same rows.
+
+    Costs one training step of the proxy per row that is looked at (`benchmarks/gradients.py`), and one forward pass
+    in memory per batch, besides n · `projection_dim` numbers where the proxy is frozen.
+
+    Args:
+        dataset: The pool: rows of text, or tokenized ones with `input_ids` and, where not every token counts,
+            `labels`. Rows without a label are left out and counted. Of a `DatasetDict` each split named in `k` is
+            replaced by its subset.
+        k: How many rows; for a `DatasetDict` a mapping from split to rows, or a number for its `train` split.
+        model: The proxy: a Hub id, a local folder, or a live model, which is left as it was.
+        tokenizer: For rows of text with a live model; otherwise the model's own.
+        columns: Text columns, instead of the detected layout; every token of the text counts, as in the paper.
+        target_modules: Whose gradients: `"lora"` (put on where the model has none), `"last_layer"`, `"hidden"` or a
+            pattern of layer names, see `hf_gip.gradient_features`. The same weights are trained.
+        projection_dim: Width the gradients are projected to; None keeps them whole.
+        window: Rows looked at together; None, all of them, needs a frozen proxy.
+        update_every: Rows chosen per step of the proxy, counted in selections across windows: 1, 10 or 50 in the
+            paper. None: never.
+        alpha: Weight α of the gradients against the identity.
+        conflict_penalty: Weight λ of the conflict.
+        stop_ratio: Leave a window once a pick would bring at most this share of the window's first one: fewer rows
+            than `k`, as many as the record then says. 0.5 is the paper's, as "SPICE+". None: exactly `k` rows.
+        fisher: `"full"`, `"diagonal"` as in the paper, or `"diagonal_g4"` as in the released code.
+        max_length: Tokens per row at most, within the model's context; longer rows are cut and counted.
+        batch_size: Rows per forward pass.
+        seed: Of the shuffle, the LoRA layers and the projection.
+        id_column: A column that names the rows in the manifest, instead of their position.
+        device: Torch device; a GPU where there is one unless told. A live model stays where it is.
+
+    Returns:
+        An ordinary `Dataset` of the chosen rows in pick order. Its `selection` holds information gain, conflict and
+        overlap ε of every pick, and a record that compares the subset with random ones and with λ = 0.
+
+    Raises:
+        TypeError: If `dataset` or `model` is of the wrong kind.
+        ValueError: If an argument does not fit the data or the model, or a row's gradient is not finite.
+    """
+    options = SpiceOptions(
+        columns=columns,
+        target_modules=target_modules,
+        projection_dim=projection_dim,
+        window=window,
+        update_every=update_every,
+        alpha=alpha,
+        conflict_penalty=conflict_penalty,
+        stop_ratio=stop_ratio,
+        fisher=fisher,
+        max_length=max_length,
+        batch_size=batch_size,
+        seed=seed,
+        id_column=id_column,
+        device=device,
+    )
+    if isinstance(dataset, DatasetDict):
+        subsets = {
+            name: spice_select(dataset[name], n, model=model, tokenizer=tokenizer, **vars(options))
+            for name, n in splits(dataset, k)
+        }
+        return cast("Pool", DatasetDict({**dataset, **subsets}))
+    k = plain_value(k)
+    check_dataset(dataset, k, options.id_column)
+    text_columns = columns_read(dataset, options.columns)  # refuses wrong ones before a model is opened
+    proxy = resolve_model(model, tokenizer, device=str(options.device))
+    request = {
+        **{name: value for name, value in vars(options).items() if name not in ("batch_size", "device")},
+        "method": "spice",
+        "version": VERSION,
+        "k": k,
+        "proxy": proxy.identity,
+        "rows": hash_rows(dataset, text_columns),
+    }
+    folder = cache_folder("runs", hash_json(request))
+    selection = select_once(request, lambda: _select(dataset, cast("int", k), proxy, options, folder), shared=True)
+    clear_state(folder)
+    return attach(dataset, replace(selection, context=SpiceContext(dataset, proxy, options)))
+
+
+def _select(dataset: Dataset, k: int, proxy: ModelRef, options: SpiceOptions, folder: Path | None) -> Selection:
+    """Choose the rows; a run in training keeps its state in `folder`.
+
+    Raises:
+        ValueError: If fewer than `k` rows have a labeled token.
+    """
+    started = time.perf_counter()
+    model, tokens, options = _open(dataset, proxy, options)
+    if k > len(tokens.usable):
+        raise ValueError(
+            f"`k` must be at most the number of rows with a labeled token ({len(tokens.usable)} of {len(dataset)}), "
+            f"got {k}."
+        )
+    with with_lora(model, options.target_modules, options.seed) as adapted:
+        if options.update_every is None:
+            state = _run_frozen(adapted, tokens, k, options)
+        else:
+            state = _run_trained(adapted, tokens, k, options, folder)
+    if len(state.rows) < k:
+        logger.warning("`stop_ratio` ended windows before `k`: %d of %d rows chosen", len(state.rows), k)
+    record = {
+        "method": "spice",
+        "parameters": {"k": k, **{name: getattr(options, name) for name in SPICE_PARAMETERS}},
+        "stopped_early": state.stopped_early,
+        "proxy": proxy.identity | {"steps": state.steps},
+        "features": {"kind": "gradients", "target_modules": options.target_modules, **tokens.recipe},
+        "rows": {"left_out": tokens.left_out, "truncated": tokens.truncated},
+        "diagnostics": _diagnostics(state),
+        **environment(dataset, options.id_column),
+        "timings": {"select_seconds": time.perf_counter() - started},
+    }
+    curves = {name: torch.tensor(getattr(state, name), dtype=torch.float64) for name in ("conflict", "overlap")}
+    gains = torch.tensor(state.gains, dtype=torch.float64)
+    return Selection(torch.tensor(state.rows, dtype=torch.int64), gains, record=record, curves=curves)
+
+
+def _open(dataset: Dataset, proxy: ModelRef, options: SpiceOptions) -> tuple[nn.Module, TokenRows, SpiceOptions]:
+    """The model, the rows' tokens, and the options with `max_length` within the model's context."""
+    model, tokenizer = proxy.load()
+    options = replace(options, max_length=min(options.max_length, context_length(model)))
+    return model, tokenize_rows(dataset, tokenizer, options.columns, options.max_length), options
+
+
+def _gradient_recipe(options: SpiceOptions) -> GradientRecipe:
+    return GradientRecipe(
+        options.target_modules, options.projection_dim, seed=options.seed, max_length=options.max_length
+    )
+
+
+def _shuffled(rows: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+
+
+# --- the two pipelines -----------------------------------------------------------------------------------------------
+
+
+def _run_frozen(model: nn.Module, tokens: TokenRows, k: int, options: SpiceOptions) -> "SpiceState":
+    """One shot: all gradients into a store, then windows of shuffled rows, or all rows at once."""
+    order = tokens.usable if options.window is None else _shuffled(tokens.usable, options.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        recipe = _gradient_recipe(options)
+        store = cached_gradients(model, tokens.rows, recipe, options.batch_size, Path(scratch))
+        matrix = store.features.load()
+    position = torch.full((len(tokens.rows),), -1)
+    position[store.rows] = torch.arange(len(store.rows))
+    run = WindowedRun(order, k, options)
+    return run.run(lambda rows: matrix[position[rows]].to(str(options.device)), lambda state: None)
+
+
+def _run_trained(
+    model: nn.Module, tokens: TokenRows, k: int, options: SpiceOptions, folder: Path | None
+) -> "SpiceState":
+    """The paper's pipeline: window by window, the proxy trained on what was chosen."""
+    proxy = TrainedProxy(PerExampleGradients(model, _gradient_recipe(options)), tokens.rows, options, folder)
+    run = WindowedRun(_shuffled(tokens.usable, options.seed), k, options)
+    try:
+        run.state = proxy.resume()
+        remaining = [row for number in run.remaining() for row in run.windows[number].tolist()]
+        if proxy.rank == 0:
+            announce(
+                proxy.per_example,
+                tokens.rows,
+                remaining[:: proxy.world],
+                batch_size=options.batch_size,
+                max_length=options.max_length,
+                extra=k - len(run.state.rows),
+                note=f"{len(run.windows)} windows, a step of the proxy per {options.update_every} picks",
+            )
+        return run.run(proxy.gradients, proxy.after_window)
+    finally:
+        proxy.trainer.restore_initial()
+
+
+@dataclass
+class SpiceState:
+    """What has been chosen so far, and how it compares; plain JSON but for the proxy's weights, kept beside it.
+
+    Attributes:
+        window: How many windows are done.
+        steps: Training steps of the proxy so far.
+        rows: The picks.
+        gains: What each added.
+        conflict: Its conflict with the earlier picks of its window.
+        overlap: Its overlap ε with them.
+        untrained: Picks that the proxy has not been trained on yet.
+        comparisons: The picks of each window beside random ones and those without a penalty.
+        stopped_early: Whether `stop_ratio` ended a window.
+    """
+
+    window: int = 0
+    steps: int = 0
+    rows: list[int] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
+    conflict: list[float] = field(default_factory=list)
+    overlap: list[float] = field(default_factory=list)
+    untrained: list[int] = field(default_factory=list)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    stopped_early: bool = False
+
+
+class WindowedRun:
+    """Goes through `order` in windows of `options.window` rows, and takes each one's share of `k`."""
+
+    def __init__(self, order: Int64[Tensor, " n"], k: int, options: SpiceOptions) -> None:
+        """Cut the windows; nothing is chosen yet."""
+        window = min(options.window or len(order), len(order))
+        self.windows = order.split(window)
+        self.quotas = window_quotas(len(order), k, window).tolist()
+        self.options = options
+        self.state = SpiceState()
+
+    def remaining(self) -> list[int]:
+        """Numbers of the windows that are still to be looked at."""
+        return [number for number in range(self.state.window, len(self.windows)) if self.quotas[number]]
+
+    def run(self, gradients: Gradients, after_window: Callable[[SpiceState], None]) -> SpiceState:
+        """Choose from every window that is still to do; `after_window` is called behind each."""
+        sizes = [len(rows) if quota else 0 for rows, quota in zip(self.windows, self.quotas, strict=True)]
+        with tqdm(total=sum(sizes), initial=sum(sizes[: self.state.window]), unit="row", desc="SPICE") as bar:
+            for number in range(self.state.window, len(self.windows)):
+                if self.quotas[number]:
+                    self.choose(self.windows[number], self.quotas[number], gradients)
+                self.state.window = number + 1
+                after_window(self.state)
+                bar.update(sizes[number])
+        return self.state
+
+    def choose(self, rows: Int64[Tensor, " w"], quota: int, gradients: Gradients) -> None:
+        """Add the picks of one window, and how they compare with random ones and with those without a penalty."""
+        G, state, alpha, penalty = gradients(rows), self.state, self.options.alpha, self.options.conflict_penalty
+        core: dict[str, Any] = {"alpha": alpha, "fisher": self.options.fisher}
+        selection = spice(G, quota, conflict_penalty=penalty, stop_ratio=self.options.stop_ratio, **core)
+        k = len(selection)
+        unpenalized = spice(G, k, conflict_penalty=0.0, **core) if penalty else selection
+        subsets = {
+            "chosen": [selection.indices],
+            "without_penalty": [unpenalized.indices],
+            "random": random_sets(len(G), k, RANDOM_SETS, seed=self.options.seed + len(state.rows)),
+        }
+        quality = {name: [set_quality(G[rows], alpha) for rows in each] for name, each in subsets.items()}
+        state.comparisons.append(
+            {
+                "log_det": {name: [one.log_det for one in each] for name, each in quality.items()},
+                "conflict": {name: [one.conflict for one in each] for name, each in quality.items()},
+                "curvature": curvature(G, alpha),
+            }
+        )
+        picks = rows[selection.indices].tolist()
+        state.rows += picks
+        state.untrained += picks
+        state.gains += selection.gains.tolist()
+        state.conflict += selection.curves["conflict"].tolist()
+        state.overlap += selection.curves["overlap"].tolist()
+        state.stopped_early |= bool(selection.record["stopped_early"])
+
+
+class TrainedProxy:
+    """Gradients of a proxy that takes one optimizer step for every `update_every` rows chosen."""
+
+    def __init__(
+        self, per_example: PerExampleGradients, rows: Any, options: SpiceOptions, folder: Path | None
+    ) -> None:
+        """Start from the model's own weights; the state of the run goes to `folder`."""
+        self.per_example, self.rows, self.options = per_example, rows, options
+        self.trainer = ProxyTrainer(per_example)
+        (self.rank, self.world), self.group = rank_and_world(), world_group()
+        self._state_path = None if folder is None else folder / "state.safetensors"
+        self._last_save = time.monotonic()
+
+    def gradients(self, rows: Int64[Tensor, " w"]) -> Float[Tensor, "w d"]:
+        """The gradients of `rows`, in their order; several ranks share the batches out, and each gets all rows.
+
+        Raises:
+            ValueError: On every rank, if a gradient is not finite on one of them.
+        """
+        shard = self.rank, self.world
+        compute = partial(_compute_rows, self.per_example, self.rows, rows.tolist(), self.options, shard)
+        matrix = run_on_all(compute, self.group)
+        if self.group is None:
+            return matrix
+        on_device = matrix.to(next(self.per_example.model.parameters()).device)
+        distributed.all_reduce(on_device, group=self.group)  # every row is zero on all ranks but one: the sum is exact
+        return on_device.cpu()
+
+    def after_window(self, state: SpiceState) -> None:
+        """Take the steps that are due, and save now and then."""
+        update_every = cast("int", self.options.update_every)
+        while len(state.untrained) >= update_every:
+            self.trainer.step(list(_batches(self.rows, state.untrained[:update_every], self.options)))
+            del state.untrained[:update_every]
+            state.steps += 1
+        if self._state_path and self.rank == 0 and time.monotonic() - self._last_save >= SAVE_SECONDS:
+            metadata = {"state": json.dumps(vars(state))}
+            save_safetensors_atomically(self._state_path, self.trainer.state(), metadata)
+            self._last_save = time.monotonic()
+
+    def resume(self) -> SpiceState:
+        """Where a killed run stood, the proxy's weights included; a fresh start where there was none.
+
+        Raises:
+            RuntimeError: If ranks stand at different windows.
+        """
+        state = run_on_all(self._read_state, self.group)
+        windows = all_gather(state.window, self.group)
+        if len(set(windows)) > 1:
+            raise RuntimeError(
+                f"ranks must go on from one state, got windows {', '.join(map(str, windows))}: let them share the "
+                "datasets cache (`HF_DATASETS_CACHE`)."
+            )
+        return state
+
+    def _read_state(self) -> SpiceState:
+        """What this rank's folder holds, the proxy's weights put in place."""
+        if self._state_path is None or not self._state_path.exists():
+            return SpiceState()
+        with safe_open(self._state_path, "pt") as file:
+            self.trainer.restore({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 — no mapping
+            state = SpiceState(**json.loads(file.metadata()["state"]))
+        logger.info("going on after window %d with %d rows chosen", state.window, len(state.rows))
+        return state
+
+
+def _compute_rows(
+    per_example: PerExampleGradients,
+    rows: Any,
+    positions: list[int],
+    options: SpiceOptions,
+    shard: tuple[int, int] = (0, 1),
+) -> Float[Tensor, "p d"]:
+    """Gradients of `rows[positions]`, in that order; of every `shard[1]`th batch from `shard[0]` on, else zeros."""
+    matrix = torch.zeros(len(positions), per_example.width)
+    index = {row: number for number, row in enumerate(positions)}
+    for batch in islice(_batches(rows, positions, options), shard[0], None, shard[1]):
+        matrix[[index[row] for row in batch.rows.tolist()]] = per_example.compute(batch)
+    return matrix
+
+
+def _batches(rows: Any, positions: list[int], options: SpiceOptions) -> Iterator[TokenBatch]:
+    return token_batches(rows, positions, options.batch_size, options.max_length, RowCounts())
+
+
+def clear_state(folder: Path | None) -> None:
+    """Remove the state of a run that has finished, and what a kill left half-written; the first rank does."""
+    if folder is not None and rank_and_world()[0] == 0 and folder.exists():
+        shutil.rmtree(folder)
+
+
+def _diagnostics(state: SpiceState) -> dict[str, Any]:
+    """The picks beside random ones and beside those without a penalty, over all windows, as plain JSON.
+
+    `log_det` adds up the windows' log det(I + αF_S), each under the proxy of its time; `conflict` is the mean over
+    picks of max(0, −cos(g, mean of the earlier picks of its window)). `random` gives one figure per draw.
+    """
+
+    def total(figure: str, count: int) -> dict[str, Any]:
+        sums = {}
+        for name in ("chosen", "without_penalty", "random"):
+            windows = zip(*(window[figure][name] for window in state.comparisons), strict=True)
+            sums[name] = [sum(values) / count for values in windows]
+        return {name: values if name == "random" else values[0] for name, values in sums.items()}
+
+    curvatures = [window["curvature"] for window in state.comparisons]
+    return {
+        "windows": len(state.comparisons),
+        "log_det": total("log_det", 1),
+        "conflict": total("conflict", max(len(state.rows), 1)),
+        "curvature": {"mean": sum(curvatures) / len(curvatures), "max": max(curvatures)},
+        "greedy_guarantee": greedy_guarantee(max(curvatures)),
+    }
+
+
+# --- explanations ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SpiceContext:
+    """A `spice_select` call, kept to explain and report its picks; what that needs is computed when asked for.
+
+    Attributes:
+        dataset: The pool.
+        proxy: The proxy model, opened when needed.
+        options: The call's options.
+    """
+
+    dataset: Dataset
+    proxy: ModelRef
+    options: SpiceOptions
+
+    def explain(self, selection: Selection, row: int) -> SpiceExplanation:
+        """Explain `row` of the pool; one left out costs the gradients of the picks it competed with.
+
+        Raises:
+            ValueError: If `row` is no row of the pool or took no part, or was left out and the proxy has moved on.
+        """
+        check_pool_row(row, self.dataset)
+        if self.options.update_every is not None or row in selection.indices.tolist():
+            return explain_spice_pick(selection, row)
+        model, tokens, options = _open(self.dataset, self.proxy, self.options)
+        if not bool((tokens.usable == row).any()):
+            raise ValueError(f"`row` must have a labeled token, got row {row}, which took no part.")
+        windows = (tokens.usable,)
+        if options.window is not None:
+            windows = _shuffled(tokens.usable, options.seed).split(options.window)
+        rivals = next(rows for window in windows if row in (rows := set(window.tolist())))
+        picks = [pick for pick in selection.indices.tolist() if pick in rivals]
+        with with_lora(model, options.target_modules, options.seed) as adapted:
+            per_example = PerExampleGradients(adapted, _gradient_recipe(options))
+            G = _compute_rows(per_example, tokens.rows, [*picks, row], options)
+        return explain_spice_candidate(row, G[-1], picks, G[:-1], dict(selection.record["parameters"]))
+
+    def report(self, selection: Selection, path: str | PathLike[str]) -> Path:
+        """Write the page about `selection`."""
+        return report_picks(self.dataset, selection, path)
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Stay behind when a dataset travels to another process: the pool would travel along."""
+        return type(None), ()
