@@ -48,7 +48,7 @@ def by_gtp() -> Any:
 def test_weights_and_curves_survive_save_push_and_load(hub: Hub, tmp_path: Path, select: Callable[[], Any]) -> None:
     subset = select()
     hf_gip.save_subset(subset, tmp_path / "saved")
-    hf_gip.push_to_hub(hf_gip.load_subset(tmp_path / "saved"), REPO, token=ALICE)
+    hf_gip.push_to_hub(hf_gip.load_subset(tmp_path / "saved"), REPO, token=ALICE, private=False)
     hf_gip.save_subset(hf_gip.load_subset(REPO), tmp_path / "back")
     for place in (tmp_path / "saved", REPO, tmp_path / "back"):
         report = hf_gip.verify(place, source=pool())
