@@ -187,6 +187,6 @@ def _log_det_and_open_gains(
     return float(torch.log1p(values).sum()), float(largest.sum()), float(values[-1])
 
 
-def greedy_guarantee(c: float) -> float:
+def curvature_factor(c: float) -> float:
     """(1 − e⁻ᶜ)/c, the share of the best value that greedy without a penalty reaches at least; 1 without overlap."""
     return -math.expm1(-c) / c if c > 0 else 1.0

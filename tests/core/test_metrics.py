@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles_spice import conflict, log_det
 
-from hf_gip.core.metrics import curvature, greedy_guarantee, log_det_guarantee, random_sets, set_quality
+from hf_gip.core.metrics import curvature, curvature_factor, log_det_guarantee, random_sets, set_quality
 from hf_gip.core.spice import spice
 
 
@@ -45,15 +45,15 @@ def test_greedy_keeps_its_guarantee() -> None:
     G = 0.4 * torch.randn(9, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     best = max(log_det(G.numpy(), list(subset), 1.0) for subset in combinations(range(9), 4))
     reached = spice(G, 4, conflict_penalty=0.0).objective
-    assert greedy_guarantee(curvature(G, 1.0)) * best <= reached <= best + 1e-9
+    assert curvature_factor(curvature(G, 1.0)) * best <= reached <= best + 1e-9
 
 
 def test_rows_that_do_not_overlap_have_no_curvature_and_repeated_ones_have_much() -> None:
     assert curvature(torch.eye(4), 1.0) == pytest.approx(0.0, abs=1e-12)
-    assert greedy_guarantee(0.0) == 1.0
+    assert curvature_factor(0.0) == 1.0
     assert curvature(100 * torch.ones(6, 2), 1.0) > 0.95
     assert curvature(torch.zeros(3, 2), 1.0) == 0.0
-    assert greedy_guarantee(1.0) == pytest.approx(1 - 1 / np.e)
+    assert curvature_factor(1.0) == pytest.approx(1 - 1 / np.e)
 
 
 def test_random_sets_are_seeded_and_differ() -> None:

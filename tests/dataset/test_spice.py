@@ -125,6 +125,9 @@ def test_the_record_compares_with_chance_and_with_no_penalty(caplog: pytest.LogC
     assert found["conflict"]["chosen"] == pytest.approx(float(subset.selection.curves["conflict"].mean()))
     assert found["conflict"]["chosen"] <= found["conflict"]["without_penalty"]
     assert 0 < found["curvature"]["mean"] <= found["curvature"]["max"] <= 1
+    assert 0 < found["greedy_guarantee"] <= found["log_det"]["chosen"] / found["log_det"]["without_penalty"]
+    assert "`greedy_guarantee` holds for any." in found["notes"][0]
+    assert (found["fisher_norm"] >= 1) == (len(found["notes"]) == 2)
     assert subset.selection.record["stopped_early"]
     assert len(subset) < 15
     assert f"`stop_ratio` ended windows before `k`: {len(subset)} of 15 rows chosen" in caplog.text
