@@ -22,8 +22,11 @@ os.environ.update(
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # a process a core: threads of each would wait for those of the others
 
+import jaxtyping
 import pytest
 import torch
+from datasets import config
+from huggingface_hub import constants
 from hypothesis import settings
 from judges import judge  # noqa: F401 — a fixture
 
@@ -48,6 +51,13 @@ def device() -> torch.device:
     return torch.device(os.environ.get("HF_GIP_TEST_DEVICE", "cpu"))
 
 
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A datasets cache of the test's own, so that nothing that another test embedded or selected is served."""
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     """The local Hub, without faults and with an empty log; repositories of earlier tests are gone."""
@@ -55,3 +65,20 @@ def hub() -> Iterator[Hub]:
     HUB.repos.clear()
     yield HUB
     HUB.calm()
+
+
+@pytest.fixture
+def fresh_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The local Hub with a download cache of the test's own; retries do not wait, cards get no pictures."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("hf_gip.hub.retry.PAUSE", 0.01)
+    monkeypatch.setattr("hf_gip.hub.push._draw", lambda *_: False)
+    return hub
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """Let wrong arguments through to the package's own checks, as they get there for users."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

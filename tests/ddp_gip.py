@@ -1,4 +1,4 @@
-"""One rank of tests/test_gip_ddp.py: holds its share of the rows and writes what it saw."""
+"""One rank of tests/core/test_gip_ranks.py: holds its share of the rows and writes what it saw."""
 
 import datetime
 import json
@@ -16,15 +16,15 @@ from hf_gip import gip
 
 def choices(mine: Tensor, Q: Tensor) -> dict[str, list]:
     """Both objectives, with and without queries, in both types."""
-    found = {}
+    results = {}
     for name in ("projection", "information"):
-        for asked in (Q, None):
+        for queries in (Q, None):
             for dtype in (torch.float32, torch.float64):
-                queries = None if asked is None else asked.to(dtype)
-                got = gip(mine.to(dtype), queries, 150, objective=name, group=dist.group.WORLD)
-                told = "own" if asked is None else "told"
-                found[f"{name} {told} {dtype}"] = [got.indices.tolist(), got.objective, got.total]
-    return found
+                typed = None if queries is None else queries.to(dtype)
+                selection = gip(mine.to(dtype), typed, 150, objective=name, group=dist.group.WORLD)
+                label = "pool" if queries is None else "queries"
+                results[f"{name} {label} {dtype}"] = [selection.indices.tolist(), selection.objective, selection.total]
+    return results
 
 
 def die(picks: int, passes: int) -> None:
@@ -52,16 +52,16 @@ def main() -> None:
     X, Q = samples.rows(700, 24, duplicates=60), samples.queries(5, 24)
     ends = [0, *(700 * (r + 1) // world + 13 * (r % 2 + 1) for r in range(world - 1)), 700]
     mine = X[ends[rank] : ends[rank + 1]]
-    found = {}
+    results = {}
     try:
         if mode == "picks":
-            found = choices(mine, Q)
+            results = choices(mine, Q)
         else:
             faulty(mode, rank, mine, Q)
     except (ValueError, RuntimeError) as error:
-        found = {"error": str(error)}
+        results = {"error": str(error)}
     part = out / f"{mode}-{world}-{rank}.part"
-    part.write_text(json.dumps(found))  # a launcher that ends the job may end this rank here
+    part.write_text(json.dumps(results))  # a launcher that ends the job may end this rank here
     part.rename(part.with_suffix(".json"))
     dist.destroy_process_group()  # left to the end of the process, its threads now and then abort it
 

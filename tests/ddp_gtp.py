@@ -1,4 +1,4 @@
-"""One rank of tests/test_gtp_ddp.py: holds its share of the rows and writes what it saw."""
+"""One rank of tests/core/test_gtp_ranks.py: holds its share of the rows and writes what it saw."""
 
 import json
 import os
@@ -26,15 +26,15 @@ RUN: dict[str, Any] = {
 
 def problems() -> list[tuple[Tensor, Tensor | None, int]]:
     """Rows, a target and k: structure or none, copies, several targets, more rows than dimensions, hardly any help."""
-    found = []
+    results = []
     for seed in range(32):
         rows = normal_rows(90 + seed, 8 + seed % 23, seed, clusters=3 * (seed % 2))
         if seed % 5 == 0:
             rows = torch.cat([rows, rows[:30]])[torch.randperm(len(rows) + 30, generator=torch.manual_seed(seed))]
         target = None if seed % 4 == 0 else normal_rows(1 + 2 * (seed % 3 == 0), rows.shape[1], seed + 99)
-        found.append((rows, target, 3 + seed % 29))
+        results.append((rows, target, 3 + seed % 29))
     eye = torch.eye(60, dtype=torch.float64)
-    return [*found, (eye, -eye[:2].sum(0), 7), (eye.repeat(2, 1), eye[:2].sum(0), 70)]
+    return [*results, (eye, -eye[:2].sum(0), 7), (eye.repeat(2, 1), eye[:2].sum(0), 70)]
 
 
 def share(rows: Tensor, rank: int, world: int) -> Tensor:
@@ -45,14 +45,16 @@ def share(rows: Tensor, rank: int, world: int) -> Tensor:
 
 def choices(rank: int, world: int) -> list[Any]:
     """Indices, weights, objective and residual of every problem."""
-    found = []
+    results = []
     for rows, target, k in problems():
         mine = share(rows, rank, world)
         half = mine.shape[1] // 2
-        got = gtp([mine[:, :half], mine[:, half:]], target, k, group=dist.group.WORLD)
-        assert got.weights is not None
-        found.append([got.indices.tolist(), got.weights.tolist(), got.objective, got.record["residual"]])
-    return found
+        selection = gtp([mine[:, :half], mine[:, half:]], target, k, group=dist.group.WORLD)
+        assert selection.weights is not None
+        results.append(
+            [selection.indices.tolist(), selection.weights.tolist(), selection.objective, selection.record["residual"]]
+        )
+    return results
 
 
 def faults(rank: int, world: int) -> dict[str, str]:
@@ -70,13 +72,13 @@ def faults(rank: int, world: int) -> dict[str, str]:
         "width": lambda: gtp(mine[:, 1:] if last else mine, None, k, group=dist.group.WORLD),
         "zeros": lambda: gtp(mine * 0, target, k, group=dist.group.WORLD),
     }
-    found = {}
+    results = {}
     for name, call in calls.items():
         try:
             call()
         except ValueError as error:
-            found[name] = str(error)
-    return found
+            results[name] = str(error)
+    return results
 
 
 def selected(folder: Path) -> list[Any]:
@@ -87,10 +89,10 @@ def selected(folder: Path) -> list[Any]:
     import hf_gip
 
     config.HF_DATASETS_CACHE = folder / "cache"
-    rows, goal = (Dataset.from_list(each) for each in (tiny_rows(50), tiny_rows(7, seed=9)))
-    got = hf_gip.gtp_select(rows, 8, model=with_lora(tiny_model()), target=goal, **RUN).selection
-    assert got.weights is not None
-    return [got.indices.tolist(), got.weights.tolist(), got.objective]
+    rows, target = (Dataset.from_list(each) for each in (tiny_rows(50), tiny_rows(7, seed=9)))
+    selection = hf_gip.gtp_select(rows, 8, model=with_lora(tiny_model()), target=target, **RUN).selection
+    assert selection.weights is not None
+    return [selection.indices.tolist(), selection.weights.tolist(), selection.objective]
 
 
 def die(passes: int, _: float) -> None:
@@ -108,15 +110,15 @@ def main() -> None:
         rows = normal_rows(400, 60, 1, clusters=5)
         try:
             gtp(share(rows, rank, world), None, 30, group=dist.group.WORLD, progress=die if rank == 1 else None)
-            found: dict[str, Any] = {}
+            results: dict[str, Any] = {}
         except RuntimeError as error:
-            found = {"error": str(error)}
+            results = {"error": str(error)}
     else:
-        found = {"picks": choices(rank, world), "faults": faults(rank, world)}
+        results = {"picks": choices(rank, world), "faults": faults(rank, world)}
         if mode == "dataset":
-            found["selected"] = selected(out)
+            results["selected"] = selected(out)
     part = out / f"{mode}-{world}-{rank}.part"
-    part.write_text(json.dumps(found))  # a launcher that ends the job may end this rank here
+    part.write_text(json.dumps(results))  # a launcher that ends the job may end this rank here
     part.rename(part.with_suffix(".json"))
     dist.destroy_process_group()  # left to the end of the process, its threads now and then abort it
 

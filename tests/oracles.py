@@ -44,9 +44,9 @@ def greedy(value: Callable[[list[int]], float], n: int, k: int) -> tuple[list[in
     """Try every row at every pick. Values within 1e-9 of the best tie; the lowest row wins."""
     rows: list[int] = []
     for _ in range(k):
-        left = [i for i in range(n) if i not in rows]
-        values = np.array([value([*rows, i]) for i in left])
-        rows.append(left[int(np.argmax(values >= values.max() - 1e-9 * abs(values.max())))])
+        remaining = [i for i in range(n) if i not in rows]
+        values = np.array([value([*rows, i]) for i in remaining])
+        rows.append(remaining[int(np.argmax(values >= values.max() - 1e-9 * abs(values.max())))])
     return rows, value(rows)
 
 

@@ -20,14 +20,14 @@ def written_out_pursuit(A: Array, b: Array, k: int, passes: int = 20) -> tuple[l
     for _ in range(passes):
         scores = A @ (b - A[rows].T @ weights)
         joined = sorted({*rows, *np.argsort(-scores, kind="stable")[: 2 * k].tolist()})
-        every = fitted(A, b, joined)[0] * np.linalg.norm(A[joined], axis=1)
-        kept = [joined[i] for i in np.argsort(-every, kind="stable")[:k] if every[i] > 0]
-        if not kept:
+        sizes = fitted(A, b, joined)[0] * np.linalg.norm(A[joined], axis=1)
+        pruned = [joined[i] for i in np.argsort(-sizes, kind="stable")[:k] if sizes[i] > 0]
+        if not pruned:
             break
-        new, fall = fitted(A, b, kept)
+        new, fall = fitted(A, b, pruned)
         if fall >= residual:
             break
-        rows, weights, residual = kept, new, fall
+        rows, weights, residual = pruned, new, fall
     return rows, residual
 
 

@@ -25,11 +25,11 @@ def pipeline(
     chosen: list[int] = []
     buffer: list[int] = []
     for start in range(0, len(order), window):
-        here = order[start : start + window]
-        share = (start + len(here)) * k // len(order) - start * k // len(order)
-        vectors = [torch.autograd.grad(loss_of(model, rows[i]), weights) for i in here]
+        window_rows = order[start : start + window]
+        share = (start + len(window_rows)) * k // len(order) - start * k // len(order)
+        vectors = [torch.autograd.grad(loss_of(model, rows[i]), weights) for i in window_rows]
         G = np.stack([torch.cat([g.flatten() for g in vector]).double().numpy() for vector in vectors])
-        picks = [here[i] for i in greedy_spice(G, share, **options)[0]]
+        picks = [window_rows[i] for i in greedy_spice(G, share, **options)[0]]
         chosen += picks
         buffer += picks
         while update_every is not None and len(buffer) >= update_every:

@@ -29,6 +29,11 @@ def gain(G: Array, row: int, rows: list[int], alpha: float, fisher: str) -> floa
     return float(np.log(1 + alpha * (G[row] ** 2 / denominator).sum()))
 
 
+def score(G: Array, row: int, rows: list[int], penalty: float, fisher: str, alpha: float = 1.0) -> float:
+    """The paper's score: gain less `penalty` times conflict."""
+    return gain(G, row, rows, alpha, fisher) - penalty * conflict(G, row, rows)
+
+
 def greedy_spice(
     G: Array,
     k: int,
@@ -42,13 +47,13 @@ def greedy_spice(
     gains: list[float] = []
     conflicts: list[float] = []
     while len(rows) < k:
-        left = [i for i in range(len(G)) if i not in rows]
-        scored = [(gain(G, i, rows, alpha, fisher), conflict(G, i, rows)) for i in left]
+        remaining = [i for i in range(len(G)) if i not in rows]
+        scored = [(gain(G, i, rows, alpha, fisher), conflict(G, i, rows)) for i in remaining]
         best = int(np.argmax([delta - penalty * clash for delta, clash in scored]))
         delta, clash = scored[best]
         if stop_ratio is not None and rows and delta <= stop_ratio * gains[0]:
             break
-        rows.append(left[best])
+        rows.append(remaining[best])
         gains.append(delta)
         conflicts.append(clash)
     return rows, gains, conflicts

@@ -26,10 +26,10 @@ def queries(m: int, d: int, *, seed: int = 1, scale: float = 1.0) -> Tensor:
 
 
 def normal_rows(n: int, d: int, seed: int, clusters: int = 0) -> Tensor:
-    """Rows without structure, or around a few centres."""
+    """Rows without structure, or around a few centers."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(n, d, generator=generator, dtype=torch.float64)
     if clusters:
-        centres = torch.randn(clusters, d, generator=generator, dtype=torch.float64)
-        rows = centres[torch.randint(clusters, (n,), generator=generator)] + 0.4 * rows
+        centers = torch.randn(clusters, d, generator=generator, dtype=torch.float64)
+        rows = centers[torch.randint(clusters, (n,), generator=generator)] + 0.4 * rows
     return rows

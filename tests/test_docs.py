@@ -33,7 +33,7 @@ NOT_OURS = ("hf auth login",)  # asks for a token at a terminal; the tests have 
 NEEDED = {
     "SFTTrainer(": to_train,
     "= hf_gip.LocalModel(": to_rate,
-    "= hf_gip.Endpoint(": partial(to_rate, 20),
+    "= hf_gip.ChatEndpoint(": partial(to_rate, 20),
     "dist.init_process_group(": to_share,
 }
 REPOSITORY = "https://github.com/hf-gip/hf-gip/blob/main/"

@@ -86,7 +86,7 @@ def test_ctrl_c_during_the_imports_is_one_sentence(tmp_path: Path, words: list[s
 def test_ctrl_c_is_one_sentence_and_the_same_command_goes_on(tmp_path: Path) -> None:
     Dataset.from_dict({"text": [f"row {i} of words {i % 7}" for i in range(300)]}).to_parquet(tmp_path / "p.parquet")
     slow = (
-        "import os, time\nfrom hf_gip.features import embed, lexical\nE = lexical.LexicalEncoder\n"
+        "import os, time\nfrom hf_gip.features import embed, encoders\nE = encoders.LexicalEncoder\n"
         "embed.SHARD_ROWS = 50\nplain = E.encode\n"
         "def encode(self, sentences):\n    time.sleep(float(os.environ['PAUSE']))\n"
         "    return plain(self, sentences)\nE.encode = encode\n"

@@ -36,11 +36,6 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def pool(n: int = 200) -> Dataset:
     vectors = torch.randn(n, 4, generator=torch.Generator().manual_seed(0)).tolist()
     return Dataset.from_dict({"text": [f"row {i} of {i * i % 97} words" for i in range(n)], "vector": vectors})

@@ -43,7 +43,7 @@ def less(
         ValueError: If a shape or value is wrong.
     """
     parts, targets = _paired(trajectories, target)
-    check_k(k, parts[0].n)
+    k = check_k(k, parts[0].n)
     weights = (
         [1.0 / len(parts)] * len(parts) if learning_rates is None else as_list("learning_rates", learning_rates, RATES)
     )
@@ -60,7 +60,7 @@ def less(
     for part, each, weight in zip(parts, targets, weights, strict=True):
         scores += weight / sum(weights) * cosines(part, means @ unit_rows(each.double().cpu()))
     values, order = torch.sort(scores.max(dim=1).values, descending=True, stable=True)
-    record = {"method": "less", "parameters": {"k": k, "learning_rates": weights}}
+    record = {"method": "less", "parameters": {"k": k, "learning_rates": [float(weight) for weight in weights]}}
     return Selection(order[:k], values[:k], record=record)
 
 
@@ -84,7 +84,7 @@ def rds(features: Float[Tensor, "n d"] | MatrixSource, queries: Float[Tensor, "m
     """
     source = as_source("features", features)
     check_matrix("queries", queries, source.d)
-    check_k(k, source.n)
+    k = check_k(k, source.n)
     similarity = cosines(source, unit_rows(queries.detach().double().cpu())).T
     depth = min(source.n, k)
     orders = torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, :depth].tolist()
@@ -113,7 +113,7 @@ def k_center(features: Float[Tensor, "n d"], k: int) -> Int64[Tensor, " k"]:
         ValueError: If they are no finite matrix, or `k` does not fit.
     """
     check_matrix("features", features)
-    check_k(k, len(features))
+    k = check_k(k, len(features))
     unit = unit_rows(features.detach().float())
     picks = [int((unit @ unit.mean(0)).argmax())]
     similarity = unit @ unit[picks[0]]

@@ -39,7 +39,7 @@ def explain(
 
     With L Lᵀ = X_S X_Sᵀ + σ² the Cholesky factor over the picks in their order (rows scaled by their precision), a row
     x has aₜ = (L⁻¹ X_S x)ₜ, the queries βₜ = (L⁻¹ X_S Qᵀ)ₜ, and after t picks C = Qx − Σ aₛβₛ, D = ‖x‖² − Σ aₛ²: all
-    of the row's gains along the run follow from one factorisation. Time O(k² (k + d)), memory O(k² + k m), float64.
+    of the row's gains along the run follow from one factorization. Time O(k² (k + d)), memory O(k² + k m), float64.
 
     Args:
         selection: What `gip` returned for these very features.

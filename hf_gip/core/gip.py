@@ -53,11 +53,11 @@ def gip_reference(
 ) -> tuple[list[int], list[float]]:
     """The greedy loop as the equations have it, in float64: picks and gains. The yardstick of `gip`, O(k n d²).
 
-    Maximises the projection (2); given `tau2`, the information (3).
+    Maximizes the projection (2); given `tau2`, the information (3).
     """
     X, Q = X.double(), Q.double()
     Sigma = torch.eye(X.shape[1], dtype=torch.float64)  # (1) for S = ∅
-    known = Sigma if tau2 is None else torch.linalg.inv(Sigma + Q.T @ Q / tau2)  # the same, given the queries
+    Sigma_y = Sigma if tau2 is None else torch.linalg.inv(Sigma + Q.T @ Q / tau2)  # the same, given the queries
     indices: list[int] = []
     gains: list[float] = []
     for _ in range(k):
@@ -65,13 +65,13 @@ def gip_reference(
         if tau2 is None:
             gain = (X @ Sigma @ Q.T).square().sum(1) / variance  # (2)
         else:
-            gain = 0.5 * (variance / (((X @ known) * X).sum(1) + sigma2)).log()  # (3)
+            gain = 0.5 * (variance / (((X @ Sigma_y) * X).sum(1) + sigma2)).log()  # (3)
         gain[indices] = -torch.inf
         i = int((gain >= gain.max() - tie_slack(torch.float64) * gain.max().abs()).to(torch.uint8).argmax())
         indices.append(i)
         gains.append(float(gain[i]))
         Sigma = condition_on(Sigma, X[i], sigma2)
-        known = condition_on(known, X[i], sigma2)
+        Sigma_y = condition_on(Sigma_y, X[i], sigma2)
     return indices, gains
 
 
@@ -149,6 +149,7 @@ def gip(
             disagree.
     """
     check_objective(objective, noise)
+    noise = float(noise)
     _check_pursuit(pursuit, objective, features, precision)
     check_group_and_progress(group, progress)
     source = check_on_all(lambda: _checked_rows(features, precision), group)
@@ -160,7 +161,7 @@ def gip(
         arguments = {"k": k, "objective": objective, "noise": noise, "width": source.d, "dtype": str(source.dtype)}
         assert_equal_on_all(arguments | {"queries": tensor_checksum(queries)}, group)
     partition = partition_rows(source.n, group)
-    check_k(k, partition.n)
+    k = check_k(k, partition.n)
     if prefilter is not None and not (is_int(prefilter) and k <= prefilter <= source.n):
         raise ValueError(
             f"`prefilter` must lie between `k` ({k}) and the number of rows ({source.n}), got {brief(prefilter)}."
@@ -168,11 +169,11 @@ def gip(
     if constraints is not None:
         _check_constraints(constraints, source.n, k, noise, prefilter is None and pursuit == "orthogonal")
     problem = normalize_problem(source, queries, precision, partition)
-    solve = _Solver(problem, k, float(noise), objective, pursuit)
+    solve = _Solver(problem, k, noise, objective, pursuit)
     if prefilter is None:
         result, cut = solve(source, problem.scale, constraints, partition, progress), {}
     else:
-        candidates, cut = solve.prefilter(source, prefilter)
+        candidates, cut = solve.prefilter(source, int(prefilter))
         inside = InMemoryMatrix(source.rows(candidates))
         result = solve(inside, problem.scale[candidates], None, None, progress)
         result = GreedyResult(candidates.cpu()[result.indices], result.gains, result.passes)
@@ -276,9 +277,10 @@ def gip_dual(features: Float[Tensor, "n d"], scores: Float[Tensor, "n s"], k: in
         ValueError: If a shape or a value is wrong, or a score is negative.
     """
     source = as_source("features", features)
-    check_k(k, source.n)
+    k = check_k(k, source.n)
     if not (is_number(noise) and noise > 0):
         raise ValueError(f"`noise` must be a finite number above 0 for the dual form, got {noise!r}.")
+    noise = float(noise)
     row_energy, device = mean_row_energy(source)
     filled = torch.where(scores.isnan(), scores.nanmean(dim=0), scores).detach().double()
     if float(filled.min()) < 0:
@@ -289,7 +291,7 @@ def gip_dual(features: Float[Tensor, "n d"], scores: Float[Tensor, "n s"], k: in
     columns = filled / filled.square().mean(dim=0).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
     dtype = working_dtype(source.dtype)
     scale = torch.full((source.n,), 1 / math.sqrt(row_energy), dtype=dtype, device=device)
-    state = ProjectionState(source, scale, None, k, float(noise), correlation=columns.to(device, dtype))
+    state = ProjectionState(source, scale, None, k, noise, correlation=columns.to(device, dtype))
     result = greedy(source, state, k)
     parameters = {
         "k": k,

@@ -66,7 +66,7 @@ def gtp(
     help fewer join, from the best fit seen; the run ends when not even k/8 do. Of exact copies of a row exactly one is
     chosen.
 
-    Several targets (subtasks) are matched together: each has weights of its own, Σⱼ ½‖bⱼ − Aᵀwⱼ‖² is minimised, and
+    Several targets (subtasks) are matched together: each has weights of its own, Σⱼ ½‖bⱼ − Aᵀwⱼ‖² is minimized, and
     the k rows are shared. `.weights` is Σⱼ wⱼ; the curve `weight_j` has each alone. Scale a target to count it more.
 
     Memory O(k (d + k)) besides the rows, which are read in place; time O(n d) a pass, 5 to 20 passes in all, and
@@ -118,7 +118,7 @@ def gtp(
         shapes = {"widths": [part.d for part in parts], "dtypes": [str(part.dtype) for part in parts]}
         assert_equal_on_all({**arguments, **shapes, "target": tensor_checksum(targets)}, group)
     partition = partition_rows(parts[0].n, group)
-    check_k(k, partition.n)
+    k = check_k(k, partition.n)
     mean, energy = ShardedMatrix(ConcatenatedMatrix(parts, scales), partition).means()
     if energy == 0:
         raise ValueError(f"`trajectories` must hold at least one row that is not zero, got {partition.n} zero row(s).")
@@ -144,7 +144,7 @@ def gtp(
             f"{len(rows):,} of {k:,} rows match the target as well as this pool can; the other {len(filled):,} "
             "were added by their correlation with it, with weight 0."
         )
-    rates_used = list(learning_rates) if learning_rates is not None else None
+    rates_used = None if learning_rates is None else [float(rate) for rate in learning_rates]
     record = {
         "method": "gtp",
         "parameters": {"k": k, "learning_rates": rates_used, "ridge": penalty, "targets": len(targets)},

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hf_gip.core.matrix import InMemoryMatrix, gram, unit_rows
-from hf_gip.core.spice import conflict_with_chosen
 
 CHUNK_ROWS = 8_192  # rows whose similarities to the chosen ones exist at a time
+TINY = 1e-8  # keeps the cosine defined, as in the SPICE paper
 
 
 def captured_share(
@@ -68,6 +68,13 @@ def _nearest(
     return torch.cat([each.values for each in nearest]), torch.cat([each.indices for each in nearest])
 
 
+def conflict_with_chosen(
+    alignment: Float[Tensor, "*m"], norm: Float[Tensor, "*m"], total_norm: Tensor, count: int | Int64[Tensor, "*m"]
+) -> Float[Tensor, "*m"]:
+    """max(0, −cos(g, ḡ_S)), from alignment = g·Σ_S g and |S| = `count`; zero while nothing is chosen."""
+    return (-alignment / (norm * total_norm + TINY * count).clamp_min(1e-300)).clamp_min_(0)
+
+
 @dataclass(frozen=True, slots=True)
 class SetQuality:
     """Figures of one set of gradients.
@@ -121,25 +128,65 @@ def curvature(gradients: Float[Tensor, "n d"], alpha: float) -> float:
     return min(1.0, max(0.0, float((1 - beside / alone).max())))
 
 
-def log_det_guarantee(gradients: Float[Tensor, "n d"], indices: Int64[Tensor, " k"], alpha: float) -> float:
-    """U / (U + the k largest open gains): the share of the best log-determinant of k rows that these reach at least.
+@dataclass(frozen=True, slots=True)
+class LogDetGuarantee:
+    """What holds for the log-determinant of a set of rows, however they were chosen.
 
-    U = log det(I + αF_S), and the open gain of a row is what it would add after S. Holds for any rows, however chosen:
-    the log-determinant is monotone and submodular, so that the best k rows add no more to S than their open gains.
-    O(n d min(k, d)), float64.
+    Attributes:
+        share: Of the best log-determinant of as many rows, the share that these reach at least.
+        fisher_norm: α‖F_S‖, the largest eigenvalue of αF_S.
     """
-    rows = gradients.detach().double()
-    chosen = rows[indices.to(rows.device)]
-    basis = torch.linalg.svd(chosen, full_matrices=False)
-    shrink = basis.S.square() / (basis.S.square() + 1 / alpha)  # (I + αF_S)⁻¹ = I − V diag(shrink) Vᵀ
-    reached = float(torch.log1p(alpha * basis.S.square()).sum())
-    explained = ((rows @ basis.Vh.T).square() * shrink).sum(dim=1)
-    open_gains = torch.log1p(alpha * (rows.square().sum(dim=1) - explained).clamp(min=0))
-    open_gains[indices.to(rows.device)] = 0.0
-    bound = reached + float(open_gains.topk(min(len(indices), len(rows))).values.sum())
-    return reached / bound if bound else 1.0
+
+    share: float
+    fisher_norm: float
 
 
-def greedy_guarantee(c: float) -> float:
+def log_det_guarantee(
+    gradients: Float[Tensor, "n d"], indices: Int64[Tensor, " k"], alpha: float, window: int | None = None
+) -> LogDetGuarantee:
+    """U / (U + the k largest open gains), with U = log det(I + αF_S).
+
+    The open gain of a row is what it would add after S, log(1 + α gᵀ(I + αF_S)⁻¹g). The log-determinant is monotone
+    and submodular, so that the best k rows add no more to S than the k largest open gains. In windows of consecutive
+    rows each window has an S and a k of its own, and both sums run over the windows. O(n d min(k, d)), in float64.
+    """
+    size, picks = window or len(gradients), indices.to(gradients.device)
+    reached = bound = norm = 0.0
+    for start in range(0, len(gradients), size):
+        inside = picks[(picks >= start) & (picks < start + size)] - start
+        if len(inside):
+            log_det, open_gains, fisher_norm = _log_det_and_open_gains(
+                gradients[start : start + size].detach(), inside, alpha
+            )
+            reached, bound, norm = reached + log_det, bound + log_det + open_gains, max(norm, fisher_norm)
+    return LogDetGuarantee(reached / bound if bound else 1.0, norm)
+
+
+def _log_det_and_open_gains(
+    gradients: Float[Tensor, "n d"], indices: Int64[Tensor, " k"], alpha: float
+) -> tuple[float, float, float]:
+    """U, the sum of the k largest open gains, and α‖F_S‖."""
+    k, d = len(indices), gradients.shape[1]
+    chosen = gradients[indices].double()
+    values, vectors = torch.linalg.eigh(alpha * (chosen @ chosen.T if k <= d else chosen.T @ chosen))
+    values = values.clamp(min=0)
+    if k <= d:  # (I + αF_S)⁻¹ = I − BᵀB (Woodbury)
+        B = (alpha / (1 + values)).sqrt()[:, None] * (vectors.T @ chosen)
+    else:  # (I + αF_S)⁻¹ = BᵀB
+        B = (1 + values).rsqrt()[:, None] * vectors.T
+    energy = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).square_()
+    energy[indices] = 0.0
+    largest = energy.new_zeros(k)
+    for rows in energy.argsort(descending=True).split(CHUNK_ROWS):
+        if float(torch.log1p(alpha * energy[rows[0]])) <= float(largest[-1]):
+            break  # no row adds more than it would alone
+        products = (gradients[rows].double() @ B.T).square_().sum(dim=1)
+        unexplained = (energy[rows] - products).clamp_(min=0) if k <= d else products
+        open_gains = torch.log1p(alpha * unexplained).masked_fill_(energy[rows] == 0, 0.0)
+        largest = torch.cat([largest, open_gains]).topk(k).values
+    return float(torch.log1p(values).sum()), float(largest.sum()), float(values[-1])
+
+
+def curvature_factor(c: float) -> float:
     """(1 − e⁻ᶜ)/c, the share of the best value that greedy without a penalty reaches at least; 1 without overlap."""
     return -math.expm1(-c) / c if c > 0 else 1.0

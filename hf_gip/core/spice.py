@@ -13,7 +13,7 @@ less a penalty where the row pulls against those chosen before it, ḡ_S being t
 matrix; or over the whole pool, where it is lazy: vᵢ never rises, so that a row's last known Δᵢ bounds its score.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Literal, get_args
 
@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from hf_gip.core.matrix import working_dtype
+from hf_gip.core.metrics import conflict_with_chosen, log_det_guarantee
 from hf_gip.core.validation import brief, check_k, check_matrix, is_int, is_number
 from hf_gip.selection import Selection
 
@@ -30,7 +31,6 @@ BLOCK = 64  # choices at most before the shortlist is drawn anew
 MAX_FLOAT32 = 1e4  # α‖g‖² from which float32 would lose what is left of a row beside its copies
 MAX_FLOAT64 = 1e12  # and float64
 TIE_SLACK = 1e-6  # share of what a row adds to an empty S within which two scores are equal
-TINY = 1e-8  # keeps the cosine defined, as in the paper
 WINDOW_BYTES = 1 << 26  # of window rows and Gram matrices in work at a time
 
 Fisher = Literal["full", "diagonal", "diagonal_g4"]
@@ -50,14 +50,15 @@ def spice(
     """Choose `k` rows greedily by Fisher information, less a penalty for pulling against the rows already chosen.
 
     With gᵢ the gradient of row i's loss and F_S = Σ_{i∈S} gᵢgᵢᵀ ([SPICE](https://huggingface.co/papers/2601.23155)),
-    the next row maximises Δᵢ − `conflict_penalty` · max(0, −cos(gᵢ, ḡ_S)), where
+    the next row maximizes Δᵢ − `conflict_penalty` · max(0, −cos(gᵢ, ḡ_S)), where
     Δᵢ = log det(I + αF_{S∪i}) − log det(I + αF_S) = log(1 + α gᵢᵀ(I + αF_S)⁻¹gᵢ) and ḡ_S is the mean gradient of S.
     With no penalty this is greedy D-optimal design. α speaks in the gradients' own scale: 1 as in the paper.
 
     Over the whole pool the greedy is lazy, and exact: Δᵢ never rises, so a row whose last known Δᵢ is below the best
     score cannot win. It costs at most O(n k d), far less where gains differ; memory O(n + k d). In windows every row
     is compared with its window alone, O(n · window · d) in all. Of rows that tie up to
-    a millionth of what they would add to an empty S the lowest comes first: float32 and float64 pick alike.
+    a millionth of what they would add to an empty S the lowest comes first. So rounding breaks no tie; it changes a
+    pick only where a score lies below the best by that millionth itself.
 
     Args:
         gradients: One row per example, (n, d): gradients, or a projection of them that keeps inner products.
@@ -76,7 +77,9 @@ def spice(
     Returns:
         At most `k` rows, fewer only where `stop_ratio` ended the run, with the information each added in nats
         (`.gains`) and the curves `conflict`, max(0, −cos), and `overlap`, ε = Δ − log(1 + α‖g‖²) ≤ 0: what the
-        rows already chosen explain.
+        rows already chosen explain. Whatever λ is, the picks reach at least the share `record["greedy_guarantee"]` of
+        the best log-determinant of as many rows (in windows: of as many in each). `record["fisher_norm"]` is α‖F_S‖;
+        the paper's bound on ε needs it below 1.
 
     Raises:
         TypeError: If `gradients` is not a floating-point tensor.
@@ -84,9 +87,10 @@ def spice(
             its range.
     """
     check_matrix("gradients", gradients)
-    check_k(k, len(gradients))
+    k = check_k(k, len(gradients))
     check_spice_options(alpha, conflict_penalty, stop_ratio, fisher, window)
     gradients = gradients.detach()
+    stop_ratio, window = stop_ratio and float(stop_ratio), window and int(window)
     options = SpiceOptions(float(alpha), float(conflict_penalty), stop_ratio, fisher)
     dtype = spice_dtype(gradients, options.alpha)
     if window is None:
@@ -98,18 +102,14 @@ def spice(
     conflict = torch.tensor(list(chain.from_iterable(trace.conflicts for trace in traces)), dtype=torch.float64)
     norms = torch.linalg.vector_norm(gradients[indices.to(gradients.device)], dim=1, dtype=torch.float64).cpu()
     gain_alone = torch.log1p(options.alpha * norms.square())
+    guarantee = log_det_guarantee(gradients, indices, options.alpha, window)
     record = {
         "method": "spice",
-        "parameters": {
-            "k": k,
-            "alpha": alpha,
-            "conflict_penalty": conflict_penalty,
-            "stop_ratio": stop_ratio,
-            "fisher": fisher,
-            "window": window,
-        },
+        "parameters": {"k": k, **asdict(options), "window": window},
         "stopped_early": any(trace.stopped for trace in traces),
         "evaluations": sum(trace.evaluations for trace in traces),
+        "greedy_guarantee": guarantee.share,
+        "fisher_norm": guarantee.fisher_norm,
     }
     return Selection(indices, gains, record=record, curves={"conflict": conflict, "overlap": gains - gain_alone})
 
@@ -133,13 +133,6 @@ class SpiceTrace:
     conflicts: list[float] = field(default_factory=list)
     evaluations: int = 0
     stopped: bool = False
-
-
-def conflict_with_chosen(
-    alignment: Float[Tensor, "*m"], norm: Float[Tensor, "*m"], total_norm: Tensor, count: int | Int64[Tensor, "*m"]
-) -> Float[Tensor, "*m"]:
-    """max(0, −cos(g, ḡ_S)), from alignment = g·Σ_S g and |S| = `count`; zero while nothing is chosen."""
-    return (-alignment / (norm * total_norm + TINY * count).clamp_min(1e-300)).clamp_min_(0)
 
 
 def extend(

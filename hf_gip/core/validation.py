@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 import torch
@@ -17,13 +18,13 @@ def brief(value: object) -> str:
 
 
 def is_int(value: object) -> TypeGuard[int]:
-    """Whether `value` is a whole number, not True or False."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether `value` is a whole number, Python's or numpy's, not True or False."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether `value` is a finite number, not True or False, that float64 can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Whether `value` is a finite number, Python's or numpy's, not True or False, that float64 can hold."""
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False
     try:
         return math.isfinite(float(value))
@@ -88,14 +89,15 @@ def check_seed(seed: object) -> None:
         raise ValueError(f"`seed` must be a whole number of at most 18 digits, got {brief(seed)}.")
 
 
-def check_k(k: object, n: int) -> None:
-    """Raise unless `k` rows can be chosen from `n`.
+def check_k(k: object, n: int) -> int:
+    """`k` as Python's own number; raise unless `k` rows can be chosen from `n`.
 
     Raises:
         ValueError: If `k` is not a whole number between 1 and `n`.
     """
     if not is_int(k) or not 1 <= k <= n:
         raise ValueError(f"`k` must be a whole number between 1 and the number of rows ({n}), got {brief(k)}.")
+    return int(k)
 
 
 def check_group_and_progress(group: object, progress: object) -> None:

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from torch import Tensor, distributed, nn
 
 from hf_gip.core.explain import SpiceExplanation, explain_spice_candidate, explain_spice_pick
-from hf_gip.core.metrics import curvature, greedy_guarantee, random_sets, set_quality
+from hf_gip.core.metrics import curvature, curvature_factor, random_sets, set_quality
 from hf_gip.core.spice import Fisher, spice, window_quotas
 from hf_gip.dataset.cache import cache_folder, cached_gradients
 from hf_gip.dataset.options import SPICE_PARAMETERS, SpiceOptions
@@ -186,7 +186,7 @@ def _select(dataset: Dataset, k: int, proxy: ModelRef, options: SpiceOptions, fo
         "proxy": proxy.identity | {"steps": state.steps},
         "features": {"kind": "gradients", "target_modules": options.target_modules, **tokens.recipe},
         "rows": {"left_out": tokens.left_out, "truncated": tokens.truncated},
-        "diagnostics": _diagnostics(state),
+        "diagnostics": _diagnostics(state, options),
         **environment(dataset, options.id_column),
         "timings": {"select_seconds": time.perf_counter() - started},
     }
@@ -324,6 +324,8 @@ class WindowedRun:
                 "log_det": {name: [one.log_det for one in each] for name, each in quality.items()},
                 "conflict": {name: [one.conflict for one in each] for name, each in quality.items()},
                 "curvature": curvature(G, alpha),
+                "greedy_guarantee": selection.record["greedy_guarantee"],
+                "fisher_norm": selection.record["fisher_norm"],
             }
         )
         picks = rows[selection.indices].tolist()
@@ -426,11 +428,15 @@ def clear_state(folder: Path | None) -> None:
         shutil.rmtree(folder)
 
 
-def _diagnostics(state: SpiceState) -> dict[str, Any]:
+def _diagnostics(state: SpiceState, options: SpiceOptions) -> dict[str, Any]:
     """The picks beside random ones and beside those without a penalty, over all windows, as plain JSON.
 
     `log_det` adds up the windows' log det(I + αF_S), each under the proxy of its time; `conflict` is the mean over
     picks of max(0, −cos(g, mean of the earlier picks of its window)). `random` gives one figure per draw.
+
+    `greedy_guarantee` is the share of the best log-determinant, of as many rows in each window, that the picks reach
+    at least, whatever the penalty. `curvature_factor`, (1 − e⁻ᶜ)/c, is the paper's; `notes` say where it and the
+    paper's bound on ε do not apply. `fisher_norm` is the largest α‖F_S‖ of a window.
     """
 
     def total(figure: str, count: int) -> dict[str, Any]:
@@ -441,12 +447,23 @@ def _diagnostics(state: SpiceState) -> dict[str, Any]:
         return {name: values if name == "random" else values[0] for name, values in sums.items()}
 
     curvatures = [window["curvature"] for window in state.comparisons]
+    fisher_norm = max(window["fisher_norm"] for window in state.comparisons)
+    reached = [window["log_det"]["chosen"][0] for window in state.comparisons]
+    bounds = [log_det / window["greedy_guarantee"] for log_det, window in zip(reached, state.comparisons, strict=True)]
+    notes = []
+    if options.conflict_penalty:
+        notes.append("`curvature_factor` holds for `conflict_penalty=0` alone; `greedy_guarantee` holds for any.")
+    if fisher_norm >= 1:
+        notes.append(f"the paper's bound on ε needs α‖F_S‖ below 1, and it is {fisher_norm:.3g}: lower `alpha`.")
     return {
         "windows": len(state.comparisons),
         "log_det": total("log_det", 1),
         "conflict": total("conflict", max(len(state.rows), 1)),
         "curvature": {"mean": sum(curvatures) / len(curvatures), "max": max(curvatures)},
-        "greedy_guarantee": greedy_guarantee(max(curvatures)),
+        "curvature_factor": curvature_factor(max(curvatures)),
+        "greedy_guarantee": sum(reached) / sum(bounds) if sum(bounds) else 1.0,
+        "fisher_norm": fisher_norm,
+        "notes": notes,
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from hf_gip.callbacks import GIPSelectionCallback
 from hf_gip.callbacks.features import read_rows
 from hf_gip.callbacks.pool import token_counts
@@ -26,16 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # peft asks for it
 ]
 ROWS = 40
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
-    disable_progress_bars()
-
-
-@pytest.fixture(scope="module")
-def rows() -> Dataset:
-    return word_rows(ROWS)
 
 
 def run(

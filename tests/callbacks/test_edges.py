@@ -5,21 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from hf_gip.callbacks import GIPSelectionCallback
-from tiny_trainers import NotingTrainer, exactly, largest_difference, make_trainer, weights, word_rows
+from tiny_trainers import NotingTrainer, exactly, largest_difference, make_trainer, weights
 
 ROWS = 12
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
-    disable_progress_bars()
-
-
-@pytest.fixture(scope="module")
-def rows() -> Dataset:
-    return word_rows(ROWS)
 
 
 def trained(trainer: NotingTrainer, k: int = 4, **options: Any) -> GIPSelectionCallback:

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import disable_progress_bars
 from hf_gip.callbacks import GIPSelectionCallback
 from hf_gip.callbacks.features import DIMS, SIDE, read_rows
 from hf_gip.callbacks.pool import token_counts
@@ -25,11 +24,6 @@ pytestmark = [
 ]
 FAMILIES = ["hidden", "hidden_gradient", "lora_gradient", "last_layer_gradient"]
 ROWS = 17
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
-    disable_progress_bars()
 
 
 def ready(folder: Path, **options: Any) -> NotingTrainer:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from hf_gip.callbacks import features as probe
 from hf_gip.callbacks.features import read_rows
 from hf_gip.callbacks.pool import token_counts
@@ -14,11 +14,6 @@ from transformers import Trainer, TrainingArguments
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 ROWS = 11
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
-    disable_progress_bars()
 
 
 @pytest.fixture(scope="module")

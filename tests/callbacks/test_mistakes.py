@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, concatenate_datasets, disable_progress_bars
+from datasets import Dataset, concatenate_datasets
 from hf_gip.callbacks import GIPSelectionCallback
-from tiny_trainers import NotingTrainer, exactly, make_trainer, tiny_llama, word_rows, word_tokenizer
+from tiny_trainers import NotingTrainer, exactly, make_trainer, tiny_llama, word_tokenizer
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 ROWS = 12
@@ -15,16 +15,6 @@ OTHER = (
     "`pool` must be the dataset that was given to the trainer, in the same order, got one that first differs in row "
     "{}: pass the same dataset."
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
-    disable_progress_bars()
-
-
-@pytest.fixture(scope="module")
-def rows() -> Dataset:
-    return word_rows(ROWS)
 
 
 def with_another_word(rows: Dataset) -> Dataset:

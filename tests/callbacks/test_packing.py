@@ -2,17 +2,12 @@
 
 import pytest
 import torch
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from hf_gip.callbacks import PackedView
 from hf_gip.callbacks.packing import GROUP, Packing
 from trl.data_utils import pack_dataset
 
 STRATEGIES = ["bfd", "bfd_split", "wrapped"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
-    disable_progress_bars()
 
 
 def rows_of(lengths: list[int]) -> tuple[Dataset, torch.Tensor]:

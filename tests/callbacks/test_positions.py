@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, concatenate_datasets, disable_progress_bars
+from datasets import Dataset, concatenate_datasets
 from hf_gip.callbacks import GIPSelectionCallback
 from tiny_trainers import NotingTrainer, exactly, make_trainer, word_rows, word_tokenizer
 
@@ -15,11 +15,6 @@ import hf_gip
 
 ROWS = 40
 TOKENIZER = word_tokenizer(ROWS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
-    disable_progress_bars()
 
 
 def tokens_of(text: str) -> dict[str, list[int]]:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, config, disable_progress_bars, load_dataset
+from datasets import Dataset, load_dataset
 from hf_gip.callbacks import GIPSelectionCallback
 from hub_server import ALICE, Hub
-from huggingface_hub import constants
 from tiny_trainers import NotingTrainer, exactly, make_trainer, word_rows
 
 import hf_gip
@@ -22,20 +21,14 @@ pytestmark = pytest.mark.hub
 REPO = "alice/words"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
-    disable_progress_bars()
-
-
 @pytest.fixture(scope="module")
 def rows() -> Dataset:
     return word_rows(24)
 
 
 @pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+def fresh(fresh_hub: Hub) -> None:
+    """Every test here has a Hub of its own."""
 
 
 def train(folder: Path, rows: Dataset, epochs: int = 2, **callback: Any) -> NotingTrainer:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from hf_gip.callbacks import GIPSelectionCallback
 from tiny_trainers import NotingTrainer, exactly, make_trainer, word_rows
 from torch.utils.data import DataLoader, RandomSampler, Subset
@@ -16,16 +16,6 @@ from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
 import hf_gip
 
 ROWS = 24
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
-    disable_progress_bars()
-
-
-@pytest.fixture(scope="module")
-def rows() -> Dataset:
-    return word_rows(ROWS)
 
 
 def epochs_of(folder: Path) -> list[dict[str, Any]]:

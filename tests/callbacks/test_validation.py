@@ -7,23 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from hf_gip.callbacks import GIPSelectionCallback
-from tiny_trainers import exactly, make_trainer, word_rows
+from tiny_trainers import exactly, make_trainer
 
 from hf_gip import Selection
 
 ROWS = 12
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet() -> None:
-    disable_progress_bars()
-
-
-@pytest.fixture(scope="module")
-def rows() -> Dataset:
-    return word_rows(ROWS)
 
 
 COLUMNS = ["text", "uid", "input_ids", "labels"]

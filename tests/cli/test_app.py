@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import hf_gip, refusal
-from datasets import Dataset, DatasetDict, config, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from saved_subset import pool
 
 from hf_gip import gip_select, gtp_select, spice_select
@@ -19,8 +19,7 @@ from hf_gip.cli.app import PROGRAM_COMMANDS, arguments_as_flags
 
 
 @pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 

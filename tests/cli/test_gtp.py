@@ -9,7 +9,7 @@ import pytest
 import torch
 from command_line import hf_gip as command
 from command_line import refusal
-from datasets import Dataset, config
+from datasets import Dataset
 from tiny_models import tiny_model, tiny_rows, with_lora
 from tiny_trainers import tiny_llama, word_rows, word_tokenizer
 from trainer_runs import trained
@@ -34,10 +34,8 @@ WORDS = [
 
 
 @pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path / "cache"
 
 
 def pool(n: int = 30) -> Dataset:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from command_line import hf_gip as command
 from command_line import refusal
-from datasets import Dataset, config
+from datasets import Dataset
 from oracles_spice import conflict, gain, log_det
 from tiny_models import tiny_model, tiny_rows
 from tiny_trainers import tiny_llama, word_rows, word_tokenizer
@@ -21,10 +21,8 @@ from hf_gip.manifest.schema import read_manifest
 
 
 @pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from datasets import DatasetDict, config, load_dataset
+from datasets import DatasetDict, load_dataset
 from hub_server import ALICE, Hub
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import snapshot_download
 from saved_subset import hub_pool, pool
 
 import hf_gip
@@ -20,11 +20,7 @@ REPO = "alice/chosen"
 
 
 @pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("hf_gip.hub.retry.PAUSE", 0.01)
-    monkeypatch.setattr("hf_gip.hub.push._draw", lambda *_: False)
+def fresh(fresh_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", ALICE)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)

@@ -37,28 +37,28 @@ def test_less_is_weighted_cosine_meaned_over_shots_and_largest_over_subtasks(
         ]
     ) / sum(learning_rates)
     scores = np.max([influence[:, np.array(subtasks) == t].mean(1) for t in set(subtasks)], axis=0)
-    got = less(
+    selection = less(
         [torch.from_numpy(R) for R in rows],
         [torch.from_numpy(G) for G in goals],
         n,
         learning_rates=learning_rates,
         subtasks=subtasks,
     )
-    assert got.gains.numpy() == pytest.approx(np.sort(scores)[::-1], abs=1e-12)
-    assert scores[got.indices.numpy()] == pytest.approx(np.sort(scores)[::-1], abs=1e-12)
+    assert selection.gains.numpy() == pytest.approx(np.sort(scores)[::-1], abs=1e-12)
+    assert scores[selection.indices.numpy()] == pytest.approx(np.sort(scores)[::-1], abs=1e-12)
 
 
 @settings(max_examples=100, deadline=None)
-@given(n=st.integers(1, 25), m=st.integers(1, 9), seed=st.integers(0, 10**6), warmup_fraction=st.floats(0.01, 1))
+@given(n=st.integers(1, 25), m=st.integers(1, 9), seed=st.integers(0, 10**6), share=st.floats(0.01, 1))
 def test_rds_lets_each_query_take_its_nearest_row_in_turn(n: int, m: int, seed: int, share: float) -> None:
     generator = np.random.default_rng(seed)
     rows, queries, k = generator.normal(size=(n, 4)), generator.normal(size=(m, 4)), max(1, int(share * n))
     expected: list[int] = []
     while len(expected) < k:
         for query in queries:
-            left = [i for i in range(n) if i not in expected]
-            if left and len(expected) < k:
-                expected.append(max(left, key=lambda i, query=query: cosine(rows[i], query)))
+            remaining = [i for i in range(n) if i not in expected]
+            if remaining and len(expected) < k:
+                expected.append(max(remaining, key=lambda i, query=query: cosine(rows[i], query)))
     assert rds(torch.from_numpy(rows), torch.from_numpy(queries), k).indices.tolist() == expected
 
 
@@ -86,6 +86,6 @@ GOOD = torch.ones(4, 3)
         (lambda: rds(GOOD * torch.nan, GOOD, 2), "`features` must be finite"),
     ],
 )
-def test_errors_say_what_is_wrong(call, message: str) -> None:
+def test_bad_input_is_refused_in_one_sentence(call, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         call()

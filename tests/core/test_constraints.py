@@ -28,8 +28,8 @@ def feasible(rows: list[int], limits: Constraints, k: int) -> bool:
         return False
     spent, picks = int(tokens[rows].sum()), len(rows)
     if limits.min_per_group is not None:
-        for group, least in enumerate(limits.min_per_group.tolist()):
-            need = max(0, least - counts[group])
+        for group, minimum in enumerate(limits.min_per_group.tolist()):
+            need = max(0, minimum - counts[group])
             others = sorted(tokens[i] for i in range(n) if groups[i] == group and i not in rows)
             if len(others) < need:
                 return False
@@ -53,29 +53,29 @@ def constrained(value, limits: Constraints, n: int, k: int) -> list[int]:
     """Try every allowed row at every pick; the largest gain (per token) wins, the lowest row of a tie."""
     rows = limits.initial().tolist()
     while len(rows) < k:
-        left = [i for i in range(n) if i not in rows and feasible([*rows, i], limits, k)]
-        if not left:
+        allowed = [i for i in range(n) if i not in rows and feasible([*rows, i], limits, k)]
+        if not allowed:
             break
         before = value(rows) if rows else 0.0
-        worth = np.array([value([*rows, i]) - before for i in left])
+        worth = np.array([value([*rows, i]) - before for i in allowed])
         if limits.max_tokens is not None:
-            worth /= limits.tokens.numpy()[left]  # type: ignore[union-attr]
-        rows.append(left[int(np.argmax(worth >= worth.max() - 1e-9 * abs(worth.max())))])
+            worth /= limits.tokens.numpy()[allowed]  # type: ignore[union-attr]
+        rows.append(allowed[int(np.argmax(worth >= worth.max() - 1e-9 * abs(worth.max())))])
     return rows
 
 
-def drawn(n: int, k: int, draw: torch.Generator, what: int) -> Constraints:
+def random_constraints(n: int, k: int, draw: torch.Generator, kinds: int) -> Constraints:
     """Random limits that can be met; `what` says which kinds."""
     size = int(torch.randint(1, 6, (1,), generator=draw))
     groups = torch.randint(0, size, (n,), generator=draw)
-    tokens = torch.randint(1, 30, (n,), generator=draw) if what & 4 else None
+    tokens = torch.randint(1, 30, (n,), generator=draw) if kinds & 4 else None
     sizes = torch.bincount(groups, minlength=size)
-    most = (sizes.float() * (0.3 + 0.7 * torch.rand(size, generator=draw))).ceil().long() if what & 1 else None
-    room = sizes if most is None else most
-    least = (room.float() * 0.4 * torch.rand(size, generator=draw)).long() if what & 2 else None
-    initial_rows = torch.randperm(n, generator=draw)[: max(1, k // 4)] if what & 8 else None
+    maxima = (sizes.float() * (0.3 + 0.7 * torch.rand(size, generator=draw))).ceil().long() if kinds & 1 else None
+    room = sizes if maxima is None else maxima
+    minima = (room.float() * 0.4 * torch.rand(size, generator=draw)).long() if kinds & 2 else None
+    initial_rows = torch.randperm(n, generator=draw)[: max(1, k // 4)] if kinds & 8 else None
     budget = None if tokens is None else int(tokens.sum() * (0.1 + 0.6 * float(torch.rand(1, generator=draw))))
-    return Constraints(initial_rows, groups, (), most, least, tokens, budget)
+    return Constraints(initial_rows, groups, (), maxima, minima, tokens, budget)
 
 
 @settings(max_examples=200, deadline=None, phases=[Phase.explicit, Phase.generate])
@@ -88,10 +88,10 @@ def drawn(n: int, k: int, draw: torch.Generator, what: int) -> Constraints:
     st.data(),
 )
 def test_picks_are_those_of_a_brute_force_under_the_same_limits(
-    kind: str, n: int, d: int, what: int, seed: int, data: st.DataObject
+    kind: str, n: int, d: int, kinds: int, seed: int, data: st.DataObject
 ) -> None:
     k = data.draw(st.integers(1, n))
-    limits = drawn(n, k, torch.Generator().manual_seed(seed), what)
+    limits = random_constraints(n, k, torch.Generator().manual_seed(seed), kinds)
     try:
         limits.check(n, k)
     except ValueError:
@@ -100,31 +100,34 @@ def test_picks_are_those_of_a_brute_force_under_the_same_limits(
     assert possible(limits, n, k)
     X, Q = samples.rows(n, d, seed=seed, duplicates=n // 5), samples.queries(3, d, seed=seed)
     weights = 0.3 + torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    got = gip(X, Q, k, objective=kind, noise=0.2, precision=weights, constraints=limits)
-    rows = got.indices.tolist()
+    selection = gip(X, Q, k, objective=kind, noise=0.2, precision=weights, constraints=limits)
+    rows = selection.indices.tolist()
 
     def value(chosen: list[int]) -> float:
         judge = oracles.captured if kind == "projection" else oracles.information
         return judge(X.numpy(), Q.numpy(), chosen, 0.2, weights.numpy())
 
-    want = constrained(value, limits, n, k)
+    expected = constrained(value, limits, n, k)
     assert rows[: len(limits.initial())] == limits.initial().tolist()
     assert len(set(rows)) == len(rows)
     assert len(rows) == k or limits.max_tokens is not None
     assert feasible(rows, limits, max(k, len(rows)))
     if limits.min_per_group is not None:
         assert (
-            torch.bincount(limits.groups[got.indices], minlength=len(limits.min_per_group)) >= limits.min_per_group
+            torch.bincount(limits.groups[selection.indices], minlength=len(limits.min_per_group))
+            >= limits.min_per_group
         ).all()
-    if rows != want:  # a tie broken by rounding: from there on the runs may part, each as good at that pick
-        at = next(t for t, (one, other) in enumerate(zip(rows, want, strict=False)) if one != other)
-        before = value(want[:at]) if at else 0.0
-        cost = [1, 1] if limits.max_tokens is None else [int(limits.tokens[rows[at]]), int(limits.tokens[want[at]])]
-        mine, best = (value([*want[:at], row]) - before for row in (rows[at], want[at]))
+    if rows != expected:  # a tie broken by rounding: from there on the runs may part, each as good at that pick
+        at = next(t for t, (one, other) in enumerate(zip(rows, expected, strict=False)) if one != other)
+        before = value(expected[:at]) if at else 0.0
+        cost = (
+            [1, 1] if limits.max_tokens is None else [int(limits.tokens[rows[at]]), int(limits.tokens[expected[at]])]
+        )
+        mine, best = (value([*expected[:at], row]) - before for row in (rows[at], expected[at]))
         assert feasible(rows[: at + 1], limits, k)
         assert mine / cost[0] == pytest.approx(best / cost[1], rel=1e-6, abs=1e-9)
     else:
-        assert got.objective == pytest.approx(value(rows), rel=1e-6)
+        assert selection.objective == pytest.approx(value(rows), rel=1e-6)
 
 
 def test_a_full_size_pool_in_float32_keeps_its_quotas_block_by_block() -> None:
@@ -133,23 +136,23 @@ def test_a_full_size_pool_in_float32_keeps_its_quotas_block_by_block() -> None:
     groups = torch.arange(n) % 40
     limits = Constraints(groups=groups, max_per_group=torch.full((40,), 12), min_per_group=torch.full((40,), 8))
     passes: list[int] = []
-    got = gip(X, Q, k, constraints=limits, progress=lambda _, done: passes.append(done))
-    counts = torch.bincount(groups[got.indices])
-    assert len(got) == k
+    selection = gip(X, Q, k, constraints=limits, progress=lambda _, done: passes.append(done))
+    counts = torch.bincount(groups[selection.indices])
+    assert len(selection) == k
     assert 8 <= int(counts.min()) <= int(counts.max()) <= 12
     assert passes[-1] < k
     free = gip(X, Q, k)
-    assert got.objective <= free.objective * (1 + 1e-6)
+    assert selection.objective <= free.objective * (1 + 1e-6)
     assert gip(X, Q, k, constraints=Constraints(groups=groups, max_per_group=torch.full((40,), n))).indices.equal(
         free.indices
     )
 
 
-def test_given_rows_condition_the_rest() -> None:
+def test_initial_rows_condition_the_other_picks() -> None:
     X = torch.eye(6, dtype=torch.float64)[[0, 0, 1, 2, 3, 4]]
-    got = gip(X, None, 3, noise=0.01, constraints=Constraints(initial_rows=torch.tensor([1])))
-    assert got.indices.tolist() == [1, 2, 3]  # row 0 is a copy of what is given
-    assert got.gains[0] > 0
+    selection = gip(X, None, 3, noise=0.01, constraints=Constraints(initial_rows=torch.tensor([1])))
+    assert selection.indices.tolist() == [1, 2, 3]  # row 0 is a copy of what is given
+    assert selection.gains[0] > 0
 
 
 A = torch.tensor([0, 0, 0, 1, 1, 2])

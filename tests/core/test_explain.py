@@ -30,10 +30,10 @@ def test_gains_are_differences_of_the_objective(
         return value(X.numpy(), Q.numpy(), rows, 0.2, weights) if rows else 0.0
 
     for rank in (1, k // 2, k):
-        found = explain(selection, picks[rank - 1], X, Q, precision=w)
-        assert found.rank == rank
-        assert found.gain == pytest.approx(reached(picks[:rank]) - reached(picks[: rank - 1]), rel=1e-7)
-        assert found.gain == pytest.approx(float(selection.gains[rank - 1]), rel=1e-7)
+        explanation = explain(selection, picks[rank - 1], X, Q, precision=w)
+        assert explanation.rank == rank
+        assert explanation.gain == pytest.approx(reached(picks[:rank]) - reached(picks[: rank - 1]), rel=1e-7)
+        assert explanation.gain == pytest.approx(float(selection.gains[rank - 1]), rel=1e-7)
     outside = explain(selection, left_out, X, Q, precision=w)
     assert outside.rank is None
     assert outside.gain == pytest.approx(reached([*picks, left_out]) - reached(picks), rel=1e-6, abs=1e-12)
@@ -50,27 +50,27 @@ def test_a_copy_of_a_pick_is_covered_by_it() -> None:
     first = int(gip(X, Q, 1, noise=1e-3).indices[0])
     X = torch.cat([X, X[first : first + 1]])
     selection = gip(X, Q, 4, noise=1e-3)
-    found = explain(selection, 20, X, Q)
-    assert found.rank is None
-    assert found.covered_by[0][0] == first
-    assert found.novelty < 0.01
-    assert str(found).startswith("Row 20 was left out: after the last pick it would add")
+    explanation = explain(selection, 20, X, Q)
+    assert explanation.rank is None
+    assert explanation.covered_by[0][0] == first
+    assert explanation.novelty < 0.01
+    assert str(explanation).startswith("Row 20 was left out: after the last pick it would add")
 
 
 def test_the_query_a_row_answers_is_named_first() -> None:
     Q = torch.eye(4, 6, dtype=torch.float64)
     X = torch.cat([torch.eye(4, 6, dtype=torch.float64) + 0.01, samples.rows(10, 6) * 0.01])
-    found = explain(gip(X, Q, 4, noise=0.01), 2, X, Q)
-    assert found.served[0][0] == 2
-    assert sum(share for _, share in found.served) == pytest.approx(1.0)
+    explanation = explain(gip(X, Q, 4, noise=0.01), 2, X, Q)
+    assert explanation.served[0][0] == 2
+    assert sum(share for _, share in explanation.served) == pytest.approx(1.0)
 
 
 def test_without_queries_the_pool_is_what_is_served() -> None:
     X = samples.rows(20, 6)
     selection = gip(X, None, 5, noise=0.1)
-    found = explain(selection, int(selection.indices[3]), X)
-    assert found.gain == pytest.approx(float(selection.gains[3]), rel=1e-6)
-    assert found.served == ()
+    explanation = explain(selection, int(selection.indices[3]), X)
+    assert explanation.gain == pytest.approx(float(selection.gains[3]), rel=1e-6)
+    assert explanation.served == ()
 
 
 def test_wrong_rows_and_selections_are_refused() -> None:
@@ -85,6 +85,6 @@ def test_one_of_many_rows_is_explained_at_float32(device: torch.device) -> None:
     X, Q = samples.rows(3_000, 32).float().to(device), samples.queries(8, 32).float().to(device)
     selection = gip(X, Q, 100, noise=0.3)
     for rank in (0, 50, 99):
-        found = explain(selection, int(selection.indices[rank]), X, Q)
-        assert found.gain == pytest.approx(float(selection.gains[rank]), rel=1e-3)
-    assert np.isfinite(found.novelty)
+        explanation = explain(selection, int(selection.indices[rank]), X, Q)
+        assert explanation.gain == pytest.approx(float(selection.gains[rank]), rel=1e-3)
+    assert np.isfinite(explanation.novelty)

@@ -2,9 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
 
-import jaxtyping
 import numpy as np
 import oracles
 import pytest
@@ -22,10 +20,12 @@ VALUE = {"projection": oracles.captured, "information": oracles.information}
 SHAPES = [(1, 1, 1, 1), (12, 3, 8, 5), (14, 1, 16, 3), (18, 20, 5, 5), (16, 2, 4, 10), (20, 6, 3, 20)]
 
 
-def judged(X: Tensor, Q: Tensor | None, picks: Tensor, objective: str, noise: float, w: Tensor | None = None) -> float:
-    asked = X if Q is None else Q
+def objective_of(
+    X: Tensor, Q: Tensor | None, picks: Tensor, objective: str, noise: float, w: Tensor | None = None
+) -> float:
+    queries = X if Q is None else Q
     weights = None if w is None else w.double().cpu().numpy()
-    return VALUE[objective](X.double().cpu().numpy(), asked.double().cpu().numpy(), picks.tolist(), noise, weights)
+    return VALUE[objective](X.double().cpu().numpy(), queries.double().cpu().numpy(), picks.tolist(), noise, weights)
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.1, 3.0])
@@ -37,11 +37,11 @@ def test_picks_and_gains_are_those_of_the_definition(
     X, Q = samples.rows(n, d, duplicates=n // 6, zeros=n // 10), samples.queries(m, d)
     value = VALUE[objective]
     _, best = oracles.greedy(lambda rows: value(X.numpy(), Q.numpy(), rows, noise), n, k)
-    for dtype, close in ((torch.float64, 1e-6), (torch.float32, 1e-4)):
-        got = gip(X.to(device, dtype), Q.to(device, dtype), k, objective=objective, noise=noise)
-        assert len(set(got.indices.tolist())) == k
-        assert judged(X, Q, got.indices, objective, noise) == pytest.approx(best, rel=close)
-        assert got.objective == pytest.approx(best, rel=close)
+    for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-4)):
+        selection = gip(X.to(device, dtype), Q.to(device, dtype), k, objective=objective, noise=noise)
+        assert len(set(selection.indices.tolist())) == k
+        assert objective_of(X, Q, selection.indices, objective, noise) == pytest.approx(best, rel=tolerance)
+        assert selection.objective == pytest.approx(best, rel=tolerance)
 
 
 @pytest.mark.parametrize("objective", ["projection", "information"])
@@ -55,9 +55,9 @@ def test_the_reference_loop_is_the_definition_and_gip_picks_as_it(
     value = VALUE[objective]
     for size in range(1, k + 1):
         assert sum(gains[:size]) == pytest.approx(value(X.numpy(), Q.numpy(), picks[:size], noise), rel=1e-9)
-    got = gip(X, Q, k, objective=objective, noise=noise)
-    assert got.gains.tolist() == pytest.approx(gains, rel=1e-6, abs=1e-9 * sum(gains))
-    assert got.objective == pytest.approx(sum(gains), rel=1e-9)
+    selection = gip(X, Q, k, objective=objective, noise=noise)
+    assert selection.gains.tolist() == pytest.approx(gains, rel=1e-6, abs=1e-9 * sum(gains))
+    assert selection.objective == pytest.approx(sum(gains), rel=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,38 +74,38 @@ def test_any_small_problem_is_solved_as_by_trying_every_row(
     w = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.05
     value = VALUE[objective]
     _, best = oracles.greedy(lambda rows: value(X.numpy(), Q.numpy(), rows, noise, w.numpy()), n, k)
-    got = gip(X, Q, k, objective=objective, noise=noise, precision=w)
-    assert got.objective == pytest.approx(best, rel=1e-6)
-    assert judged(X, Q, got.indices, objective, noise, w) == pytest.approx(best, rel=1e-6)
+    selection = gip(X, Q, k, objective=objective, noise=noise, precision=w)
+    assert selection.objective == pytest.approx(best, rel=1e-6)
+    assert objective_of(X, Q, selection.indices, objective, noise, w) == pytest.approx(best, rel=1e-6)
 
 
 def test_the_gains_are_the_steps_of_the_objective() -> None:
     X, Q = samples.rows(40, 10), samples.queries(4, 10)
     for objective in VALUE:
-        got = gip(X, Q, 15, objective=objective)
-        steps = [judged(X, Q, got.indices[:t], objective, 0.1) for t in range(1, 16)]
-        assert got.gains.cumsum(0).tolist() == pytest.approx(steps, rel=1e-9)
+        selection = gip(X, Q, 15, objective=objective)
+        steps = [objective_of(X, Q, selection.indices[:t], objective, 0.1) for t in range(1, 16)]
+        assert selection.gains.cumsum(0).tolist() == pytest.approx(steps, rel=1e-9)
 
 
 @pytest.mark.parametrize("objective", ["projection", "information"])
-def test_without_queries_the_rows_ask_for_themselves(objective: str) -> None:
+def test_without_queries_the_pool_itself_is_the_target(objective: str) -> None:
     X = samples.rows(30, 6)
-    own, told = gip(X, None, 12, objective=objective), gip(X, X, 12, objective=objective)
-    assert own.indices.tolist() == told.indices.tolist()
-    assert own.objective == pytest.approx(told.objective, rel=1e-9)
-    assert own.objective == pytest.approx(judged(X, None, own.indices, objective, 0.1), rel=1e-6)
+    implicit, explicit = gip(X, None, 12, objective=objective), gip(X, X, 12, objective=objective)
+    assert implicit.indices.tolist() == explicit.indices.tolist()
+    assert implicit.objective == pytest.approx(explicit.objective, rel=1e-9)
+    assert implicit.objective == pytest.approx(objective_of(X, None, implicit.indices, objective, 0.1), rel=1e-6)
 
 
 @pytest.mark.parametrize("objective", ["projection", "information"])
 def test_the_total_is_what_the_queries_hold_and_what_all_rows_tell(objective: str) -> None:
     X, Q = samples.rows(30, 6), samples.queries(3, 6)
-    got = gip(X, Q, 30, objective=objective)
-    ends = {"projection": float(Q.square().sum()), "information": judged(X, Q, torch.arange(30), objective, 0.1)}
-    assert got.total == pytest.approx(ends[objective], rel=1e-9)
-    assert got.captured is not None
-    assert got.captured <= 1 + 1e-12
+    selection = gip(X, Q, 30, objective=objective)
+    ends = {"projection": float(Q.square().sum()), "information": objective_of(X, Q, torch.arange(30), objective, 0.1)}
+    assert selection.total == pytest.approx(ends[objective], rel=1e-9)
+    assert selection.captured is not None
+    assert selection.captured <= 1 + 1e-12
     if objective == "information":
-        assert got.captured == pytest.approx(1, rel=1e-9)
+        assert selection.captured == pytest.approx(1, rel=1e-9)
         assert gip(X, Q, 3, objective=objective).total is None  # k < d: it would cost more than the picks
 
 
@@ -126,10 +126,10 @@ def test_ties_go_to_the_lowest_row_and_the_first_picks_do_not_depend_on_k() -> N
     X, Q = samples.rows(50, 8), samples.queries(4, 8)
     twice = torch.cat([X, X])
     for objective in VALUE:
-        got = gip(twice, Q, 30, objective=objective).indices.tolist()
-        for position, row in enumerate(got):
-            assert row < 50 or row - 50 in got[:position]
-        assert gip(twice, Q, 12, objective=objective).indices.tolist() == got[:12]
+        selection = gip(twice, Q, 30, objective=objective).indices.tolist()
+        for position, row in enumerate(selection):
+            assert row < 50 or row - 50 in selection[:position]
+        assert gip(twice, Q, 12, objective=objective).indices.tolist() == selection[:12]
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
@@ -145,9 +145,9 @@ def test_half_precision_features_are_taken_as_the_data_they_are() -> None:
     X, Q = samples.rows(80, 10), samples.queries(4, 10)
     for dtype in (torch.float16, torch.bfloat16):
         rounded = X.to(dtype)
-        got, want = gip(rounded, Q.to(dtype), 12), gip(rounded.double(), Q.to(dtype).double(), 12)
-        assert got.indices.tolist() == want.indices.tolist()
-        assert got.objective == pytest.approx(want.objective, rel=1e-4)
+        selection, expected = gip(rounded, Q.to(dtype), 12), gip(rounded.double(), Q.to(dtype).double(), 12)
+        assert selection.indices.tolist() == expected.indices.tolist()
+        assert selection.objective == pytest.approx(expected.objective, rel=1e-4)
 
 
 def test_precision_is_noise_per_row() -> None:
@@ -157,28 +157,28 @@ def test_precision_is_noise_per_row() -> None:
     distrusted = trusted.clone()
     first = gip(X, Q, 9).indices[:3]
     distrusted[first] = 0.0  # infinitely noisy: such a row tells nothing
-    got = gip(X, Q, 30, precision=distrusted).indices
-    assert not set(got.tolist()) & set(first.tolist())
+    selection = gip(X, Q, 30, precision=distrusted).indices
+    assert not set(selection.tolist()) & set(first.tolist())
 
 
 def test_without_noise_the_picks_end_with_the_rank_and_the_record_says_so() -> None:
     X, Q = samples.rows(30, 8, rank=4), samples.queries(6, 8)
     for dtype in (torch.float32, torch.float64):
-        got = gip(X.to(dtype), Q.to(dtype), 10, noise=0.0)
-        assert len(got) == 4
-        assert got.record["notes"] == [
+        selection = gip(X.to(dtype), Q.to(dtype), 10, noise=0.0)
+        assert len(selection) == 4
+        assert selection.record["notes"] == [
             "4 of 10 picks hold all that this pool can tell about the queries without noise; none was added."
         ]
-        assert got.objective == pytest.approx(judged(X, Q, torch.arange(30), "projection", 0), rel=1e-4)
+        assert selection.objective == pytest.approx(objective_of(X, Q, torch.arange(30), "projection", 0), rel=1e-4)
 
 
 def test_one_query_without_noise_is_orthogonal_least_squares_and_its_first_pick_that_of_scikit_learn() -> None:
     X, q = samples.rows(40, 12), samples.queries(1, 12)
     unit = X / X.norm(dim=1, keepdim=True)
-    got = gip(unit, q, 8, noise=0.0)
-    ours = judged(unit, q, got.indices, "projection", 0)
+    selection = gip(unit, q, 8, noise=0.0)
+    ours = objective_of(unit, q, selection.indices, "projection", 0)
     theirs = np.flatnonzero(orthogonal_mp(unit.T.numpy(), q[0].numpy(), n_nonzero_coefs=8))
-    assert int(got.indices[0]) in theirs
+    assert int(selection.indices[0]) in theirs
     assert ours >= oracles.captured(unit.numpy(), q.numpy(), theirs.tolist(), 0) * (1 - 1e-12)
 
 
@@ -201,16 +201,16 @@ def test_queries_that_determine_everything_make_the_information_a_greedy_dpp() -
     Q = torch.eye(6, dtype=torch.float64) * 1e5  # τ² = noise·mean‖q‖² must vanish beside every direction of QᵀQ
     noise = 1e-7
     sigma2, _ = oracles.noise_levels(X.numpy(), Q.numpy(), noise)
-    got = gip(X, Q, 6, objective="information", noise=noise).indices.tolist()
-    assert got == oracles.greedy_dpp(X.numpy(), sigma2, 6)
+    selection = gip(X, Q, 6, objective="information", noise=noise).indices.tolist()
+    assert selection == oracles.greedy_dpp(X.numpy(), sigma2, 6)
 
 
 def test_matching_is_the_textbook_pursuit() -> None:
     X, Q = samples.rows(60, 8, zeros=2), samples.queries(3, 8)
     rows, removed = oracles.matching_pursuit(X.numpy(), Q.numpy(), 20)
-    got = gip(X, Q, 20, pursuit="matching")
-    assert got.indices.tolist() == rows
-    assert got.gains.tolist() == pytest.approx(removed, rel=1e-6)
+    selection = gip(X, Q, 20, pursuit="matching")
+    assert selection.indices.tolist() == rows
+    assert selection.gains.tolist() == pytest.approx(removed, rel=1e-6)
 
 
 def test_matching_goes_on_above_the_rank_without_underflow() -> None:
@@ -221,27 +221,21 @@ def test_matching_goes_on_above_the_rank_without_underflow() -> None:
     assert single.objective == pytest.approx(float(Q.square().sum()), rel=1e-4)
 
 
-def test_the_record_tells_how_to_run_it_again_and_when_the_span_was_full() -> None:
+def test_the_record_holds_the_parameters_and_when_the_span_was_full() -> None:
     X, Q = samples.rows(200, 10), samples.queries(30, 10)
-    got = gip(X, Q, 40, noise=0.5)
-    asked = got.record["parameters"]
+    selection = gip(X, Q, 40, noise=0.5)
+    parameters = selection.record["parameters"]
     sigma2, tau2 = oracles.noise_levels(X.numpy(), Q.numpy(), 0.5)
-    assert asked == {
+    assert parameters == {
         "k": 40, "objective": "projection", "noise": 0.5, "pursuit": "orthogonal", "precision": False,
         "sigma2": pytest.approx(sigma2), "tau2": pytest.approx(tau2), "query_rank": 10, "dtype": "float64",
     }  # fmt: skip
-    full = got.record["span_full_at"]
-    share = [judged(X, Q, got.indices[:t], "projection", 0) / float(Q.square().sum()) for t in (full - 1, full)]
+    full = selection.record["span_full_at"]
+    share = [
+        objective_of(X, Q, selection.indices[:t], "projection", 0) / float(Q.square().sum()) for t in (full - 1, full)
+    ]
     assert share[0] < 0.999 <= share[1]
-    assert got.record["notes"] == [f"{full} of 40 picks filled the span; the rest refine it."]
-
-
-@pytest.fixture
-def without_shape_checks() -> Iterator[None]:
-    """Let wrong arguments through to the package's own checks, as they get there for users."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    assert selection.record["notes"] == [f"{full} of 40 picks filled the span; the rest refine it."]
 
 
 X, Q = torch.ones(4, 3), torch.ones(2, 3)

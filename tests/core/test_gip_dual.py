@@ -16,15 +16,15 @@ from hf_gip import gip
 from hf_gip.core.gip import gip_dual
 
 
-def by_definition(X: np.ndarray, S: np.ndarray, k: int, noise: float) -> float:
+def objective_by_definition(X: np.ndarray, S: np.ndarray, k: int, noise: float) -> float:
     """Greedy on C and D with the whole Gram matrix, the row tried that gains most; the objective reached."""
     X = X / np.sqrt((X**2).sum(1).mean())
     C, K, total = S / np.sqrt((S**2).mean(0)), X @ X.T, 0.0
-    left = np.ones(len(X), bool)
+    is_free = np.ones(len(X), bool)
     for _ in range(k):
-        gains = np.where(left, (C**2).sum(1) / (np.diag(K) + noise), -1)
+        gains = np.where(is_free, (C**2).sum(1) / (np.diag(K) + noise), -1)
         j = int(gains.argmax())
-        total, left[j] = total + gains[j], False
+        total, is_free[j] = total + gains[j], False
         C = C - np.outer(K[:, j], C[j]) / (K[j, j] + noise)
         K = K - np.outer(K[:, j], K[j]) / (K[j, j] + noise)
     return total
@@ -40,9 +40,9 @@ def test_gains_are_those_of_the_recursion(
     k = data.draw(st.integers(1, n))
     X = samples.rows(n, d, seed=seed, duplicates=n // 4)
     S = torch.rand(n, s, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.01
-    got = gip_dual(X, S, k, noise=noise)
-    assert len(set(got.indices.tolist())) == k
-    assert got.objective == pytest.approx(by_definition(X.numpy(), S.numpy(), k, noise), rel=1e-6)
+    selection = gip_dual(X, S, k, noise=noise)
+    assert len(set(selection.indices.tolist())) == k
+    assert selection.objective == pytest.approx(objective_by_definition(X.numpy(), S.numpy(), k, noise), rel=1e-6)
 
 
 def test_scores_that_a_query_would_give_choose_as_that_query() -> None:
@@ -54,8 +54,8 @@ def test_scores_that_a_query_would_give_choose_as_that_query() -> None:
 def test_neither_scale_nor_a_missing_score_at_the_mean_changes_a_pick() -> None:
     X = samples.rows(60, 8)
     S = torch.randint(0, 6, (60, 2), generator=torch.Generator().manual_seed(1)).double()
-    want = gip_dual(X, S, 15, noise=0.3)
-    assert gip_dual(1e3 * X, S * torch.tensor([1e-3, 7.0]), 15, noise=0.3).indices.equal(want.indices)
+    expected = gip_dual(X, S, 15, noise=0.3)
+    assert gip_dual(1e3 * X, S * torch.tensor([1e-3, 7.0]), 15, noise=0.3).indices.equal(expected.indices)
     S[5, 0] = S[torch.arange(60) != 5, 0].mean()
     holes = S.clone()
     holes[5, 0] = torch.nan
@@ -81,7 +81,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     return Dataset.from_dict({"text": texts, "good": good, "fine": good[::-1]})
 
 
-def test_a_dataset_takes_scores_as_queries_by_name_and_the_choice_is_made_again(rows: Dataset, tmp_path: Path) -> None:
+def test_gip_select_takes_scores_as_queries_and_reproduces_the_picks(rows: Dataset, tmp_path: Path) -> None:
     subset = hf_gip.gip_select(rows, 9, scores=["good", "fine"], scores_as="queries", encoder="lexical")
     record = subset.selection.record
     assert record["scores"]["as"] == "queries"

@@ -15,18 +15,18 @@ pytestmark = pytest.mark.ddp
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_that_share_the_rows_pick_as_one_process(tmp_path: Path, ranks: int) -> None:
     X, Q = samples.rows(700, 24, duplicates=60), samples.queries(5, 24)
-    ended, (first, *others) = launched(tmp_path, "picks", ranks)
+    ended, (first, *rest) = launched(tmp_path, "picks", ranks)
     assert ended == 0
-    assert len(others) == ranks - 1
-    assert all(other == first for other in others)
+    assert len(rest) == ranks - 1
+    assert all(other == first for other in rest)
     for name, (picks, objective, total) in first.items():
         kind, queries, dtype = name.split(" ")
         work = getattr(torch, dtype.removeprefix("torch."))
-        want = gip(X.to(work), Q.to(work) if queries == "told" else None, 150, objective=kind)
+        expected = gip(X.to(work), Q.to(work) if queries == "queries" else None, 150, objective=kind)
         if work == torch.float64:
-            assert X[picks].equal(X[want.indices])  # of two equal rows rounding may choose either
-        assert objective == pytest.approx(want.objective, rel=1e-4)
-        assert total == pytest.approx(want.total, rel=1e-5)
+            assert X[picks].equal(X[expected.indices])  # of two equal rows rounding may choose either
+        assert objective == pytest.approx(expected.objective, rel=1e-4)
+        assert total == pytest.approx(expected.total, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_ranks_that_share_the_rows_pick_as_one_process(tmp_path: Path, ranks: in
         ("nan", "rank 1: `features` must be finite, got NaN or infinity in 1 row(s), first in row 3"),
     ],
 )
-def test_what_one_rank_cannot_do_ends_all(tmp_path: Path, mode: str, message: str) -> None:
-    _, found = launched(tmp_path, mode, 2)
-    assert len(found) == 2
-    assert all(each["error"].startswith(message) for each in found)
+def test_an_error_on_one_rank_is_raised_on_every_rank(tmp_path: Path, mode: str, message: str) -> None:
+    _, results = launched(tmp_path, mode, 2)
+    assert len(results) == 2
+    assert all(result["error"].startswith(message) for result in results)
 
 
 def test_a_rank_that_dies_ends_the_job(tmp_path: Path) -> None:
-    ended, found = launched(tmp_path, "dies", 2)
+    ended, results = launched(tmp_path, "dies", 2)
     assert ended != 0
-    assert all("error" in each for each in found)  # nobody returns a selection
+    assert all("error" in result for result in results)  # nobody returns a selection

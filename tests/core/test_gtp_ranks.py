@@ -26,37 +26,37 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             return {"ranks": 1, "picks": choices(0, 1), "faults": faults(0, 1)}
         finally:
             torch.distributed.destroy_process_group()
-    ended, (first, *others) = launched(folder, "dataset" if count == 2 else "rows", count, SCRIPT)
+    ended, (first, *rest) = launched(folder, "dataset" if count == 2 else "rows", count, SCRIPT)
     assert ended == 0
-    assert len(others) == count - 1
-    assert all(other == first for other in others)
+    assert len(rest) == count - 1
+    assert all(other == first for other in rest)
     return first | {"ranks": count}
 
 
 def test_shared_rows_give_the_answer_of_one_process(ranks: dict[str, Any]) -> None:
     for (rows, target, k), (picks, weights, objective, residual) in zip(problems(), ranks["picks"], strict=True):
         half = rows.shape[1] // 2
-        want = gtp([rows[:, :half], rows[:, half:]], target, k)
-        assert want.weights is not None
-        assert rows[picks].equal(rows[want.indices])  # of two equal rows rounding may choose either
-        assert weights == pytest.approx(want.weights.tolist(), rel=1e-6, abs=1e-9)
-        assert objective == pytest.approx(want.objective, rel=1e-9, abs=1e-12)
-        assert residual == pytest.approx(want.record["residual"], rel=1e-6, abs=1e-9)
+        expected = gtp([rows[:, :half], rows[:, half:]], target, k)
+        assert expected.weights is not None
+        assert rows[picks].equal(rows[expected.indices])  # of two equal rows rounding may choose either
+        assert weights == pytest.approx(expected.weights.tolist(), rel=1e-6, abs=1e-9)
+        assert objective == pytest.approx(expected.objective, rel=1e-9, abs=1e-12)
+        assert residual == pytest.approx(expected.record["residual"], rel=1e-6, abs=1e-9)
 
 
-def test_what_one_rank_cannot_do_ends_all(ranks: dict[str, Any]) -> None:
+def test_an_error_on_one_rank_is_raised_on_every_rank(ranks: dict[str, Any]) -> None:
     last = ranks["ranks"] - 1
     if last == 0:
         assert sorted(ranks["faults"]) == ["nan", "ridge", "zeros"]
         return
-    same = "must be the same on every rank, got"
+    differs = "must be the same on every rank, got"
     begins = {
-        "k": f"`k` {same} 4 on rank 0 and 5 on rank {last}: start all ranks with the same arguments.",
-        "target": f"`target` {same} ",
-        "learning_rates": f"`learning_rates` {same} [1.0] on rank 0 and [2.0] on rank {last}: ",
+        "k": f"`k` {differs} 4 on rank 0 and 5 on rank {last}: start all ranks with the same arguments.",
+        "target": f"`target` {differs} ",
+        "learning_rates": f"`learning_rates` {differs} [1.0] on rank 0 and [2.0] on rank {last}: ",
         "ridge": f"rank {last}: `ridge` must be a number of at least 0, or None, got -1.0.",
         "nan": f"rank {last}: `trajectories` must be finite, got NaN or infinity in 1 row(s), first in row 3: ",
-        "width": f"`widths` {same} [9] on rank 0 and [8] on rank {last}: ",
+        "width": f"`widths` {differs} [9] on rank 0 and [8] on rank {last}: ",
         "zeros": "`trajectories` must hold at least one row that is not zero, got 91 zero row(s).",
     }
     assert list(ranks["faults"]) == list(begins)
@@ -78,12 +78,12 @@ def test_a_dataset_is_selected_by_all_ranks_together(
 
 
 def test_a_rank_that_dies_ends_the_job(tmp_path: Path) -> None:
-    ended, found = launched(tmp_path, "dies", 2, SCRIPT)
+    ended, results = launched(tmp_path, "dies", 2, SCRIPT)
     assert ended != 0
-    assert all("error" in each for each in found)  # nobody returns a selection
+    assert all("error" in result for result in results)  # nobody returns a selection
 
 
-def test_a_share_is_the_rows_between_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_range_holds_its_consecutive_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_gip.core.matrix.BLOCK_BYTES", 7 * 4 * 8)
     rows = torch.arange(120.0, dtype=torch.float64).reshape(30, 4)
     for first in range(30):

@@ -30,11 +30,15 @@ SELECTORS: dict[str, Callable[[Tensor, Tensor], Selection | Tensor]] = {
 @pytest.mark.parametrize("name", SELECTORS)
 def test_inputs_that_record_gradients_select_as_plain_ones(name: str) -> None:
     X, Q = samples.rows(20, 6), samples.queries(3, 6)
-    want = SELECTORS[name](X, Q)
-    got = SELECTORS[name](X.clone().requires_grad_(), Q.clone().requires_grad_())
-    if isinstance(want, Tensor) or isinstance(got, Tensor):
-        assert torch.equal(got, want)
+    expected = SELECTORS[name](X, Q)
+    selection = SELECTORS[name](X.clone().requires_grad_(), Q.clone().requires_grad_())
+    if isinstance(expected, Tensor) or isinstance(selection, Tensor):
+        assert torch.equal(selection, expected)
         return
-    assert got.indices.equal(want.indices)
-    for tensor in (got.gains, *([] if got.weights is None else [got.weights]), *got.curves.values()):
+    assert selection.indices.equal(expected.indices)
+    for tensor in (
+        selection.gains,
+        *([] if selection.weights is None else [selection.weights]),
+        *selection.curves.values(),
+    ):
         assert not tensor.requires_grad

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles_spice import conflict, log_det
 
-from hf_gip.core.metrics import curvature, greedy_guarantee, log_det_guarantee, random_sets, set_quality
+from hf_gip.core.metrics import curvature, curvature_factor, log_det_guarantee, random_sets, set_quality
 from hf_gip.core.spice import spice
 
 
@@ -20,10 +20,10 @@ from hf_gip.core.spice import spice
 )
 def test_quality_is_the_determinant_and_the_conflict_along_the_way(seed: int, k: int, d: int, alpha: float) -> None:
     G = torch.randn(k, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    found = set_quality(G, alpha)
+    quality = set_quality(G, alpha)
     rows = list(range(k))
-    assert found.log_det == pytest.approx(log_det(G.numpy(), rows, alpha), abs=1e-9)
-    assert found.conflict == pytest.approx(sum(conflict(G.numpy(), row, rows[:row]) for row in rows), abs=1e-6)
+    assert quality.log_det == pytest.approx(log_det(G.numpy(), rows, alpha), abs=1e-9)
+    assert quality.conflict == pytest.approx(sum(conflict(G.numpy(), row, rows[:row]) for row in rows), abs=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -33,36 +33,34 @@ def test_quality_is_the_determinant_and_the_conflict_along_the_way(seed: int, k:
 def test_curvature_is_the_largest_share_that_all_others_take(seed: int, n: int, d: int, alpha: float) -> None:
     G = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     rows = list(range(n))
-    left = []
+    remaining_shares = []
     for row in rows:
         rest = [other for other in rows if other != row]
         beside = log_det(G.numpy(), rows, alpha) - log_det(G.numpy(), rest, alpha)
-        left.append(beside / log_det(G.numpy(), [row], alpha))
-    assert curvature(G, alpha) == pytest.approx(1 - min(left), abs=1e-7)
+        remaining_shares.append(beside / log_det(G.numpy(), [row], alpha))
+    assert curvature(G, alpha) == pytest.approx(1 - min(remaining_shares), abs=1e-7)
 
 
 def test_greedy_keeps_its_guarantee() -> None:
     G = 0.4 * torch.randn(9, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    from itertools import combinations
-
-    best = max(log_det(G.numpy(), list(some), 1.0) for some in combinations(range(9), 4))
+    best = max(log_det(G.numpy(), list(subset), 1.0) for subset in combinations(range(9), 4))
     reached = spice(G, 4, conflict_penalty=0.0).objective
-    assert greedy_guarantee(curvature(G, 1.0)) * best <= reached <= best + 1e-9
+    assert curvature_factor(curvature(G, 1.0)) * best <= reached <= best + 1e-9
 
 
 def test_rows_that_do_not_overlap_have_no_curvature_and_repeated_ones_have_much() -> None:
     assert curvature(torch.eye(4), 1.0) == pytest.approx(0.0, abs=1e-12)
-    assert greedy_guarantee(0.0) == 1.0
+    assert curvature_factor(0.0) == 1.0
     assert curvature(100 * torch.ones(6, 2), 1.0) > 0.95
     assert curvature(torch.zeros(3, 2), 1.0) == 0.0
-    assert greedy_guarantee(1.0) == pytest.approx(1 - 1 / np.e)
+    assert curvature_factor(1.0) == pytest.approx(1 - 1 / np.e)
 
 
 def test_random_sets_are_seeded_and_differ() -> None:
-    one, again = (random_sets(50, 10, 3, seed=5) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    one, repeated = (random_sets(50, 10, 3, seed=5) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one, repeated, strict=True))
     assert not torch.equal(one[0], one[1])
-    assert all(len(set(some.tolist())) == 10 for some in one)
+    assert all(len(set(subset.tolist())) == 10 for subset in one)
 
 
 @settings(max_examples=40, deadline=None)
@@ -81,6 +79,6 @@ def test_the_guarantee_of_any_rows_is_never_above_their_true_ratio(
     values = {rows: log_det(G.numpy(), list(rows), alpha) for rows in combinations(range(n), k)}
     best = max(values.values())
     for rows, value in values.items():
-        guarantee = log_det_guarantee(G, torch.tensor(rows), alpha)
+        guarantee = log_det_guarantee(G, torch.tensor(rows), alpha).share
         assert 0 < guarantee <= value / best + 1e-9
-    assert log_det_guarantee(G, torch.arange(n), alpha) == pytest.approx(1.0)
+    assert log_det_guarantee(G, torch.arange(n), alpha).share == pytest.approx(1.0)

@@ -49,11 +49,11 @@ def test_no_row_outside_would_help_and_those_inside_are_fitted(t: int, d: int, s
 
 
 @settings(max_examples=100, deadline=None)
-@given(copies=st.integers(2, 31), others=st.integers(0, 20), seed=st.integers(0, 10**6))
-def test_exactly_one_of_several_copies_has_weight(copies: int, others: int, seed: int) -> None:
+@given(copies=st.integers(2, 31), num_others=st.integers(0, 20), seed=st.integers(0, 10**6))
+def test_exactly_one_of_several_copies_has_weight(copies: int, num_others: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     row = generator.normal(size=24)
-    A = np.concatenate([np.repeat(row[None], copies, axis=0), generator.normal(size=(others, 24))])
+    A = np.concatenate([np.repeat(row[None], copies, axis=0), generator.normal(size=(num_others, 24))])
     weights = nnls(torch.from_numpy(A @ A.T), torch.from_numpy(A @ (2 * row))).numpy()
     assert np.count_nonzero(weights) == 1
     assert weights[:copies].sum() == pytest.approx(2)

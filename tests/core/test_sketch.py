@@ -20,10 +20,10 @@ def test_inner_products_are_kept_within_the_textbook_error(kind: str) -> None:
     for seed in range(1500):
         a, b = sketch(pair, 128, seed=seed)
         errors.append(float(a @ b - x @ y))
-    found = torch.tensor(errors)
+    error = torch.tensor(errors)
     bound = ((x @ x) * (y @ y) + (x @ y) ** 2) / 128
-    assert abs(float(found.mean())) < 4 * float(bound.sqrt()) / 1500**0.5
-    assert float(found.square().mean()) < 1.2 * float(bound)
+    assert abs(float(error.mean())) < 4 * float(bound.sqrt()) / 1500**0.5
+    assert float(error.square().mean()) < 1.2 * float(bound)
 
 
 def test_it_is_linear_and_the_same_in_parts() -> None:

@@ -11,19 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, IterableDataset, config
+from datasets import Dataset, DatasetDict, IterableDataset
 
 import hf_gip
 from hf_gip.core.gip import gip
 from hf_gip.dataset.gip import register, unregister
 
 WORDS = ["alpha", "beta", "gamma", "delta", "loop", "await", "list", "dict", "tree", "moon"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path
 
 
 def pool(n: int = 60) -> Dataset:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, config, disable_caching, enable_caching
+from datasets import Dataset, DatasetDict, disable_caching, enable_caching
 from oracles_gtp import fitted
 from oracles_trajectory import trajectory, unit
 from peft import PeftModel
@@ -30,12 +30,6 @@ from hf_gip.features import progress, proxy, warmup
 from hf_gip.features.gradients import gradient_features
 
 RUN: dict[str, Any] = {"warmup_fraction": 0.8, "warmup_epochs": 3, "warmup_learning_rate": 0.02, "seed": 3}
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path / "cache"
 
 
 def pool(n: int = 50) -> Dataset:

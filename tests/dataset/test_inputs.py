@@ -7,18 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, config
+from datasets import Dataset
 
 import hf_gip
 from hf_gip.core.gip import gip
 from hf_gip.core.queries import blend_target_and_pool, gram_sqrt, precision_from_scores
 
 SOURCES = ["forum"] * 40 + ["wiki"] * 15 + ["code"] * 5
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def pool() -> Dataset:

@@ -6,18 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, config
+from datasets import Dataset
 from rating_model import BAD, LAST, rater
 from tiny_models import tiny_model
 from tiny_trainers import tiny_llama, word_tokenizer
 
 import hf_gip
 from hf_gip.dataset import llm_scoring as module
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def rows(*words: str) -> Dataset:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import samples
 import torch
-from datasets import Dataset, config
+from datasets import Dataset
 from report_page import table
 
 import hf_gip
@@ -19,11 +19,6 @@ from hf_gip.dataset.report import write_page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)> & $picks"
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def pool() -> Dataset:

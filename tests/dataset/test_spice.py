@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, config, disable_caching, enable_caching
+from datasets import Dataset, DatasetDict, disable_caching, enable_caching
 from oracles_pipeline import pipeline
 from peft import LoraConfig, get_peft_model
 from tiny_models import LORA, tiny_model, tiny_rows, with_lora
@@ -23,12 +23,6 @@ from hf_gip.core.spice import spice
 from hf_gip.dataset import spice as spice_dataset
 from hf_gip.features import proxy
 from hf_gip.features.gradients import gradient_features
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path / "cache"
 
 
 def pool(n: int = 50) -> Dataset:
@@ -131,6 +125,9 @@ def test_the_record_compares_with_chance_and_with_no_penalty(caplog: pytest.LogC
     assert found["conflict"]["chosen"] == pytest.approx(float(subset.selection.curves["conflict"].mean()))
     assert found["conflict"]["chosen"] <= found["conflict"]["without_penalty"]
     assert 0 < found["curvature"]["mean"] <= found["curvature"]["max"] <= 1
+    assert 0 < found["greedy_guarantee"] <= found["log_det"]["chosen"] / found["log_det"]["without_penalty"]
+    assert "`greedy_guarantee` holds for any." in found["notes"][0]
+    assert (found["fisher_norm"] >= 1) == (len(found["notes"]) == 2)
     assert subset.selection.record["stopped_early"]
     assert len(subset) < 15
     assert f"`stop_ratio` ended windows before `k`: {len(subset)} of 15 rows chosen" in caplog.text

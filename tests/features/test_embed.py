@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -26,11 +25,6 @@ class Letters:
     def encode(self, sentences: list[str], /) -> np.ndarray:
         self.seen += len(sentences)
         return np.array([[s.count("a") + 0.1, s.count("b"), len(s)] for s in sentences], dtype=np.float64)
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
 
 
 def pool(n: int = 300) -> Dataset:

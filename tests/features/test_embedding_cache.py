@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -55,12 +54,6 @@ class Topics:
 
     def encode(self, sentences: list[str], /) -> Any:
         return np.asarray(self.tfidf.transform(sentences).toarray())  # pyright: ignore[reportAttributeAccessIssue]
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path / "cache"
 
 
 def texts_of(n: int, seed: int = 0) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from command_line import hf_gip as command
 from command_line import refusal
-from datasets import config
 from tiny_trainers import exactly, tiny_llama, word_rows, word_tokenizer
 from trainer_runs import (
     trained,
@@ -20,11 +19,6 @@ from trainer_runs import (
 import hf_gip
 
 Runs = dict[str, list[Path]]
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, Value, concatenate_datasets, config
+from datasets import Dataset, Value, concatenate_datasets
 from hub_server import ALICE, Hub
-from huggingface_hub import constants
 from saved_subset import hub_pool, pool
 
 import hf_gip
@@ -23,10 +22,8 @@ LOST = "`subset` must carry its `.selection`, got none: "
 
 
 @pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("hf_gip.hub.push._draw", lambda *_: False)
+def fresh(fresh_hub: Hub) -> None:
+    """Every test here has a Hub of its own."""
 
 
 def chosen(rows: Dataset | None = None, k: int = 6, **options: Any) -> Any:

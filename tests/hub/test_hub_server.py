@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, DatasetDict, config, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from hub_server import ALICE, ALICE_READS, BOB, Hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download, snapshot_download
@@ -18,11 +18,6 @@ from huggingface_hub.errors import (
 
 pytestmark = pytest.mark.hub
 API, REPO = HfApi(token=ALICE), "alice/rows"
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def add(path: str, data: bytes) -> CommitOperationAdd:

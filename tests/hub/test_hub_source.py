@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, config, load_dataset
+from datasets import Dataset, load_dataset
 from hub_server import ALICE, Hub
 from saved_subset import pool
 
@@ -14,11 +14,6 @@ from hf_gip.manifest.schema import read_manifest
 
 pytestmark = pytest.mark.hub
 REPO = "alice/Open-Rows2.5"
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def push(rows: Dataset) -> None:

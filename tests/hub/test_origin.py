@@ -15,7 +15,6 @@ from datasets import (
     Dataset,
     Value,
     concatenate_datasets,
-    config,
     disable_caching,
     enable_caching,
     interleave_datasets,
@@ -23,7 +22,6 @@ from datasets import (
     load_from_disk,
 )
 from hub_server import ALICE, BOB, Hub
-from huggingface_hub import constants
 from saved_subset import hub_pool, pool
 
 import hf_gip
@@ -39,10 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("hf_gip.hub.push._draw", lambda *_: False)
+def fresh(fresh_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", ALICE)
     monkeypatch.chdir(tmp_path)
 

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from datasets import Dataset, DatasetDict, Image, config, load_dataset
+from datasets import Dataset, DatasetDict, Image, load_dataset
 from hub_server import ALICE, ALICE_READS, BOB, Hub
-from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image as Picture
 from saved_subset import hub_pool, pool
@@ -29,10 +28,7 @@ DRAW = push_module._draw
 
 
 @pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("hf_gip.hub.retry.PAUSE", 0.01)
+def fresh(fresh_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push_module, "_draw", lambda *_: False)  # a second a picture; one test draws it
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, config
+from datasets import Dataset
 from hub_server import ALICE, Hub
-from huggingface_hub import constants
 from tiny_models import tiny_model, tiny_rows, with_lora
 
 import hf_gip
@@ -18,10 +17,8 @@ REPO = "alice/chosen"
 
 
 @pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("hf_gip.hub.push._draw", lambda *_: False)
+def fresh(fresh_hub: Hub) -> None:
+    """Every test here has a Hub of its own."""
 
 
 def pool() -> Dataset:
@@ -51,7 +48,7 @@ def by_gtp() -> Any:
 def test_weights_and_curves_survive_save_push_and_load(hub: Hub, tmp_path: Path, select: Callable[[], Any]) -> None:
     subset = select()
     hf_gip.save_subset(subset, tmp_path / "saved")
-    hf_gip.push_to_hub(hf_gip.load_subset(tmp_path / "saved"), REPO, token=ALICE)
+    hf_gip.push_to_hub(hf_gip.load_subset(tmp_path / "saved"), REPO, token=ALICE, private=False)
     hf_gip.save_subset(hf_gip.load_subset(REPO), tmp_path / "back")
     for place in (tmp_path / "saved", REPO, tmp_path / "back"):
         report = hf_gip.verify(place, source=pool())

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, config
+from datasets import Dataset
 from saved_subset import pool, save
 
 import hf_gip
@@ -18,11 +18,6 @@ from hf_gip.hashing import hash_array, hash_folder
 from hf_gip.manifest.reader import read_selection_table
 from hf_gip.manifest.reproduce import Inputs, _features, reproduce_from
 from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, read_manifest
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def forge(folder: Path, **changes: Any) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict, Image, config, load_dataset
+from datasets import Dataset, DatasetDict, Image, load_dataset
 from datasets.table import InMemoryTable
 from hub_server import Hub
 from memory_probe import peak_memory
@@ -23,11 +23,6 @@ from hf_gip.manifest.reader import load_folder
 from hf_gip.manifest.schema import MANIFEST_PATH, SELECTION_PATH, parse_manifest, read_manifest
 
 MOMENT = datetime.datetime(2024, 5, 6, 7, 8, 9, 123000)
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
