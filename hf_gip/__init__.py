@@ -62,7 +62,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "score_with_llm": "hf_gip.dataset.llm_scoring",
     "rds": "hf_gip.core.baselines",
     "reproduce": "hf_gip.hub.load",
-    "save_subset": "hf_gip.manifest.reader",
+    "save_subset": "hf_gip.manifest.writer",
     "spice": "hf_gip.core.spice",
     "spice_select": "hf_gip.dataset.spice_select",
     "verify": "hf_gip.hub.load",
