@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import Trainer
+from transformers import PreTrainedTokenizerBase, Trainer
+from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from hf_gip.hashing import hash_rows, hash_token_rows, row_hashes
@@ -25,6 +27,7 @@ from .trainer_access import (
     trl_order,
 )
 
+compute: Any = pyarrow.compute  # its functions are made at run time
 PACKED_COLUMNS = ["input_ids", "labels"]
 ARROW_ROWS = 10_000  # rows that are compared at a time
 DIFFERS = (
@@ -121,14 +124,16 @@ def _row_ids(rows: Dataset, positions: Tensor, id_column: str | None) -> pa.Arra
 def match_rows(trainer: Trainer, raw: Dataset, rows: Dataset) -> Tensor:
     """Where each of the trainer's rows stands in `raw`, (n,).
 
-    All of `raw` is prepared again and must come out as the trainer has it. If the trainer does not prepare rows, the
-    columns they share are compared.
+    If the trainer's rows still carry every column of `raw`, these are compared. Else all of `raw` is prepared again
+    and must come out as the trainer has it. If the trainer does not prepare rows, the columns they share are compared.
 
     Raises:
         ValueError: If a row differs, or the shared columns do not tell one row from another.
     """
     positions = row_positions(trainer, rows)
     if prepares_rows(trainer):
+        if positions is not None and _carries_columns(trainer, raw, rows):
+            return positions
         prepared, numbers = _prepare_numbered(trainer, raw, truncate=True)
     else:
         prepared, numbers = raw, torch.arange(len(raw))
@@ -150,6 +155,34 @@ def match_rows(trainer: Trainer, raw: Dataset, rows: Dataset) -> Tensor:
             "your own preparation, such as an id."
         )
     return positions
+
+
+def _carries_columns(trainer: Trainer, raw: Dataset, rows: Dataset) -> bool:
+    """Whether TRL's rows hold all of `raw`, column by column, in its order: then no row needs tokenizing again.
+
+    TRL keeps the columns that it reads; to a text or a completion it adds the end-of-sequence token.
+    """
+    args, tokenizer = cast(SFTConfig, trainer.args), cast(PreTrainedTokenizerBase, trainer.processing_class)
+    if args.max_length is None:
+        table_rows = rows.select(trl_order(trainer, len(rows)).argsort().tolist())
+    else:  # the table holds the dropped rows, too
+        table_rows = Dataset(rows.data, rows.info)
+    if len(table_rows) != len(raw) or not set(raw.column_names) <= set(table_rows.column_names):
+        return False
+    chunks: Any = (
+        each.select_columns(raw.column_names).with_format("arrow").iter(ARROW_ROWS) for each in (raw, table_rows)
+    )
+    for raw_chunk, trained_chunk in zip(*chunks, strict=True):
+        for name in raw.column_names:
+            column, trained = raw_chunk[name], trained_chunk[name]
+            if trained.equals(column):
+                continue
+            if not pa.types.is_string(column.type) or name not in (args.dataset_text_field, "completion"):
+                return False
+            suffix = compute.if_else(compute.ends_with(column, tokenizer.eos_token), "", tokenizer.eos_token)
+            if not trained.equals(compute.binary_join_element_wise(column, suffix, "")):
+                return False
+    return True
 
 
 def _match_by_content(prepared: Dataset, numbers: Tensor, rows: Dataset, shared: list[str]) -> Tensor:
