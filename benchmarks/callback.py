@@ -21,8 +21,9 @@ from typing import Any, cast
 import torch
 from datasets import Dataset, disable_progress_bars
 from hf_gip.callbacks import GIPSelectionCallback
-from hf_gip.callbacks.features import read_rows
+from hf_gip.callbacks.features import compute_features
 from hf_gip.callbacks.pool import token_counts
+from hf_gip.callbacks.scoring import score_pool
 from machine import write_results
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -122,7 +123,7 @@ def throughput(trainer: SFTTrainer, rows: Dataset, repeats: int) -> list[dict[st
     for family, losses, baseline in PASSES:
 
         def ours(family: Any = family, losses: bool = losses) -> None:
-            read_rows(trainer, rows, lengths, family, losses=losses)
+            compute_features(trainer, rows, lengths, family, with_losses=losses)
 
         ours()
         plain(baseline)
@@ -164,14 +165,14 @@ def memory(folder: str, count: int) -> list[dict[str, Any]]:
     rows = random_rows(count, 2, 4)
     trainer = build_trainer(rows, folder, width=512, layers=1)
     callback = GIPSelectionCallback(trainer, count // 10)
-    recipe, pool = callback.reselector.recipe, callback.pool
+    config, pool = callback.reselector.config, callback.pool
     plain = plain_loop(prepare(trainer), rows)
     plain("forward, one logit a row")
-    recipe.read(trainer, pool, torch.arange(64))
+    score_pool(config, trainer, pool, torch.arange(64))
     base = peak(lambda: plain("forward, one logit a row"))
-    evidence: list[Any] = []
-    read = peak(lambda: evidence.append(recipe.read(trainer, pool, torch.arange(count))))
-    picks = peak(lambda: evidence[0].best(count // 10))
+    scored: list[Any] = []
+    read = peak(lambda: scored.append(score_pool(config, trainer, pool, torch.arange(count))))
+    picks = peak(lambda: scored[0].select(count // 10))
     size = count * 512 * 4 / MIB
     pass_ = {"what": "memory: pass", "beside": "forward, one logit a row", "features_mib": size, "added_mib": read}
     solve = {"what": f"memory: {count // 10} picks", "features_mib": size, "added_mib": picks}
@@ -196,8 +197,8 @@ def epoch(folder: str, count: int, k: int, features: Any) -> dict[str, Any]:
     callback = GIPSelectionCallback(trainer, k, features=features)
     trainer.add_callback(callback)
     spent: list[float] = []
-    select = callback._next_round
-    setattr(callback, "_next_round", lambda *at: spent.append(seconds(lambda: select(*at))))  # noqa: B010
+    select = callback._select
+    setattr(callback, "_select", lambda *at: spent.append(seconds(lambda: select(*at))))  # noqa: B010
     whole = seconds(trainer.train)
     assert callback.round is not None
     chosen, selecting = callback.round, sum(spent)
@@ -208,7 +209,7 @@ def epoch(folder: str, count: int, k: int, features: Any) -> dict[str, Any]:
         "train_s": (whole - selecting) / epochs,
         "features_s": selecting * (1 - picks) / epochs,
         "select_s": selecting * picks / epochs,
-        "swap_s": seconds(lambda: callback.reselector.show(chosen)),
+        "swap_s": seconds(lambda: callback.reselector.restore(chosen)),
         "overhead": selecting / (whole - selecting),
     }
 

@@ -1,4 +1,4 @@
-"""Packed rows."""
+"""Packing as `trl` packs: which rows fill a number of packs, and which piece of which row lies where."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +19,11 @@ GROUP = 1_000  # rows that TRL packs together: the batch of `Dataset.map`
 
 @dataclass(frozen=True)
 class Segments:
-    """Packs as pieces of rows.
+    """Packs as segments of rows.
 
     Attributes:
-        segments: (row, start, length) of each piece, pack after pack, (s, 3).
-        bounds: Pack i holds the pieces bounds[i] to bounds[i + 1], (packs + 1,).
+        segments: (row, start, length) of each segment, pack after pack, (s, 3).
+        bounds: Pack i holds the segments bounds[i] to bounds[i + 1], (packs + 1,).
     """
 
     segments: Tensor
@@ -43,7 +43,7 @@ class Segments:
         )
 
 
-NOTHING = Segments(torch.zeros(0, 3, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+NO_SEGMENTS = Segments(torch.zeros(0, 3, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
 
 
 @dataclass(frozen=True)
@@ -76,70 +76,74 @@ class Packing:
             packs: How many packs to fill.
 
         Returns:
-            Places in `order`, ascending, or None where all of it fills fewer packs.
+            Indices into `order`, ascending, or None if all of it fills fewer packs.
         """
         done, filled = 0, 0
         while filled < packs:
             group = order[done : done + GROUP]
             if not len(group):
                 return None
-            more = len(self._group(group, lengths))
-            if filled + more > packs:
-                return torch.cat([torch.arange(done), done + self._squeeze_in(group, lengths, packs - filled)])
-            done, filled = done + len(group), filled + more
+            group_packs = len(self._group(group, lengths))
+            if filled + group_packs > packs:
+                return torch.cat([torch.arange(done), done + self._fill(group, lengths, packs - filled)])
+            done, filled = done + len(group), filled + group_packs
         return torch.arange(done)
 
     def plan(self, rows: Tensor, lengths: Tensor, packs: int) -> Segments:
         """Exactly these rows in `packs` packs; what stays open repeats the first packs."""
-        plan = NOTHING
+        plan = NO_SEGMENTS
         for group in rows.split(GROUP):
             plan = plan + self._group(group, lengths)
         while 0 < len(plan) < packs:
             plan = plan + plan.head(min(len(plan), packs - len(plan)))
         return plan
 
-    def _squeeze_in(self, group: Tensor, lengths: Tensor, gap: int) -> Tensor:
-        """Places in a group that is too long for `gap` packs: its longest head, then whatever still fits."""
+    def _fill(self, group: Tensor, lengths: Tensor, packs: int) -> Tensor:
+        """Indices into a group that is too long for `packs` packs: its longest head, then whatever still fits."""
 
-        def packs(places: Tensor) -> int:
-            return len(self._group(group[places], lengths))
+        def count_packs(indices: Tensor) -> int:
+            return len(self._group(group[indices], lengths))
 
-        places = torch.arange(len(group))
-        fits, over = 0, len(group)
-        while over - fits > 1:
-            middle = (fits + over) // 2
-            fits, over = (middle, over) if packs(places[:middle]) <= gap else (fits, middle)
-        taken = places[:fits]
-        left = gap - packs(taken)
-        full = lengths[group] // self.length if self.strategy == "bfd_split" else torch.zeros(len(group))
-        for place in places[fits + 1 :].split(1):
-            if left == 0:
+        indices = torch.arange(len(group))
+        fits, exceeds = 0, len(group)
+        while exceeds - fits > 1:
+            middle = (fits + exceeds) // 2
+            if count_packs(indices[:middle]) <= packs:
+                fits = middle
+            else:
+                exceeds = middle
+        chosen = indices[:fits]
+        free = packs - count_packs(chosen)
+        full_packs = lengths[group] // self.length if self.strategy == "bfd_split" else torch.zeros(len(group))
+        for index in indices[fits + 1 :].split(1):
+            if free == 0:
                 break
-            if full[place] > left:
+            if full_packs[index] > free:
                 continue
-            wider = torch.cat([taken, place])
-            over = packs(wider) - gap
-            taken, left = (wider, -over) if over <= 0 else (taken, left)
-        return taken
+            extended = torch.cat([chosen, index])
+            free_after = packs - count_packs(extended)
+            if free_after >= 0:
+                chosen, free = extended, free_after
+        return chosen
 
     def _group(self, rows: Tensor, lengths: Tensor) -> Segments:
         """What TRL packs of one group."""
         ends = np.cumsum(lengths[rows].numpy())
         if not len(ends) or not ends[-1]:
-            return NOTHING
+            return NO_SEGMENTS
         packed = self._pack(ends)
         address = packed.flatten().to_numpy(zero_copy_only=False)
         breaks = np.cumsum(packed.value_lengths().to_numpy(zero_copy_only=False))
         row = np.searchsorted(ends, address, side="right")  # which row each token comes from
-        fresh = np.ones(len(address), dtype=bool)  # tokens that begin a piece
-        fresh[1:] = (np.diff(address) != 1) | (np.diff(row) != 0)
-        fresh[breaks[:-1]] = True
-        begin = np.flatnonzero(fresh)
-        source = row[begin]
-        start = address[begin] - np.concatenate([[0], ends])[source]
-        size = np.diff(np.append(begin, len(address)))
+        begins = np.ones(len(address), dtype=bool)  # tokens that begin a segment
+        begins[1:] = (np.diff(address) != 1) | (np.diff(row) != 0)
+        begins[breaks[:-1]] = True
+        first = np.flatnonzero(begins)
+        source = row[first]
+        start = address[first] - np.concatenate([[0], ends])[source]
+        size = np.diff(np.append(first, len(address)))
         segments = np.stack([rows.numpy()[source], start, size], axis=1)
-        bounds = np.searchsorted(begin, np.concatenate([[0], breaks]))
+        bounds = np.searchsorted(first, np.concatenate([[0], breaks]))
         return Segments(torch.from_numpy(segments), torch.from_numpy(bounds))
 
     def _pack(self, ends: np.ndarray) -> pa.LargeListArray:
@@ -147,25 +151,25 @@ class Packing:
         offsets = pa.array(np.concatenate([[0], ends]), pa.int64())
         addresses = pa.LargeListArray.from_arrays(offsets, pa.array(np.arange(ends[-1]), pa.int64()))
         rows = datasets.Dataset(InMemoryTable(pa.table({"address": addresses})))
-        with no_bars():
+        with no_progress_bars():
             packed = pack_dataset(
                 rows, self.length, self.strategy, {"keep_in_memory": True, "batch_size": max(GROUP, len(ends))}
             )
         return packed.with_format("arrow")[:]["address"].combine_chunks()
 
 
-def piece_count(lengths: Tensor, size: int) -> int:
-    """Pieces of at most `size` tokens that rows of these lengths come to."""
+def segment_count(lengths: Tensor, size: int) -> int:
+    """How many segments of at most `size` tokens rows of these lengths come to."""
     return int(((lengths + size - 1) // size).sum())
 
 
 @contextmanager
-def no_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Hide the bars of `Dataset.map`: packing asks for it a dozen times."""
-    hidden = are_progress_bars_disabled()
+    was_disabled = are_progress_bars_disabled()
     disable_progress_bars()
     try:
         yield
     finally:
-        if not hidden:
+        if not was_disabled:
             enable_progress_bars()

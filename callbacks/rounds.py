@@ -1,4 +1,4 @@
-"""What each selection of a run was."""
+"""The selections of a run, one round each, and their files in `output_dir/gip`."""
 
 import base64
 import zlib
@@ -12,19 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer
 
-from hf_gip.hashing import hash_rows
-from hf_gip.io import friendly_disk_errors
-from hf_gip.manifest.training_run import Epoch, TrainingRun, add_epoch, add_round
+from hf_gip.io import written
+from hf_gip.manifest.training_run import Epoch, Run, add_epoch, add_round
 
-from .features import projection
 from .pool import Pool
-from .scoring import Recipe
-from .trainer_access import packing_of
 from .view import PackedView, SelectionView
+
+DISK_FULL = "free space there, then resume from the last checkpoint"
+PACKAGES = ("hf-gip", "torch", "transformers", "trl", "datasets")
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ class Round:
         step: Optimizer steps done when they were chosen.
         rows: Positions in the pool, best first, (k,) or, with packing, as many as fit the packs.
         gains: What each added, (k,), in the objective's unit.
-        weights: Weight of each row where the method gives one, else None.
-        captured: Share of the objective's total that they hold, where a total is known.
+        weights: Weight of each row if the method gives one.
+        captured: Share of the objective's total that they hold, if a total is known.
         record: Method and parameters, plain JSON values.
         seconds: Time spent on `features` and on `select`.
     """
@@ -51,20 +49,34 @@ class Round:
     record: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
-    def overlap(self, earlier: "Round | None") -> float | None:
-        """Share of these rows that the earlier round held too."""
-        if earlier is None:
+    def overlap(self, previous: "Round | None") -> float | None:
+        """Share of these rows that the previous round held, too."""
+        if previous is None:
             return None
-        return float(torch.isin(self.rows, earlier.rows).float().mean())
+        return float(torch.isin(self.rows, previous.rows).float().mean())
+
+    def to_table(self, pool: Pool) -> pa.Table:
+        """Rank, position, id, gain and weight of each row."""
+        count = len(self.rows)
+        return pa.table(
+            {
+                "rank": pa.array(range(count), pa.int64()),
+                "index": pa.array(pool.positions[self.rows].numpy()),
+                "row_id": pool.ids.take(pa.array(self.rows.numpy())),
+                "gain": pa.array(self.gains.numpy()),
+                "weight": pa.nulls(count, pa.float64()) if self.weights is None else pa.array(self.weights.numpy()),
+                "epoch": pa.array([self.epoch] * count, pa.int64()),
+            }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values from which `from_json` makes the same round."""
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "rows": squeeze(self.rows),
-            "gains": squeeze(self.gains),
-            "weights": None if self.weights is None else squeeze(self.weights),
+            "rows": encode_tensor(self.rows),
+            "gains": encode_tensor(self.gains),
+            "weights": None if self.weights is None else encode_tensor(self.weights),
             "captured": self.captured,
             "record": dict(self.record),
             "seconds": dict(self.seconds),
@@ -73,121 +85,66 @@ class Round:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Round":
         """The round that `to_json` wrote."""
-        weights = values["weights"]
-        return cls(
-            **{
-                **values,
-                "rows": expand(values["rows"]),
-                "gains": expand(values["gains"]),
-                "weights": None if weights is None else expand(weights),
-            }
-        )
+        names = ("rows", "gains", "weights")
+        tensors = {name: None if values[name] is None else decode_tensor(values[name]) for name in names}
+        return cls(**{**values, **tensors})
 
 
-def squeeze(values: Tensor) -> dict[str, str]:
+def encode_tensor(values: Tensor) -> dict[str, str]:
     """Numbers as one compressed line of text and their type."""
     array = values.numpy()
     return {"dtype": array.dtype.str, "data": base64.b64encode(zlib.compress(array.tobytes())).decode()}
 
 
-def expand(saved: Mapping[str, str]) -> Tensor:
-    """The numbers that `squeeze` wrote."""
-    return torch.from_numpy(np.frombuffer(zlib.decompress(base64.b64decode(saved["data"])), saved["dtype"]).copy())
+def decode_tensor(encoded: Mapping[str, str]) -> Tensor:
+    """The numbers that `encode_tensor` wrote."""
+    data = zlib.decompress(base64.b64decode(encoded["data"]))
+    return torch.from_numpy(np.frombuffer(data, encoded["dtype"]).copy())
 
 
-FULL = "free space there, then resume from the last checkpoint"
-PACKAGES = ("hf-gip", "torch", "transformers", "trl", "datasets")
-
-
-def write_round(trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: Round) -> Path:
+def write_round(trainer: Trainer, pool: Pool, settings: dict[str, Any], made: Round) -> None:
     """Write a round to `output_dir/gip/selection_epoch_00000.parquet`, whole or not at all; `run.json` lists it.
 
     Raises:
         OSError: If the disk is full or closed.
     """
-    folder = Path(trainer.args.output_dir or ".") / "gip"
-    with friendly_disk_errors(folder, FULL):
-        return _write(folder, trainer, pool, settings, chosen)
+    output_dir = Path(trainer.args.output_dir or ".")
+    path = output_dir / "gip" / f"selection_epoch_{made.epoch:05d}.parquet"
+    view = cast(SelectionView | PackedView, trainer.train_dataset)
+    checkpoint = output_dir / f"checkpoint-{made.step}"  # of the model that chose, if the run saved one
+    entry = {
+        "epoch": made.epoch,
+        "step": made.step,
+        "checkpoint": checkpoint.name if checkpoint.is_dir() else None,
+        "file": path.name,
+        "rows": len(made.rows),
+        "items": len(view),
+        "items_sha256": view.log.expected_sha256(),
+        "captured": made.captured,
+        "record": dict(made.record),
+    }
+    versions = {name: version(name) for name in PACKAGES}
+    run = Run(model=model_name(trainer), pool_rows=len(pool), parameters=settings, versions=versions)
+    with written(path.parent, DISK_FULL):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".parquet.part")
+        pq.write_table(made.to_table(pool), partial)
+        partial.replace(path)
+        add_round(output_dir, run, entry)
 
 
-def write_epoch(trainer: Trainer, served: Epoch) -> None:
+def write_epoch(trainer: Trainer, epoch: Epoch) -> None:
     """Note in `run.json` what an epoch was served.
 
     Raises:
         OSError: If the disk is full or closed.
     """
-    folder = Path(trainer.args.output_dir or ".")
-    with friendly_disk_errors(folder / "gip", FULL):
-        add_epoch(folder, served)
+    output_dir = Path(trainer.args.output_dir or ".")
+    with written(output_dir / "gip", DISK_FULL):
+        add_epoch(output_dir, epoch)
 
 
-def _write(folder: Path, trainer: Trainer, pool: Pool, settings: dict[str, Any], chosen: Round) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"selection_epoch_{chosen.epoch:05d}.parquet"
-    aside = path.with_suffix(".parquet.part")
-    pq.write_table(table_of(pool, chosen), aside)
-    aside.replace(path)
-    view = cast(SelectionView | PackedView, trainer.train_dataset)
-    checkpoint = folder.parent / f"checkpoint-{chosen.step}"  # of the model that chose, where the run saved one
-    made = {
-        "epoch": chosen.epoch,
-        "step": chosen.step,
-        "checkpoint": checkpoint.name if checkpoint.is_dir() else None,
-        "file": path.name,
-        "rows": len(chosen.rows),
-        "items": len(view),
-        "items_sha256": view.served.content(),
-        "captured": chosen.captured,
-        "record": dict(chosen.record),
-    }
-    run = TrainingRun(
-        model=described(trainer)["model"],
-        pool_rows=len(pool),
-        parameters=settings,
-        versions={name: version(name) for name in PACKAGES},
-    )
-    add_round(folder.parent, run, made)
-    return path
-
-
-def described(trainer: Trainer) -> dict[str, str]:
-    """What the model in training is called: the name it was loaded by, else its class."""
+def model_name(trainer: Trainer) -> str:
+    """The name the model in training was loaded by, else its class."""
     model = trainer.model
-    return {"model": str(getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__)}
-
-
-def settings_of(trainer: Trainer, recipe: Recipe, **schedule: Any) -> dict[str, Any]:
-    """The options of a run as plain JSON: what is read, what chooses, when."""
-    packing, projected = packing_of(trainer), projection(recipe.features, trainer.args.seed)
-    return {
-        "features": recipe.features,
-        "projected_to": None if projected is None else projected.projection_dim,
-        "target_sha256": None if recipe.target is None else _digest(recipe.target),
-        "scores": list(recipe.scores),
-        "objective": recipe.objective,
-        "noise": recipe.noise,
-        "own_select": recipe.select is not None,
-        "packing": None if packing is None else packing.strategy,
-        "seed": trainer.args.seed,
-        **schedule,
-    }
-
-
-def _digest(target: Dataset) -> str:
-    """What prepared rows are, by the tokens and labels of each."""
-    return hash_rows(target, [name for name in ("input_ids", "labels") if name in target.column_names])
-
-
-def table_of(pool: Pool, chosen: Round) -> pa.Table:
-    """Rank, position, name, gain and weight of each row of a round."""
-    count = len(chosen.rows)
-    return pa.table(
-        {
-            "rank": pa.array(range(count), pa.int64()),
-            "index": pa.array(pool.positions[chosen.rows].numpy()),
-            "row_id": pool.ids.take(pa.array(chosen.rows.numpy())),
-            "gain": pa.array(chosen.gains.numpy()),
-            "weight": pa.nulls(count, pa.float64()) if chosen.weights is None else pa.array(chosen.weights.numpy()),
-            "epoch": pa.array([chosen.epoch] * count, pa.int64()),
-        }
-    )
+    return str(getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__)

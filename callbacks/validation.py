@@ -1,137 +1,174 @@
-"""What the callback refuses before training."""
+"""Checks of the callback's arguments and of its trainer, before long work."""
 
 import logging
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow.compute
 from datasets import Dataset
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from hf_gip.core.validation import TOO_LARGE, as_list, brief
-from hf_gip.features.encoders import resolve_encoder
+from hf_gip.core.validation import as_list, brief, check_bool, check_choice, check_int, check_number
+from hf_gip.features.encoders import name_encoder
 from hf_gip.features.per_example_gradients import lora_layers
 from hf_gip.features.text import check_no_transform
 from hf_gip.selection import Selection
 
-from .trainer_access import arrow, is_sharded
+from .trainer_access import is_sharded, packing_of
 from .view import PackedView, SelectionView
 
+logger = logging.getLogger(__name__)
+compute: Any = pyarrow.compute  # its functions are made at run time
 
-def check_options(
-    scores: Sequence[str],
-    rows: Dataset,
-    select: object,
-    every_n_epochs: int,
-    start_epoch: int,
-    initial_selection: object,
-) -> None:
-    """Raise for options that contradict each other.
+FEATURES = ("hidden", "hidden_gradient", "lora_gradient", "last_layer_gradient", "text")
+OBJECTIVES = ("projection", "information")
+SORTED_BY_LENGTH = ("group_by_length", "batch_rebalance")
+
+
+# --- When the callback is made ---------------------------------------------------------------------------------------
+
+
+def check_trainer(trainer: object) -> None:
+    """Raise if re-selection would go wrong in silence; warn if it merely costs.
 
     Raises:
-        TypeError: If `scores` is no list of names, `select` no function or `initial_selection` no selection.
-        ValueError: If one is out of range.
+        TypeError: If it is no trainer, or its training set no `datasets.Dataset`.
+        ValueError: If it has a selection already, splits a batch over processes, or has no row to train on.
     """
-    if not isinstance(initial_selection, Selection | None):
+    if not isinstance(trainer, Trainer):
         raise TypeError(
-            f"`initial_selection` must be a `Selection`, got {type(initial_selection).__name__}: a subset has it as "
-            "`.selection`."
+            f"`trainer` must be a `transformers.Trainer`, got {type(trainer).__name__}: "
+            "`GIPSelectionCallback(trainer, k)`."
         )
-    _check_names(scores)
-    if select is not None and not callable(select):
-        raise TypeError(f"`select` must be a function or None, got {brief(select)}.")
-    for name, value, least in (("every_n_epochs", every_n_epochs, 1), ("start_epoch", start_epoch, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < TOO_LARGE:
-            raise ValueError(f"`{name}` must be a whole number, at least {least}, got {brief(value)}.")
-    if scores and select is not None:
+    rows = trainer.train_dataset
+    if isinstance(rows, SelectionView | PackedView):
         raise ValueError(
-            "`scores` must be left out with `select`, which takes GIP's place and with it the scores: use them inside "
-            "your function."
+            "`trainer` must have no other selection callback, got one whose training set is a selection already: use "
+            "one callback, or build the trainer anew."
         )
-    numeric = [name for name, kind in rows.features.items() if re.match("u?int|float", getattr(kind, "dtype", ""))]
-    empty = [name for name in scores if name in numeric and not _has_number(rows, name)]
-    if empty:
-        raise ValueError(f"`scores` must rate at least one row each, got no number in {empty}: leave those out.")
-    wrong = [name for name in scores if name != "loss" and name not in numeric]
-    if wrong:
-        raise ValueError(f'`scores` must be numeric columns of the pool or "loss", got {wrong}: it has {numeric}.')
-
-
-def _check_names(scores: Sequence[str]) -> None:
-    if isinstance(scores, str):
-        raise TypeError(f"`scores` must be a list of column names, got {scores!r}: write `scores=[{scores!r}]`.")
-    if wrong := [name for name in as_list("scores", scores, "a list of column names") if not isinstance(name, str)]:
-        raise TypeError(f"`scores` must be a list of column names, got {brief(wrong[0])} in it.")
-
-
-def _has_number(rows: Dataset, name: str) -> bool:
-    tables: Any = rows.select_columns(name).with_format("arrow").iter(10_000)
-    return any(arrow.any(arrow.is_finite(table[name])).as_py() for table in tables)
-
-
-def check_pool(rows: object, raw: object, *, packed: bool) -> None:
-    """Raise unless the trainer's rows can be reached by position, and those of `pool` where it packs.
-
-    Raises:
-        TypeError: If one of the two is no dataset.
-        ValueError: If one shows its rows through a function, there are none, or packing hides them.
-    """
+    sizes = {"tensor": trainer.get_tp_size(), "context": trainer.get_cp_size(), "sequence": trainer.get_sp_size()}
+    for kind, size in sizes.items():
+        if size > 1:
+            raise ValueError(
+                f"`trainer` must give every process its own batches, got {kind} parallelism over {size}: use data "
+                "parallelism (DDP, FSDP, ZeRO)."
+            )
     if not isinstance(rows, Dataset):
         raise TypeError(
             f"`trainer.train_dataset` must be a `datasets.Dataset`, got {type(rows).__name__}: rows are chosen by "
             "position, so load or materialize the dataset first (`Dataset.from_generator`)."
         )
     check_no_transform("trainer.train_dataset", rows)
-    if not isinstance(raw, Dataset | None):
-        raise TypeError(f"`pool` must be a `datasets.Dataset`, got {type(raw).__name__}.")
-    if raw is not None:
-        check_no_transform("pool", raw)
-    elif packed:
-        raise ValueError(
-            "`pool` must be the dataset that was given to the trainer, got None: with `packing=True` the trainer "
-            "keeps packs, and rows cannot be told from them."
-        )
     if not len(rows):
         raise ValueError(
             "`trainer.train_dataset` must hold at least one row with a labelled token within `max_length`, got none: "
             "raise `max_length` or check the masks."
         )
-
-
-def check_encoder(encoder: object, features: object) -> None:
-    """Raise unless `encoder` can be had and is asked for.
-
-    Raises:
-        ValueError: If other features than texts are read, or there is no such encoder.
-    """
-    if features == "text":
-        resolve_encoder(encoder)  # type: ignore[arg-type] — refuses what is none
-    elif encoder != "lexical":
-        raise ValueError(
-            f'`encoder` embeds texts, got {brief(encoder)} with `features={features!r}`: add `features="text"`.'
+    if trainer.args.train_sampling_strategy in SORTED_BY_LENGTH:
+        logger.warning(
+            "`train_sampling_strategy=%r` sorts by the lengths of the first rows: later selections are served "
+            "correctly but no longer grouped by length.",
+            trainer.args.train_sampling_strategy,
         )
 
 
-def check_start(start_epoch: int, epochs: int) -> None:
-    """Raise unless a run of so many epochs comes to the first selection.
+def check_arguments(
+    trainer: Trainer,
+    *,
+    features: str,
+    encoder: object,
+    target: object,
+    scores: Sequence[str],
+    objective: str,
+    noise: float | None,
+    select: object,
+    pool: Dataset | None,
+    every_n_epochs: int,
+    start_epoch: int,
+    initial_selection: object,
+    allow_repeats: bool,
+    num_candidates: int | None,
+    push_to: str | None,
+    push_every_selection: bool,
+) -> None:
+    """Raise for an argument that is wrong, or does not fit the others or the trainer.
 
     Raises:
-        ValueError: If it ends before.
+        TypeError: If one is of another type than it should be.
+        ValueError: If one is out of range or contradicts another.
     """
-    if start_epoch >= epochs:
+    check_choice("features", features, FEATURES)
+    check_choice("objective", objective, OBJECTIVES)
+    check_number("noise", noise, optional=True)
+    check_int("every_n_epochs", every_n_epochs)
+    check_int("start_epoch", start_epoch, 0)
+    check_int("num_candidates", num_candidates, optional=True)
+    check_bool("allow_repeats", allow_repeats)
+    if select is not None and not callable(select):
+        raise TypeError(f"`select` must be a function or None, got {brief(select)}.")
+    if not isinstance(initial_selection, Selection | None):
+        raise TypeError(
+            f"`initial_selection` must be a `Selection`, got {type(initial_selection).__name__}: a subset has it as "
+            "`.selection`."
+        )
+    _check_model(trainer, features)
+    _check_encoder(trainer, features, encoder)
+    _check_pool(trainer, pool)
+    _check_push(push_to, push_every_selection, pool)
+    rows: Any = trainer.train_dataset if packing_of(trainer) is None else pool
+    _check_scores(scores, rows, select)
+    _check_target(target)
+
+
+def _check_model(trainer: Trainer, features: str) -> None:
+    if features not in ("lora_gradient", "last_layer_gradient"):
+        return
+    if is_sharded(trainer):
         raise ValueError(
-            f"`start_epoch` must be one of the run's {epochs} epoch(s), counted from 0, got {start_epoch}: no "
-            "selection would be made."
+            f'`features="{features}"` needs whole weights on every process, got a sharded model: use '
+            '`features="hidden_gradient"`, or DDP.'
+        )
+    model = trainer.model
+    if features == "lora_gradient":
+        if not isinstance(model, nn.Module) or not any(hasattr(module, "lora_A") for module in model.modules()):
+            raise ValueError(
+                '`features="lora_gradient"` needs a model with LoRA adapters, got one without: give the trainer a '
+                '`peft_config=`, or use `features="last_layer_gradient"`.'
+            )
+        lora_layers(model)  # refuses adapters whose gradients cannot be read
+
+
+def _check_encoder(trainer: Trainer, features: str, encoder: Any) -> None:
+    if features != "text":
+        if encoder != "lexical":
+            raise ValueError(
+                f'`encoder` embeds texts, got {brief(encoder)} with `features={features!r}`: add `features="text"`.'
+            )
+        return
+    name_encoder(encoder)
+    columns, tokenizer = getattr(trainer.train_dataset, "column_names", []), trainer.processing_class
+    if "input_ids" not in columns or not hasattr(tokenizer, "batch_decode"):
+        raise ValueError(
+            f'`features="text"` needs `input_ids` and a tokenizer to decode them, got columns {list(columns)} and '
+            f"{type(tokenizer).__name__}: pass `processing_class=` to the trainer."
         )
 
 
-def check_push(push_to: str | None, push_every_selection: bool, pool: Dataset | None) -> None:
-    """Raise unless the rows to publish are at hand and there is a name to publish them under.
+def _check_pool(trainer: Trainer, pool: object) -> None:
+    if not isinstance(pool, Dataset | None):
+        raise TypeError(f"`pool` must be a `datasets.Dataset`, got {type(pool).__name__}.")
+    if pool is not None:
+        check_no_transform("pool", pool)
+    elif packing_of(trainer) is not None:
+        raise ValueError(
+            "`pool` must be the dataset that was given to the trainer, got None: with `packing=True` the trainer "
+            "keeps packs, and rows cannot be told from them."
+        )
 
-    Raises:
-        ValueError: If not.
-    """
+
+def _check_push(push_to: object, push_every_selection: bool, pool: Dataset | None) -> None:
     if push_to is None:
         if push_every_selection:
             raise ValueError("`push_every_selection` needs the repository to push to, got `push_to=None`: name one.")
@@ -144,47 +181,42 @@ def check_push(push_to: str | None, push_every_selection: bool, pool: Dataset | 
         )
 
 
-logger = logging.getLogger(__name__)
-
-FEATURES = ("hidden", "hidden_gradient", "lora_gradient", "last_layer_gradient", "text")
-OBJECTIVES = ("projection", "information")
-LENGTHWISE = ("group_by_length", "batch_rebalance")
-
-
-def check_trainer(trainer: Trainer) -> None:
-    """Raise where re-selection would go wrong in silence; warn where it merely costs.
-
-    Raises:
-        TypeError: If it is no trainer.
-        ValueError: If the trainer has a selection already, splits a batch over ranks or cannot be given one.
-    """
-    if not isinstance(trainer, Trainer):
-        raise TypeError(
-            f"`trainer` must be a `transformers.Trainer`, got {type(trainer).__name__}: "
-            "`GIPSelectionCallback(trainer, k)`."
-        )
-    if isinstance(trainer.train_dataset, SelectionView | PackedView):
+def _check_scores(scores: Sequence[str], rows: Dataset, select: object) -> None:
+    if isinstance(scores, str):
+        raise TypeError(f"`scores` must be a list of column names, got {scores!r}: write `scores=[{scores!r}]`.")
+    if invalid := [name for name in as_list("scores", scores, "a list of column names") if not isinstance(name, str)]:
+        raise TypeError(f"`scores` must be a list of column names, got {brief(invalid[0])} in it.")
+    if scores and select is not None:
         raise ValueError(
-            "`trainer` must have no other selection callback, got one whose training set is a selection already: use "
-            "one callback, or build the trainer anew."
+            "`scores` must be left out with `select`, which takes GIP's place and with it the scores: use them inside "
+            "your function."
         )
-    sizes = {"tensor": trainer.get_tp_size(), "context": trainer.get_cp_size(), "sequence": trainer.get_sp_size()}
-    for kind, size in sizes.items():
-        if size > 1:
-            raise ValueError(
-                f"`trainer` must give every process its own batches, got {kind} parallelism over {size}: use data "
-                "parallelism (DDP, FSDP, ZeRO)."
-            )
-    if trainer.args.train_sampling_strategy in LENGTHWISE:
-        logger.warning(
-            "`train_sampling_strategy=%r` sorts by the lengths of the first rows: later selections are served "
-            "correctly but no longer grouped by length.",
-            trainer.args.train_sampling_strategy,
-        )
+    numeric = [name for name, kind in rows.features.items() if re.match("u?int|float", getattr(kind, "dtype", ""))]
+    if invalid := [name for name in scores if name != "loss" and name not in numeric]:
+        raise ValueError(f'`scores` must be numeric columns of the pool or "loss", got {invalid}: it has {numeric}.')
+    if empty := [name for name in scores if name in numeric and not _has_finite(rows, name)]:
+        raise ValueError(f"`scores` must rate at least one row each, got no number in {empty}: leave those out.")
 
 
-def warn_of_repeats(trainer: Trainer, k: int) -> None:
-    """Say when the loader would repeat or drop rows to come out even.
+def _has_finite(rows: Dataset, column: str) -> bool:
+    tables: Any = rows.select_columns(column).with_format("arrow").iter(10_000)
+    return any(compute.any(compute.is_finite(table[column])).as_py() for table in tables)
+
+
+def _check_target(target: object) -> None:
+    is_texts = isinstance(target, list | tuple) and all(isinstance(text, str) for text in target)
+    if target is None:
+        return
+    if not (is_texts or isinstance(target, Dataset)):
+        raise TypeError(f"`target` must be a `datasets.Dataset` or a list of texts, got {type(target).__name__}.")
+    if len(target) == 0:  # type: ignore[arg-type]
+        raise ValueError("`target` must hold at least one row, got none.")
+    if isinstance(target, Dataset):
+        check_no_transform("target", target)
+
+
+def check_batches(trainer: Trainer, k: int) -> None:
+    """Warn if the loader would repeat or drop rows to come out even.
 
     Raises:
         ValueError: If it would drop all of them.
@@ -208,6 +240,9 @@ def warn_of_repeats(trainer: Trainer, k: int) -> None:
         )
 
 
+# --- When training begins --------------------------------------------------------------------------------------------
+
+
 def check_attached(trainer: Trainer | None, callback: TrainerCallback) -> None:
     """Raise unless `callback` belongs to the trainer that is running.
 
@@ -219,10 +254,10 @@ def check_attached(trainer: Trainer | None, callback: TrainerCallback) -> None:
             "`trainer` must be the trainer that trains, got None: write `GIPSelectionCallback(trainer, k)`, and leave "
             "`restore_callback_states_from_checkpoint` False, which rebuilds callbacks without one."
         )
-    same = [other for other in trainer.callback_handler.callbacks if isinstance(other, type(callback))]
-    if same != [callback]:
+    attached = [other for other in trainer.callback_handler.callbacks if isinstance(other, type(callback))]
+    if attached != [callback]:
         raise RuntimeError(
-            f"The callback must be added once, to the trainer it was made with, got {len(same)} there: "
+            f"The callback must be added once, to the trainer it was made with, got {len(attached)} there: "
             "`trainer.add_callback(GIPSelectionCallback(trainer, …))`."
         )
     if not isinstance(trainer.train_dataset, SelectionView | PackedView):
@@ -232,40 +267,51 @@ def check_attached(trainer: Trainer | None, callback: TrainerCallback) -> None:
         )
 
 
-def check_features(features: str, objective: str, trainer: Trainer) -> None:
-    """Raise unless the model of `trainer` can be asked for `features`.
+def check_start(start_epoch: int, epochs: int) -> None:
+    """Raise if a run of so many epochs ends before the first selection.
 
     Raises:
-        ValueError: If they are unknown, or the model has no weights of that kind, or not all of them in one place.
+        ValueError: If it does.
     """
-    for name, value, known in (("features", features, FEATURES), ("objective", objective, OBJECTIVES)):
-        if not isinstance(value, str) or value not in known:
-            raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {brief(value)}.")
-    if features not in ("lora_gradient", "last_layer_gradient"):
-        return
-    if is_sharded(trainer):
+    if start_epoch >= epochs:
         raise ValueError(
-            f'`features="{features}"` needs whole weights on every process, got a sharded model: use '
-            '`features="hidden_gradient"`, or DDP.'
+            f"`start_epoch` must be one of the run's {epochs} epoch(s), counted from 0, got {start_epoch}: no "
+            "selection would be made."
         )
-    model = trainer.model
-    if features == "lora_gradient":
-        if not isinstance(model, nn.Module) or not any(hasattr(module, "lora_A") for module in model.modules()):
-            raise ValueError(
-                '`features="lora_gradient"` needs a model with LoRA adapters, got one without: give the trainer a '
-                '`peft_config=`, or use `features="last_layer_gradient"`.'
-            )
-        lora_layers(model)
 
 
-def check_texts(features: str, columns: Sequence[str], tokenizer: object) -> None:
-    """Raise unless texts can be decoded where they are asked for.
+def check_checkpoint(state: Any, run: dict[str, Any]) -> dict[str, Any]:
+    """What the callback saved in a checkpoint, if it belongs to this run.
+
+    Args:
+        state: The callback's state in the checkpoint.
+        run: `k`, the pool's size (`pool`) and fingerprint (`rows`), the target's digest and the rows a step takes
+            (`batch`), as they are now.
 
     Raises:
-        ValueError: If rows have no tokens or there is no tokenizer.
+        RuntimeError: If the checkpoint has no state of the callback.
+        ValueError: If one of these differs.
     """
-    if features == "text" and ("input_ids" not in columns or not hasattr(tokenizer, "batch_decode")):
-        raise ValueError(
-            f'`features="text"` needs `input_ids` and a tokenizer to decode them, got columns {list(columns)} and '
-            f"{type(tokenizer).__name__}: pass `processing_class=` to the trainer."
+    saved = state.get("attributes", {}).get("saved") if isinstance(state, dict) else None
+    if saved is None:
+        raise RuntimeError(
+            "The checkpoint was written without this callback, on other rows and another number of steps: start a "
+            "new run from its weights instead of resuming it."
         )
+    was, now = (
+        "none" if digest is None else f"one of digest {digest[:8]}…" for digest in (saved["target"], run["target"])
+    )
+    sentences = {
+        ("k", "pool"): f"`k` and the pool must be those of the checkpoint, got k={run['k']} of {run['pool']} row(s) "
+        f"where it has k={saved['k']} of {saved['pool']}: pass the same.",
+        ("rows",): f"The training set must be the checkpoint's, got as many rows ({run['pool']}) with other tokens: "
+        "pass the same rows, tokenizer and `max_length`, or start a new run from its weights.",
+        ("target",): f"`target` must be the checkpoint's, got {now} where it has {was}: pass the same rows, or start "
+        "a new run from its weights.",
+        ("batch",): f"An optimizer step must take as many rows as in the checkpoint, got {run['batch']} where it has "
+        f"{saved['batch']}, so that epochs begin elsewhere: keep processes × batch × accumulation.",
+    }
+    for names, sentence in sentences.items():
+        if any(saved[name] != run[name] for name in names):
+            raise ValueError(sentence)
+    return saved

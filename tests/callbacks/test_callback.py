@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from hf_gip.callbacks import GIPSelectionCallback
-from hf_gip.callbacks.features import read_rows
+from hf_gip.callbacks.features import compute_features
 from hf_gip.callbacks.pool import token_counts
 from tiny_trainers import (
     NotingTrainer,
@@ -211,7 +211,7 @@ def test_the_rows_with_the_largest_loss_can_be_preferred(rows: Dataset, tmp_path
     plain = run(tmp_path / "plain", rows, num_train_epochs=1)
     by_loss = run(tmp_path / "by loss", rows, num_train_epochs=1, callback={"scores": ["loss"]})
     fresh = make_trainer(tmp_path, rows)
-    found = read_rows(fresh, fresh.train_dataset, token_counts(fresh.train_dataset), "hidden", losses=True)
+    found = compute_features(fresh, fresh.train_dataset, token_counts(fresh.train_dataset), "hidden", with_losses=True)
     assert found is not None
     assert found.losses is not None
     means = [float(found.losses[recorded(trainer, 0)["index"]].mean()) for trainer in (plain, by_loss)]
@@ -307,9 +307,9 @@ def one_by_one(trainer: NotingTrainer, row: dict[str, Any]) -> tuple[torch.Tenso
 def test_features_and_losses_agree_with_the_definition(trainer: NotingTrainer) -> None:
     rows = trainer.train_dataset
     lengths = token_counts(rows)
-    hidden = read_rows(trainer, rows, lengths, "hidden", losses=True)
-    alone = read_rows(trainer, rows, lengths, "hidden")
-    slopes = read_rows(trainer, rows, lengths, "hidden_gradient", losses=True)
+    hidden = compute_features(trainer, rows, lengths, "hidden", with_losses=True)
+    alone = compute_features(trainer, rows, lengths, "hidden")
+    slopes = compute_features(trainer, rows, lengths, "hidden_gradient", with_losses=True)
     assert hidden is not None
     assert alone is not None
     assert slopes is not None

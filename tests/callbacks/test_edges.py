@@ -27,7 +27,7 @@ def test_a_trainer_is_asked_for() -> None:
 
 def test_no_packs_are_refused(rows: Dataset, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, rows, packing=True)
-    with pytest.raises(ValueError, match=exactly("`k` must be a whole number of packs, at least 1, got 0.")):
+    with pytest.raises(ValueError, match=exactly("`k` must be a whole number of at least 1, got 0.")):
         GIPSelectionCallback(trainer, 0, pool=rows)
 
 

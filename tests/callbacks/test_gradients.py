@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from hf_gip.callbacks import GIPSelectionCallback
-from hf_gip.callbacks.features import DIMS, SIDE, read_rows
+from hf_gip.callbacks.features import HEAD_SIDE, PROJECTION_DIM, compute_features
 from hf_gip.callbacks.pool import token_counts
 from tiny_trainers import NotingTrainer, exactly, make_trainer, word_rows
 
@@ -44,7 +44,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> NotingTrainer:
 
 def read(trainer: NotingTrainer, family: Any, **options: Any) -> torch.Tensor:
     rows = trainer.train_dataset
-    found = read_rows(trainer, rows, token_counts(rows), family, **options)
+    found = compute_features(trainer, rows, token_counts(rows), family, **options)
     assert found is not None
     return found.features
 
@@ -65,7 +65,7 @@ def gradients_one_by_one(trainer: NotingTrainer, wanted: Callable[[str], bool]) 
 def test_lora_gradients_are_the_rows_own(trainer: NotingTrainer) -> None:
     slopes = gradients_one_by_one(trainer, lambda name: "lora" in name)
     whole = torch.stack([torch.cat([slope.flatten() for slope in row]) for row in slopes])
-    assert whole.shape[1] < DIMS, "so few that they are kept as they are"
+    assert whole.shape[1] < PROJECTION_DIM, "so few that they are kept as they are"
     torch.testing.assert_close(read(trainer, "lora_gradient"), whole, rtol=1e-3, atol=1e-6)
 
 
@@ -74,16 +74,18 @@ def test_output_layer_gradients_are_the_rows_own_projected_by_the_seed(trainer: 
     slopes = torch.stack([row[0] for row in gradients_one_by_one(trainer, lambda name: "lm_head" in name)])
     head.requires_grad_(False)
     rows, width = head.shape
-    assert rows > SIDE > width, "one side is narrowed, the other is narrow"
-    left = rademacher(rows, SIDE, seed=~trainer.args.seed, stream=0, like=slopes)
+    assert rows > HEAD_SIDE > width, "one side is narrowed, the other is narrow"
+    left = rademacher(rows, HEAD_SIDE, seed=~trainer.args.seed, stream=0, like=slopes)
     narrow = torch.einsum("nvh,vs->nsh", slopes, left).flatten(1)
-    expected = narrow if narrow.shape[1] <= DIMS else sketch(narrow, DIMS, seed=trainer.args.seed)
+    expected = narrow if narrow.shape[1] <= PROJECTION_DIM else sketch(narrow, PROJECTION_DIM, seed=trainer.args.seed)
     torch.testing.assert_close(read(trainer, "last_layer_gradient"), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_losses_come_along_with_gradients(trainer: NotingTrainer) -> None:
     rows = trainer.train_dataset
-    losses = [read_rows(trainer, rows, token_counts(rows), family, losses=True).losses for family in FAMILIES]
+    losses = [
+        compute_features(trainer, rows, token_counts(rows), family, with_losses=True).losses for family in FAMILIES
+    ]
     for found in losses[1:]:
         torch.testing.assert_close(found, losses[0], rtol=1e-4, atol=1e-6)
 
@@ -102,9 +104,10 @@ def test_a_run_selects_by_gradients_of_weights(family: Any, tmp_path: Path) -> N
 REFUSED = [
     (
         {"features": "hiddn"},
-        "`features` must be one of hidden, hidden_gradient, lora_gradient, last_layer_gradient, text, got 'hiddn'.",
+        '`features` must be "hidden" or "hidden_gradient" or "lora_gradient" or "last_layer_gradient" or "text", got '
+        "'hiddn'.",
     ),
-    ({"objective": "energy"}, "`objective` must be one of projection, information, got 'energy'."),
+    ({"objective": "energy"}, '`objective` must be "projection" or "information", got \'energy\'.'),
     (
         {"features": "lora_gradient"},
         '`features="lora_gradient"` needs a model with LoRA adapters, got one without: give the trainer a '
@@ -147,7 +150,7 @@ def test_a_pass_leaves_no_trace(family: Any, trainer: NotingTrainer) -> None:
     model(torch.tensor([[5, 6]]), labels=torch.tensor([[5, 6]])).loss.backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    read(trainer, family, losses=True)
+    read(trainer, family, with_losses=True)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
     assert [module.training for module in model.modules()] == modes
@@ -183,7 +186,7 @@ def test_no_states_outlive_their_batch(family: Any, trainer: NotingTrainer) -> N
         seen.append(weakref.ref(output[0] if isinstance(output, tuple) else output))
 
     with trainer.model.get_base_model().model.layers[1].register_forward_hook(watch):
-        read(trainer, family, losses=True)
+        read(trainer, family, with_losses=True)
     gc.collect()
     assert len(seen) == 4
     assert not any(earlier() is not None for earlier in seen)

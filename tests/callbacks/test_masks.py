@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from hf_gip.callbacks import features as probe
-from hf_gip.callbacks.features import read_rows
+from datasets import Dataset, disable_progress_bars
+from hf_gip.callbacks import features as features_module
+from hf_gip.callbacks.features import compute_features
 from hf_gip.callbacks.pool import token_counts
 from tiny_trainers import NotingTrainer, exactly, make_trainer, tiny_llama, word_tokenizer
 from transformers import Trainer, TrainingArguments
@@ -56,13 +56,13 @@ def by_definition(trainer: Any, learnt: int = 0) -> dict[str, torch.Tensor]:
     return {name: torch.stack(values) for name, values in found.items()}
 
 
-@pytest.mark.parametrize("small", [0, probe.SMALL])
+@pytest.mark.parametrize("small", [0, features_module.SMALL_LOGITS])
 @pytest.mark.parametrize("kind", ["sft", "plain", "learnt prompt"])
 def test_completions_are_read_as_the_definition_says(
     kind: str, small: int, pairs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through TRL's tiles as through logits."""
-    monkeypatch.setattr(probe, "SMALL", small)
+    monkeypatch.setattr(features_module, "SMALL_LOGITS", small)
     trainer: Any = make_trainer(tmp_path, pairs)
     if kind == "plain":
         trainer = plain(trainer, tmp_path)
@@ -84,7 +84,7 @@ def test_completions_are_read_as_the_definition_says(
     assert any(-100 in labels for labels in rows["labels"])
     families: list[Any] = ["hidden", "hidden_gradient"]
     for family in families:
-        found = read_rows(trainer, rows, token_counts(rows), family, losses=True)
+        found = compute_features(trainer, rows, token_counts(rows), family, with_losses=True)
         assert found is not None
         assert found.losses is not None
         torch.testing.assert_close(found.features, wanted[family], rtol=1e-3, atol=1e-6)
@@ -109,7 +109,7 @@ def test_an_output_layer_that_peft_trains_whole_is_found(pairs: Dataset, tmp_pat
             )
         )
         rows = trainer.train_dataset
-        read = read_rows(trainer, rows, token_counts(rows), "last_layer_gradient")
+        read = compute_features(trainer, rows, token_counts(rows), "last_layer_gradient")
         assert read is not None
         found.append(read.features)
     torch.testing.assert_close(*found)
@@ -131,9 +131,9 @@ def test_a_batch_without_a_mask_is_read_whole_and_one_without_tokens_is_refused(
                 "before training with `gip_select`, or train on rows of tokens."
             )
             with pytest.raises(ValueError, match=exactly(message)):
-                read_rows(trainer, rows, token_counts(rows), "hidden")
+                compute_features(trainer, rows, token_counts(rows), "hidden")
             continue
-        read = read_rows(trainer, rows, token_counts(rows), "hidden")
+        read = compute_features(trainer, rows, token_counts(rows), "hidden")
         assert read is not None
         found.append(read.features)
     torch.testing.assert_close(*found)
@@ -144,7 +144,7 @@ def test_a_row_without_a_label_has_no_loss_and_no_gradient(pairs: Dataset, tmp_p
     rows = trainer.train_dataset.map(lambda row: {"labels": [-100] * len(row["labels"])})
     families: list[Any] = ["hidden", "hidden_gradient"]
     for family in families:
-        found = read_rows(trainer, rows, token_counts(rows), family, losses=True)
+        found = compute_features(trainer, rows, token_counts(rows), family, with_losses=True)
         assert found is not None
         assert found.losses is not None
         assert not found.features.any()

@@ -13,10 +13,10 @@ from command_line import hf_gip as command
 from command_line import refusal
 from datasets import Dataset, disable_progress_bars
 from hf_gip.callbacks import GIPSelectionCallback
-from hf_gip.callbacks.features import TextVectors
-from hf_gip.callbacks.validation import check_texts
+from hf_gip.callbacks.features import TextEmbeddings
 from report_page import table
-from tiny_trainers import exactly, make_trainer, word_rows
+from tiny_trainers import exactly, make_trainer, tiny_llama, word_rows
+from transformers import Trainer, TrainingArguments
 
 import hf_gip
 from hf_gip import Selection
@@ -183,19 +183,21 @@ def test_texts_choose_the_rows_that_say_what_the_target_says(tmp_path: Path) -> 
     assert len(seen) == 1
 
 
-def test_texts_without_a_tokenizer_are_refused() -> None:
+def test_texts_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
+    tokens = Dataset.from_dict({"input_ids": [[3, 4]] * 6, "labels": [[3, 4]] * 6})
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
     message = (
-        "`features=\"text\"` needs `input_ids` and a tokenizer to decode them, got columns ['x'] and NoneType: pass "
-        "`processing_class=` to the trainer."
+        "`features=\"text\"` needs `input_ids` and a tokenizer to decode them, got columns ['input_ids', 'labels'] "
+        "and NoneType: pass `processing_class=` to the trainer."
     )
     with pytest.raises(ValueError, match=exactly(message)):
-        check_texts("text", ["x"], None)
+        GIPSelectionCallback(Trainer(tiny_llama(9), args, train_dataset=tokens), 2, features="text")
 
 
 def test_texts_are_read_once_and_consume_no_random_numbers(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, word_rows(12))
-    vectors = TextVectors("lexical")
+    vectors = TextEmbeddings("lexical")
     before = torch.get_rng_state()
-    first = vectors.of(trainer, trainer.train_dataset)
+    first = vectors.embed(trainer, trainer.train_dataset)
     assert torch.equal(before, torch.get_rng_state())
-    assert vectors.of(trainer, trainer.train_dataset) is first
+    assert vectors.embed(trainer, trainer.train_dataset) is first

@@ -20,9 +20,9 @@ COLUMNS = ["text", "uid", "input_ids", "labels"]
 OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"k": 13}, "`k` must be a whole number between 1 and the number of rows (12), got 13."),
     ({"k": 0}, "`k` must be a whole number between 1 and the number of rows (12), got 0."),
-    ({"every_n_epochs": 0}, "`every_n_epochs` must be a whole number, at least 1, got 0."),
-    ({"every_n_epochs": 1.5}, "`every_n_epochs` must be a whole number, at least 1, got 1.5."),
-    ({"start_epoch": -1}, "`start_epoch` must be a whole number, at least 0, got -1."),
+    ({"every_n_epochs": 0}, "`every_n_epochs` must be a whole number of at least 1, got 0."),
+    ({"every_n_epochs": 1.5}, "`every_n_epochs` must be a whole number of at least 1, got 1.5."),
+    ({"start_epoch": -1}, "`start_epoch` must be a whole number of at least 0, got -1."),
     (
         {"initial_selection": "rows"},
         "`initial_selection` must be a `Selection`, got str: a subset has it as `.selection`.",
