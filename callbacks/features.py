@@ -21,7 +21,13 @@ from transformers import Trainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from hf_gip.features.embed import embed
-from hf_gip.features.per_example_gradients import HALF_SCALE, GradientReader, GradientRecipe, Passed, watched
+from hf_gip.features.per_example_gradients import (
+    HALF_SCALE,
+    Activations,
+    GradientRecipe,
+    PerExampleGradients,
+    capture_activations,
+)
 from hf_gip.hashing import hash_rows
 
 from .trainer_access import base_model, is_sharded, packing_of, served_columns, unwrapped_model, wrapped_model
@@ -122,8 +128,8 @@ class FeatureCapture:
         self.needs_logits = kind == "last_layer_gradient"  # then the head sees rows, and is called as a module
         self.can_fuse = self.needs_loss and isinstance(trainer, SFTTrainer) and not self.needs_logits
         self.is_fused = False  # whether TRL's head works out this batch's loss without logits
-        self.reader: GradientReader | None = None
-        self.passed: list[Passed] = []
+        self.reader: PerExampleGradients | None = None
+        self.passed: list[Activations] = []
         self.mask = self.predicting = self.targets = self.features = self.loss = torch.empty(0)
         self.hooks = ExitStack()
 
@@ -132,7 +138,7 @@ class FeatureCapture:
         self.takes_logits_to_keep = "logits_to_keep" in inspect.signature(type(model).forward).parameters
         projection = gradient_projection(self.kind, self.trainer.args.seed)
         if projection is not None:
-            self.reader = GradientReader(unwrapped_model(self.trainer), projection)
+            self.reader = PerExampleGradients(unwrapped_model(self.trainer), projection)
         for handle in (
             model.register_forward_pre_hook(self._before_backbone),
             model.base_model.register_forward_hook(self._after_backbone),
@@ -191,7 +197,7 @@ class FeatureCapture:
         if self.reader is None:
             yield
             return
-        with watched(self.reader.layers) as self.passed:
+        with capture_activations(self.reader.layers) as self.passed:
             yield
         self.passed = []
 
@@ -243,7 +249,7 @@ class FeatureCapture:
             return gradient.sum(dim=1, dtype=torch.float32)
         is_half = any(output.dtype == torch.float16 for record in self.passed for output in record.outputs)
         scale = HALF_SCALE if is_half else 1.0
-        return self.reader.collected(self.passed, loss.sum() * scale, scale, len(loss))
+        return self.reader.from_activations(self.passed, loss.sum() * scale, scale, len(loss))
 
     def _predicting_tokens(self, values: Tensor) -> Tensor:
         """From (b, l, d), the tokens that predict a label, (t, d)."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from hf_gip.io import written
-from hf_gip.manifest.training_run import Epoch, Run, add_epoch, add_round
+from hf_gip.io import friendly_disk_errors
+from hf_gip.manifest.training_run import Epoch, TrainingRun, add_epoch, add_round
 
 from .pool import Pool
 from .view import PackedView, SelectionView
@@ -124,8 +124,8 @@ def write_round(trainer: Trainer, pool: Pool, settings: dict[str, Any], made: Ro
         "record": dict(made.record),
     }
     versions = {name: version(name) for name in PACKAGES}
-    run = Run(model=model_name(trainer), pool_rows=len(pool), parameters=settings, versions=versions)
-    with written(path.parent, DISK_FULL):
+    run = TrainingRun(model=model_name(trainer), pool_rows=len(pool), parameters=settings, versions=versions)
+    with friendly_disk_errors(path.parent, DISK_FULL):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".parquet.part")
         pq.write_table(made.to_table(pool), partial)
@@ -140,7 +140,7 @@ def write_epoch(trainer: Trainer, epoch: Epoch) -> None:
         OSError: If the disk is full or closed.
     """
     output_dir = Path(trainer.args.output_dir or ".")
-    with written(output_dir / "gip", DISK_FULL):
+    with friendly_disk_errors(output_dir / "gip", DISK_FULL):
         add_epoch(output_dir, epoch)
 
 

@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from hf_gip.core.gip import gip
 from hf_gip.core.queries import default_ridge, precision_from_scores
-from hf_gip.distributed import run_on_main
+from hf_gip.distributed import run_on_main, world_group
 from hf_gip.hashing import hash_rows
 from hf_gip.selection import Selection
 
@@ -239,7 +239,7 @@ class ScoredRows:
 
     def select(self, k: int) -> Selection:
         """The best `k` rows, as positions in the pool, the same on every process."""
-        return run_on_main(lambda: self._select(k))
+        return run_on_main(lambda: self._select(k), world_group())
 
     def _select(self, k: int) -> Selection:
         assert self.features is not None
@@ -280,7 +280,7 @@ def score_pool(config: ScoringConfig, trainer: Trainer, pool: Pool, rows: Tensor
         if config.target is not None:
             lengths = token_counts(config.target)
             queries = compute_features(trainer, config.target, lengths, config.features, name="the target")
-    run_on_main(lambda: _check_finite(features, queries))
+    run_on_main(lambda: _check_finite(features, queries), world_group())
     precision = None
     if features is not None:
         _normalize(config, features, queries)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from hf_gip.core.validation import as_list, brief, check_bool, check_choice, check_int, check_number
-from hf_gip.features.encoders import name_encoder
+from hf_gip.features.encoders import resolve_encoder
 from hf_gip.features.per_example_gradients import lora_layers
 from hf_gip.features.text import check_no_transform
 from hf_gip.selection import Selection
@@ -147,7 +147,7 @@ def _check_encoder(trainer: Trainer, features: str, encoder: Any) -> None:
                 f'`encoder` embeds texts, got {brief(encoder)} with `features={features!r}`: add `features="text"`.'
             )
         return
-    name_encoder(encoder)
+    resolve_encoder(encoder)
     columns, tokenizer = getattr(trainer.train_dataset, "column_names", []), trainer.processing_class
     if "input_ids" not in columns or not hasattr(tokenizer, "batch_decode"):
         raise ValueError(

@@ -232,28 +232,3 @@ def partition_rows(count: int, group: dist.ProcessGroup | None) -> RowPartition:
     if group is None:
         return RowPartition((count,))
     return RowPartition(tuple(all_gather(count, group)), dist.get_rank(group), group)
-
-
-def run_on_main(work: Callable[[], Value]) -> Value:
-    """Do `work` on rank 0 and return its result on every rank; where it fails, all raise, and none waits.
-
-    Raises:
-        Exception: Rank 0's own error, on rank 0.
-        RuntimeError: With that error's message, on the other ranks.
-    """
-    rank, world_size = rank_and_world()
-    if world_size == 1:
-        return work()
-    outcome: list[Any] = [None, None]
-    failure: Exception | None = None
-    if rank == 0:
-        try:
-            outcome[0] = work()
-        except Exception as error:  # the others learn of it first
-            failure, outcome[1] = error, f"{type(error).__name__}: {error}"
-    dist.broadcast_object_list(outcome, src=0)
-    if failure is not None:
-        raise failure
-    if outcome[1] is not None:
-        raise RuntimeError(f"The main process failed with {outcome[1]}")
-    return outcome[0]

@@ -166,9 +166,10 @@ def _select_rows(dataset: Dataset, k: Any, options: GipOptions) -> Dataset:
     from hf_gip.dataset.values import plain_value
 
     started = time.perf_counter()
-    k = cast("int", plain_value(k))  # checked below
-    if k is None and options.max_tokens is not None and isinstance(dataset, Dataset):
-        k = len(dataset)
+    k = plain_value(k)
+    k = cast(
+        "int", len(dataset) if k is None and options.max_tokens is not None and isinstance(dataset, Dataset) else k
+    )
     check_dataset(dataset, k, options.id_column)
     inputs = read_inputs(dataset, options)
     if inputs.constraints is not None:

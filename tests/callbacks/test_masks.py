@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from hf_gip.callbacks import features as features_module
 from hf_gip.callbacks.features import compute_features
 from hf_gip.callbacks.pool import token_counts
