@@ -194,7 +194,7 @@ def check_manifest(folder: Path, manifest: Manifest) -> Check:
         problems.append(f"a field of {MANIFEST_PATH} was changed: its content does not fit its `digest`")
     elif data != canonical_bytes(document):
         problems.append(f"{MANIFEST_PATH} was rewritten: its bytes are not in canonical form")
-    return Check.of("manifest", problems, f"format {document['format']}, {manifest.k:,} rows by {manifest.method}")
+    return Check.of("manifest", problems, f"format {document.get('format')}, {manifest.k:,} rows by {manifest.method}")
 
 
 def check_files(folder: Path, manifest: Manifest, files: Mapping[str, int], *, shared: bool = False) -> Check:

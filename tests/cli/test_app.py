@@ -412,21 +412,22 @@ def test_a_saved_pick_is_explained_and_reported(
     assert (bare.count("<img "), whole.count("<img ")) == (1, 4)
     assert '"most like"' in whole
     pool().select(range(30)).to_parquet(tmp_path / "less.parquet")
-    first = min(row for row in picks["index"] if pool()[row]["text"] != pool()[39 - row]["text"])
+    rows = pool()
+    rank, row = next((i, row) for i, row in enumerate(picks["index"]) if rows[row]["text"] != rows[39 - row]["text"])
     pool().select(range(39, -1, -1)).to_parquet(tmp_path / "others.parquet")
     pool().remove_columns("good").to_parquet(tmp_path / "narrow.parquet")
-    told = "`--source` must be the pool that the rows were chosen from, got "
+    said = "`--source` must be the pool that the rows were chosen from: "
     for words in (["explain", "out", 3], ["report", "out"], ["compare", "out", "--encoder", "lexical"]):
         for name, message in (
             ("less", "`--source` must be the pool of 40 rows, got 30 rows."),
-            ("others", f"{told}other rows (first at row {first})."),
-            ("narrow", f"{told}one without the column 'good'."),
+            ("others", f"{said}row '{row}' at rank {rank} was changed."),
+            ("narrow", f"{said}the source has no column 'good'."),
         ):
             assert refusal(capsys, *words, "--source", f"{name}.parquet") == message
     words = ("select", "others.parquet", "--k", 7, "--features", "vector", "--out", "two")
     assert hf_gip(*words) == 0
     assert refusal(capsys, "compare", "out", "two", "--source", source).startswith(
-        "`--source` must be the pool that the rows of 'two' were chosen from, got other rows (first at row "
+        "`--source` must be the pool that the rows of 'two' were chosen from: row "
     )
     assert refusal(capsys, "explain", "out", 3, "--source", source, "--checkpoint", "run") == (
         "`--checkpoint` must be left out, got ['run']: a subset chosen by gip has none."
