@@ -25,6 +25,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 from hypothesis import settings
+from judges import judge  # noqa: F401 — a fixture
 
 settings.register_profile("ci", derandomize=True)  # what CI runs is the same every time; elsewhere the search goes on
 if os.environ.get("CI"):

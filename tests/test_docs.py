@@ -16,10 +16,7 @@ from datasets import config
 from doc_fixtures import fill, made_before, to_rate, to_share, to_train
 from hub_server import ME, Hub
 from huggingface_hub import constants
-from judges import (
-    Judge,
-    judge,  # noqa: F401 — a fixture
-)
+from judges import Judge
 from markdown_blocks import PAGES, ROOT, Block, blocks
 
 from hf_gip.dataset.llm_scoring import ChatEndpoint
@@ -90,7 +87,7 @@ def run_bash(block: Block, where: str) -> None:
 def test_the_blocks_of_a_page_run_one_after_another(
     page: Path,
     folder: Path,
-    judge: tuple[Judge, ChatEndpoint],  # noqa: F811
+    judge: tuple[Judge, ChatEndpoint],
 ) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):

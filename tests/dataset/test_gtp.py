@@ -19,7 +19,7 @@ from oracles_trajectory import trajectory, unit
 from peft import PeftModel
 from tiny_models import tiny_model, tiny_rows, with_lora
 from tiny_trainers import exactly, tiny_llama, word_rows, word_tokenizer
-from trainer_runs import trained
+from trainer_runs import trained, unloaded  # noqa: F401 — a fixture
 from transformers import LlamaForCausalLM
 
 import hf_gip
