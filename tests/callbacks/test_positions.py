@@ -10,6 +10,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 from hf_gip.callbacks import GIPSelectionCallback
 from tiny_trainers import NotingTrainer, exactly, make_trainer, word_rows, word_tokenizer
+from transformers import PreTrainedTokenizerFast
 
 import hf_gip
 
@@ -160,6 +161,34 @@ def test_another_pool_is_refused_with_the_first_row_that_differs(change: str, tm
         )
         with pytest.raises(ValueError, match="in the same order" if order else exactly(DIFFERS.format(row))):
             GIPSelectionCallback(trainer, 3, pool=make(given))
+
+
+@pytest.mark.parametrize("options", [{"max_length": None}, {"max_length": 14, "shuffle_dataset": True}])
+@pytest.mark.parametrize("layout", [word_rows, prompts, turns])
+def test_a_pool_whose_columns_the_trainer_kept_is_not_tokenized_again(
+    layout: Callable[[int], Dataset], options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = layout(ROWS).shuffle(seed=2)
+    trainer = make_trainer(tmp_path, given, vocabulary=ROWS, template=TEMPLATE, **options)
+    calls: list[Any] = []
+    tokenize = PreTrainedTokenizerFast._encode_plus
+
+    def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return tokenize(self, *args, **kwargs)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "_encode_plus", counting)
+    callback = GIPSelectionCallback(trainer, 3, pool=given)
+    assert not calls
+    expected = given.select(callback.pool.positions.tolist())
+    column = given.column_names[0]
+    for read, trained in zip(expected[column], callback.pool.rows[column], strict=True):
+        assert str(trained).startswith(str(read))
+    trainer = make_trainer(tmp_path, given, vocabulary=ROWS, template=TEMPLATE, **options)
+    calls.clear()
+    with pytest.raises(ValueError, match=exactly(DIFFERS.format(ROWS - 1))):
+        GIPSelectionCallback(trainer, 3, pool=given.select(range(ROWS - 1)))
+    assert calls, "a pool of fewer rows is prepared to name the row"
 
 
 class Backwards(NotingTrainer):

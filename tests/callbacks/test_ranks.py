@@ -36,7 +36,7 @@ def launch(cases: list[dict[str, Any]], folder: Path) -> list[list[dict[str, Any
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
     command += ["--master-port", str(port), str(SCRIPT), str(plan), str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(SCRIPT.parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr[-4_000:]
     names = [[folder / f"case-{number}-rank-{rank}.json" for rank in (0, 1)] for number in range(len(cases))]
