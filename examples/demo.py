@@ -98,7 +98,7 @@ def main() -> None:
     console.print(str(report))
 
     subset.selection.plot().savefig(OUT / "gains.png", dpi=150)
-    from hf_gip.plots import plot_map
+    from hf_gip import plot_map
 
     vectors = hf_gip.embed(pool, encoder).matrix  # from the cache
     plot_map(vectors, subset.selection).savefig(OUT / "map.png", dpi=150)

@@ -3,7 +3,7 @@
 import sys
 
 import hf_gip
-from hf_gip.dataset.loading import open_dataset
+from hf_gip import open_dataset
 
 SOURCE = sys.argv[1] if len(sys.argv) > 1 else "tatsu-lab/alpaca"
 JUDGES = ["score_gpt4o_mini", "score_llama31_8b", "score_mistral_7b"]

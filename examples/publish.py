@@ -3,7 +3,7 @@
 import sys
 
 import hf_gip
-from hf_gip.dataset.loading import open_dataset
+from hf_gip import open_dataset
 
 SOURCE, TEST, OUT = sys.argv[1:4]
 
