@@ -7,11 +7,10 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from hf_gip.interrupt import leave_quietly
+from hf_gip.interrupt import exit_on_interrupt
 
-leave_quietly()
-
-from hf_gip.dataset.gip import gip_select, register  # noqa: E402 — takes half a second
+with exit_on_interrupt():
+    from hf_gip.dataset.gip import gip_select, register  # imports `datasets`, which takes half a second
 
 if TYPE_CHECKING:
     from hf_gip.core.baselines import less, rds
@@ -29,25 +28,30 @@ if TYPE_CHECKING:
     from hf_gip.dataset.report import write_report
     from hf_gip.dataset.spice import spice_select
     from hf_gip.features.adam import adam_moments
+    from hf_gip.features.bergson import bergson_rows
     from hf_gip.features.embed import embed
+    from hf_gip.features.gradient_store import store_gradients
     from hf_gip.features.gradients import gradient_features
+    from hf_gip.features.matrix_files import column_rows, npy_rows
     from hf_gip.hub.load import load_subset, reproduce, verify
     from hf_gip.hub.push import push_to_hub
     from hf_gip.manifest.writer import save_subset
-    from hf_gip.plots import plot_map
+    from hf_gip.plots import plot_gains, plot_map
     from hf_gip.selection import Explanation, Selection
 
 __version__ = version("hf-gip")
 
 _HOME = {  # public name: the module it lives in, imported on first use
+    "ChatEndpoint": "hf_gip.dataset.llm_scoring",
     "Comparison": "hf_gip.dataset.comparison",
     "Constraints": "hf_gip.core.constraints",
-    "ChatEndpoint": "hf_gip.dataset.llm_scoring",
     "Explanation": "hf_gip.selection",
     "LocalModel": "hf_gip.dataset.llm_scoring",
     "MatrixSource": "hf_gip.core.matrix",
     "Selection": "hf_gip.selection",
     "adam_moments": "hf_gip.features.adam",
+    "bergson_rows": "hf_gip.features.bergson",
+    "column_rows": "hf_gip.features.matrix_files",
     "compare": "hf_gip.dataset.comparison",
     "embed": "hf_gip.features.embed",
     "explain": "hf_gip.core.explain",
@@ -59,15 +63,18 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "gtp_select": "hf_gip.dataset.gtp",
     "less": "hf_gip.core.baselines",
     "load_subset": "hf_gip.hub.load",
+    "npy_rows": "hf_gip.features.matrix_files",
     "open_dataset": "hf_gip.dataset.loading",
+    "plot_gains": "hf_gip.plots",
     "plot_map": "hf_gip.plots",
     "push_to_hub": "hf_gip.hub.push",
-    "score_with_llm": "hf_gip.dataset.llm_scoring",
     "rds": "hf_gip.core.baselines",
     "reproduce": "hf_gip.hub.load",
     "save_subset": "hf_gip.manifest.writer",
+    "score_with_llm": "hf_gip.dataset.llm_scoring",
     "spice": "hf_gip.core.spice",
     "spice_select": "hf_gip.dataset.spice",
+    "store_gradients": "hf_gip.features.gradient_store",
     "verify": "hf_gip.hub.load",
     "write_report": "hf_gip.dataset.report",
 }
@@ -81,6 +88,8 @@ __all__ = [
     "MatrixSource",
     "Selection",
     "adam_moments",
+    "bergson_rows",
+    "column_rows",
     "compare",
     "embed",
     "explain",
@@ -93,7 +102,9 @@ __all__ = [
     "gtp_select",
     "less",
     "load_subset",
+    "npy_rows",
     "open_dataset",
+    "plot_gains",
     "plot_map",
     "push_to_hub",
     "rds",
@@ -102,6 +113,7 @@ __all__ = [
     "score_with_llm",
     "spice",
     "spice_select",
+    "store_gradients",
     "verify",
     "write_report",
 ]

@@ -71,7 +71,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "precision": None,
         "pursuit": "orthogonal",
         "prefilter": None,
-        "limits": None,
+        "constraints": None,
         "group": None,
         "progress": None,
     },

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 from datasets import Dataset
@@ -79,35 +79,35 @@ def parse_list(words: str | None) -> list[str] | None:
     return None if words is None else [name.strip() for name in words.split(",") if name.strip()]
 
 
-def parse_weights(words: str | None) -> list[str] | dict[str, float] | None:
-    """`"a,b"` as a list, `"a=2,b"` as weights, 1 by default."""
+def parse_weights(flag: str, words: str | None) -> list[str] | dict[str, float] | None:
+    """`"a,b"` as a list, `"a=2,b"` as weights, 1 by default; `flag` is named in errors."""
     entries = parse_list(words)
     if entries is None or not any("=" in entry for entry in entries):
         return entries
-    return {name: _number(weight or "1", float) for name, _, weight in (entry.partition("=") for entry in entries)}
+    pairs = (entry.partition("=") for entry in entries)
+    return {name: _number(flag, weight or "1", float, "a=2,b=1") for name, _, weight in pairs}
 
 
-def parse_quotas(words: str | None) -> int | dict[str, int] | None:
-    """`"50"` as one number for all groups, `"forum=50,wiki=20"` as one by group."""
-    entries = parse_list(words)
+def parse_quotas(flag: str, words: str | None) -> int | dict[str, int] | None:
+    """`"50"` as one number for all groups, `"forum=50,wiki=20"` as one by group; `flag` is named in errors."""
+    entries, sample = parse_list(words), "50 or forum=50,wiki=20"
     if entries is None or (len(entries) == 1 and "=" not in entries[0]):
-        return None if entries is None else _number(entries[0], int)
-    return {name: _number(count, int) for name, _, count in (entry.rpartition("=") for entry in entries)}
+        return None if entries is None else _number(flag, entries[0], int, sample)
+    pairs = (entry.rpartition("=") for entry in entries)
+    return {name: _number(flag, count, int, sample) for name, _, count in pairs}
 
 
-def parse_floats(words: str | None) -> list[float] | None:
-    """`"1e-5,5e-6"` as numbers."""
+def parse_floats(flag: str, words: str | None) -> list[float] | None:
+    """`"1e-5,5e-6"` as numbers; `flag` is named in errors."""
     entries = parse_list(words)
-    return None if entries is None else [_number(entry, float) for entry in entries]
+    return None if entries is None else [_number(flag, entry, float, "1e-5,5e-6") for entry in entries]
 
 
-def _number(text: str, kind: Callable[[str], Number]) -> Number:
+def _number(flag: str, text: str, kind: Callable[[str], Number], sample: str) -> Number:
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(
-            f"weights, quotas and rates must be numbers such as 50, forum=50,wiki=20 or 1e-5,5e-6, got {text!r}."
-        ) from None
+        raise ValueError(f"`{flag}` must be numbers such as {sample}, got {text!r}.") from None
 
 
 # --- rows and vectors ------------------------------------------------------------------------------------------------
@@ -149,13 +149,12 @@ def open_target_rows(name: str | None, *, split: str | None, config: str | None)
     Raises:
         ValueError: If it is a `.npy` matrix.
     """
-    rows = open_target(name, split=split, config=config)
-    if rows is None or isinstance(rows, Dataset):
-        return rows
-    raise ValueError(
-        f"`target` must be a dataset or a file of rows, whose gradients are taken, got the matrix {name!r}: give the "
-        "rows."
-    )
+    if name is not None and name.endswith(".npy"):
+        raise ValueError(
+            f"`target` must be a dataset or a file of rows, whose gradients are taken, got the matrix {name!r}: give "
+            "the rows."
+        )
+    return cast("Dataset | None", open_target(name, split=split, config=config))
 
 
 def open_excluded(name: str | None, *, split: str | None, config: str | None) -> "Dataset | np.ndarray | None":

@@ -125,13 +125,13 @@ def select_command(
     if not include_rows:
         check_rebuildable(describe_source(pool))
     options = {name: arguments[name] for name in vars(GIP) if name in arguments} | {
-        "scores": parse_weights(scores),
+        "scores": parse_weights("--scores", scores),
         "target": open_target(target, split=target_split, config=target_config),
         "features": column_or_npy(features),
         "columns": parse_list(columns),
-        "cover_columns": parse_weights(cover_columns),
-        "max_per_group": parse_quotas(max_per_group),
-        "min_per_group": parse_quotas(min_per_group),
+        "cover_columns": parse_weights("--cover-columns", cover_columns),
+        "max_per_group": parse_quotas("--max-per-group", max_per_group),
+        "min_per_group": parse_quotas("--min-per-group", min_per_group),
         "exclude": open_excluded(exclude, split=exclude_split, config=exclude_config),
     }
     subset = _select(gip_select, pool, k, options)
@@ -285,7 +285,7 @@ def gtp_command(
     options = {name: arguments[name] for name in vars(GTP) if name in arguments} | {
         "columns": parse_list(columns),
         "checkpoints": checkpoints or None,
-        "learning_rates": parse_floats(learning_rates),
+        "learning_rates": parse_floats("--learning-rates", learning_rates),
     }
     check_empty("--out", out)
     check_int("projection_dim", projection_dim)  # None, which Python takes, is no word here

@@ -525,4 +525,4 @@ def test_quotas_and_weights_are_read_from_words(
 ) -> None:
     words = ["select", source, "--k", 6, "--features", "vector", "--group-column", "good", "--out", tmp_path / "x"]
     said = refusal(capsys, *words, "--max-per-group", "many")
-    assert said == "weights, quotas and rates must be numbers such as 50, forum=50,wiki=20 or 1e-5,5e-6, got 'many'."
+    assert said == "`--max-per-group` must be numbers such as 50 or forum=50,wiki=20, got 'many'."

@@ -196,11 +196,10 @@ def test_rates_are_given_on_the_command_line(runs: Runs, capsys: pytest.CaptureF
         (
             [],
             "`--learning-rates` must be given, got no learning rate logged in 'checkpoint-4' after step 0: pass one "
-            "per "
-            "checkpoint.",
+            "per checkpoint.",
         ),
         (["--learning-rates", "1e-5"], "`--learning-rates` must hold one learning rate per checkpoint (2), got 1."),
-        (["--learning-rates", "1e-5,high"], "`--learning-rates` must be numbers such as 1e-5,5e-6, got '1e-5,high'."),
+        (["--learning-rates", "1e-5,high"], "`--learning-rates` must be numbers such as 1e-5,5e-6, got 'high'."),
         (
             ["--target", "vec.npy"],
             "`--target` must be a dataset or a file of rows, whose gradients are taken, got the matrix 'vec.npy': "
