@@ -102,7 +102,7 @@ def spice(
     conflict = torch.tensor(list(chain.from_iterable(trace.conflicts for trace in traces)), dtype=torch.float64)
     norms = torch.linalg.vector_norm(gradients[indices.to(gradients.device)], dim=1, dtype=torch.float64).cpu()
     gain_alone = torch.log1p(options.alpha * norms.square())
-    guarantee = log_det_guarantee(gradients, indices, options.alpha, window)
+    guarantee = log_det_guarantee(gradients, indices, options.alpha, window and min(window, len(gradients)))
     record = {
         "method": "spice",
         "parameters": {"k": k, **asdict(options), "window": window},
