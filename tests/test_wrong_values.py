@@ -159,6 +159,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "encoder": "lexical",
         "encoder_id": None,
         "objective": "projection",
+        "pursuit": "orthogonal",
         "noise": None,
         "diversity": None,
         "quality": None,
