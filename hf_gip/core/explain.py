@@ -26,6 +26,7 @@ ROUNDING = 1e-12  # a row's own energy beside the picks is told from none above 
 # --- GIP -------------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def explain(
     selection: Selection,
     row: int,
@@ -194,6 +195,7 @@ class PickSummary:
     cosine: Float[Tensor, " k"]
 
 
+@torch.no_grad()
 def summarize_picks(
     selection: Selection,
     features: Float[Tensor, "n d"],
@@ -330,6 +332,7 @@ def explain_spice_pick(selection: Selection, row: int) -> SpiceExplanation:
     return SpiceExplanation(row, step + 1, gain, gain - overlap, novelty, (), (), conflict=conflict)
 
 
+@torch.no_grad()
 def explain_spice_candidate(
     row: int, gradient: Float[Tensor, " d"], picks: list[int], chosen: Float[Tensor, "j d"], parameters: dict[str, Any]
 ) -> SpiceExplanation:
@@ -401,6 +404,7 @@ class GtpExplanation(Explanation):
         return " ".join([*words, *self.covered_words()])
 
 
+@torch.no_grad()
 def explain_gtp(
     selection: Selection,
     row: int,

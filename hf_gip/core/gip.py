@@ -49,6 +49,7 @@ from hf_gip.selection import Selection
 SATURATED = 0.999  # share of the queries' energy from which the picks' span counts as full
 
 
+@torch.no_grad()
 def gip_reference(
     X: Float[Tensor, "n d"], Q: Float[Tensor, "m d"], k: int, *, sigma2: float, tau2: float | None = None
 ) -> tuple[list[int], list[float]]:
@@ -82,6 +83,7 @@ def condition_on(Sigma: Float[Tensor, "d d"], x: Float[Tensor, " d"], sigma2: fl
     return Sigma - torch.outer(b, b) / (x @ b + sigma2)
 
 
+@torch.no_grad()
 def gip(
     features: Float[Tensor, "n d"] | MatrixSource,
     queries: Float[Tensor, "m d"] | None,
@@ -252,6 +254,7 @@ class _Solver:
         return order[:size].sort().values, {"prefilter": cut}
 
 
+@torch.no_grad()
 def gip_dual(
     features: Float[Tensor, "n d"],
     scores: Float[Tensor, "n s"],

@@ -10,6 +10,7 @@ ROUNDING = 1e-13
 PANEL = 64
 
 
+@torch.no_grad()
 def nnls(
     gram: Float[Tensor, "t t"], target: Float[Tensor, " t"], start: Int64[Tensor, " s"] | None = None
 ) -> Float[Tensor, " t"]:
