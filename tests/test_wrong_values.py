@@ -204,6 +204,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "columns": None,
         "subspace": "random",
         "adam": False,
+        "normalize": True,
         "warmup_fraction": 0.5,
         "warmup_epochs": 1,
         "warmup_learning_rate": 1e-4,

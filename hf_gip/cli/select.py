@@ -256,6 +256,9 @@ def gtp_command(
     adam: Annotated[
         bool, typer.Option("--adam", help="The pool's gradients through Adam's moments, as in LESS.")
     ] = GTP.adam,
+    normalize: Annotated[
+        bool, typer.Option("--normalize/--no-normalize", help="Unit gradients; without, raw ones.")
+    ] = GTP.normalize,
     warmup_fraction: Annotated[
         float, typer.Option(help="Part of the pool that the warm-up run trains on.")
     ] = GTP.warmup_fraction,

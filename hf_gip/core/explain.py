@@ -127,7 +127,8 @@ def _course_of_row(
     of_x = torch.linalg.solve_triangular(factor, (Q @ x)[:, None], upper=False)[:, 0]
     kernel, cross, energy = kernel - of_chosen.T @ of_chosen, chosen @ x - of_chosen.T @ of_x, x @ x - of_x @ of_x
     variance_with_queries = _condition(kernel, cross, energy, kernel[:, :0], sigma2)[0]
-    return _Course(0.5 * ((variance + sigma2) / (variance_with_queries + sigma2)).log(), variance, shares)
+    difference = variance - variance_with_queries
+    return _Course(0.5 * (difference / (variance_with_queries + sigma2)).log1p(), variance, shares)
 
 
 def _course_of_matching(chosen: Float[Tensor, "k d"], x: Float[Tensor, " d"], Q: Float[Tensor, "m d"]) -> _Course:
@@ -425,7 +426,7 @@ def explain_gtp(
         The explanation; O(k² d + k³) in float64.
     """
     picks = selection.indices.tolist()
-    weights = _weights_per_target(selection)
+    weights = weights_per_target(selection)
     a, A, b = values.double(), chosen.double(), targets.double()
     energy = float(a @ a)
     rank = picks.index(row) + 1 if row in picks else None
@@ -448,7 +449,7 @@ def explain_gtp(
     return GtpExplanation(row, rank, gain, alone, novelty, (), covered, weight=total, loss_without=lost)
 
 
-def _weights_per_target(selection: Selection) -> Float[Tensor, "m k"]:
+def weights_per_target(selection: Selection) -> Float[Tensor, "m k"]:
     """Weights for each target."""
     assert selection.weights is not None
     names = [name for name in selection.curves if name.startswith("weight_")]
