@@ -67,7 +67,7 @@ def gip_reference(
         if tau2 is None:
             gain = (X @ Sigma @ Q.T).square().sum(1) / variance  # (2)
         else:
-            gain = 0.5 * (variance / (((X @ Sigma_y) * X).sum(1) + sigma2)).log()  # (3)
+            gain = 0.5 * (((X @ (Sigma - Sigma_y)) * X).sum(1) / (((X @ Sigma_y) * X).sum(1) + sigma2)).log1p()  # (3)
         gain[indices] = -torch.inf
         i = int((gain >= gain.max() - tie_slack(torch.float64) * gain.max().abs()).to(torch.uint8).argmax())
         indices.append(i)
@@ -444,12 +444,14 @@ def max_objective(
         return problem.query_energy * float(queries.square().sum())
     if k < source.d and not of_pool:
         return None
-    precision = partition.all_reduce_sum(gram(source, problem.scale.dtype, problem.scale)) / noise
-    precision.diagonal().add_(1.0)
-    unexplained = queries.T @ torch.linalg.solve(precision, queries)
-    eye = torch.eye(len(unexplained), dtype=torch.float64, device=unexplained.device)
-    prior = torch.linalg.slogdet(queries.T @ queries / noise + eye)[1]
-    return 0.5 * float(prior - torch.linalg.slogdet(unexplained / noise + eye)[1])
+    told = partition.all_reduce_sum(gram(source, problem.scale.dtype, problem.scale)) / noise
+    precision = told + torch.eye(len(told), dtype=torch.float64, device=told.device)
+    unexplained, explained = (queries.T @ torch.linalg.solve(precision, each) for each in (queries, told @ queries))
+    unexplained.diagonal().add_(noise)
+    factor = torch.linalg.cholesky(unexplained)
+    half = torch.linalg.solve_triangular(factor, explained, upper=False)
+    shares = torch.linalg.eigvalsh(torch.linalg.solve_triangular(factor, half.T, upper=False))
+    return 0.5 * float(shares.clamp(min=0).log1p().sum())  # no difference of two log det: much noise would drown it
 
 
 def selection_notes(k: int, num_picks: int, saturated_at: int | None, max_tokens: int | None) -> list[str]:
