@@ -162,7 +162,7 @@ class GtpOptions:
             checkpoints=checkpoints if warm_up is None else None,
             learning_rates=[point["rate"] for point in recipe["checkpoints"]] if warm_up is None else None,
             ridge=parameters["ridge"],
-            **_recorded({"normalize": True, **recipe["features"]}, (*GRADIENT_FIELDS, "max_length")),  # as it was once
+            **_recorded(recipe["features"], (*GRADIENT_FIELDS, "max_length")),
             **(warm_up or {}),
             id_column=id_column,
             device=device,
