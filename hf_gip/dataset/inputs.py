@@ -270,7 +270,7 @@ def read_inputs(dataset: Dataset, options: GipOptions) -> GipInputs:
     named = DEFAULT_ENCODER if options.encoder is None else options.encoder
     encoder = cache(lambda: resolve_encoder(named, device=options.device, encoder_id=options.encoder_id))
     if texts is None:
-        features = _given_vectors(dataset, options.features)
+        features = _read_features(dataset, options.features)
     else:
         features = _embedded_rows(dataset, texts, encoder())
         columns += texts.columns
@@ -293,7 +293,7 @@ def read_inputs(dataset: Dataset, options: GipOptions) -> GipInputs:
 # --- vectors ---------------------------------------------------------------------------------------------------------
 
 
-def _given_vectors(dataset: Dataset, features: Any) -> Vectors:
+def _read_features(dataset: Dataset, features: Any) -> Vectors:
     """The vectors brought along, a column or a matrix: checked once, hashed once.
 
     Raises:

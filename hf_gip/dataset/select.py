@@ -101,15 +101,15 @@ def splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, 
     """
     from hf_gip.core.validation import brief
 
-    wanted = k if isinstance(k, Mapping) else {"train": k}
-    unknown = [name for name in wanted if name not in dataset]
-    if unknown or not wanted:
-        found = brief(unknown[0]) if unknown else "none"
+    sizes = k if isinstance(k, Mapping) else {"train": k}
+    unknown = [name for name in sizes if name not in dataset]
+    if unknown or not sizes:
+        problem = brief(unknown[0]) if unknown else "none"
         raise ValueError(
-            f"`k` must name splits of the dataset {list(dataset)}, got {found}: give a mapping such as "
+            f"`k` must name splits of the dataset {list(dataset)}, got {problem}: give a mapping such as "
             f"{{{next(iter(dataset), 'train')!r}: 1000}}."
         )
-    return list(wanted.items())
+    return list(sizes.items())
 
 
 def _check_id_column(dataset: Dataset, name: str) -> None:
