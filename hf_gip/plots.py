@@ -37,8 +37,9 @@ def plot_gains(
 
     Args:
         selection: What a selector returned.
-        random: Size → shares of the total that random subsets of it reach, drawn as a band from least to most.
-        ax: Axes to draw into, instead of a new figure.
+        random: Size → shares of the total that random subsets of it reach, drawn as a band from least to most,
+            *optional*.
+        ax: Axes to draw into, instead of a new figure, *optional*.
 
     Returns:
         The figure.
@@ -74,10 +75,11 @@ def plot_map(
     Args:
         features: The pool's vectors, (n, d).
         selection: What a selector chose from them.
-        queries: The target's vectors, (m, d), drawn as crosses.
-        projection: `"pca"`, the first two principal components; or `"umap"`, which keeps neighbours (by cosine)
-            together: `pip install umap-learn`; minutes for a large pool, of which some 20,000 rows are drawn.
-        ax: Axes to draw into, instead of a new figure.
+        queries: The target's vectors, (m, d), drawn as crosses, *optional*.
+        projection: `"pca"`, the first two principal components, *optional*, defaults to `"pca"`; or `"umap"`, which
+            keeps neighbours (by cosine) together: `pip install umap-learn`; minutes for a large pool, of which some
+            20,000 rows are drawn.
+        ax: Axes to draw into, instead of a new figure, *optional*.
 
     Returns:
         The figure.
