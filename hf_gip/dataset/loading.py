@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from pyarrow import parquet
 
 from hf_gip.hashing import hash_file, hash_json
+from hf_gip.io import first_line
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TRANSFORMED = re.compile(r"(cache-[0-9a-f]{16}|tmp)")  # how `datasets` names what `map` and its kin write
@@ -179,12 +180,13 @@ def open_dataset(
     Args:
         source: A local `.parquet`, `.jsonl`, `.json`, `.csv`, `.tsv` or `.txt` file, the text ones also as `.gz`, a
             folder written by `save_to_disk`, or a Hub id such as `"tatsu-lab/alpaca"`.
-        split: The split of a Hub dataset or of a saved `DatasetDict`; a file and a saved `Dataset` have none.
-        config: The configuration of a Hub dataset.
-        revision: The revision of a Hub dataset.
-        token: The token for the Hub, instead of the stored one.
-        prefix: What stands before `split`, `config` and `revision` in the caller's own options, for messages:
-            `"target_"`.
+        split: The split of a Hub dataset or of a saved `DatasetDict`, *optional*, defaults to `"train"`; a file and a
+            saved `Dataset` have none.
+        config: The configuration of a Hub dataset, *optional*.
+        revision: The revision of a Hub dataset, *optional*.
+        token: The token for the Hub, instead of the stored one, *optional*.
+        prefix: What stands before `split`, `config` and `revision` in the caller's own options, such as
+            `"target_"`, for messages, *optional*, defaults to `""`.
 
     Returns:
         The rows.
@@ -275,7 +277,7 @@ def _file(path: Path) -> Dataset:
     except Exception as error:  # each reader raises its own kinds; the cause goes along
         if "corresponds to no data" in str(error):  # what `datasets` says of a file without rows
             raise ValueError(f"{path.name!r} must hold at least one row, got 0: check the file.") from None
-        raise ValueError(f"cannot read {path.name!r} as {kind}: {_first_line(error)}") from error
+        raise ValueError(f"cannot read {path.name!r} as {kind}: {_cause(error)}") from error
     if hash_file(path) != content:
         for entry in loaded.cache_files:  # they may hold other rows than their key says
             shutil.rmtree(Path(entry["filename"]).parent, ignore_errors=True)
@@ -342,7 +344,7 @@ def _saved(path: Path, split: str, prefix: str) -> Dataset:
         entries = json.loads(state.read_text(encoding="utf-8"))["_data_files"]  # not those that `map` left beside them
         loaded = Dataset.load_from_disk(str(folder)) if entries else None  # `datasets` cannot open a table of none
     except Exception as error:  # a damaged folder has many kinds of errors
-        raise ValueError(f"cannot read {label} as saved by `save_to_disk`: {_first_line(error)}") from error
+        raise ValueError(f"cannot read {label} as saved by `save_to_disk`: {_cause(error)}") from error
     if not loaded:
         raise ValueError(f"{label} must hold at least one row, got 0: check the folder.")
     paths = [folder / entry["filename"] for entry in entries]
@@ -351,6 +353,6 @@ def _saved(path: Path, split: str, prefix: str) -> Dataset:
     return remember_files(loaded, paths, split=split)
 
 
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error.__context__ or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+def _cause(error: BaseException) -> str:
+    """What a reader said before `datasets` wrapped it."""
+    return first_line(error.__cause__ or error.__context__ or error)
