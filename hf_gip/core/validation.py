@@ -69,6 +69,26 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"`{name}` must be {names}, got {brief(value)}.")
 
 
+def check_type(name: str, value: object, kind: Any, described: str, advice: str = "") -> None:
+    """Raise unless `value` is of the `kind` (as for `isinstance`) that `described` names in words.
+
+    Raises:
+        TypeError: If it is of another; the message ends with `advice`, such as `": load it first"`.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"`{name}` must be {described}, got {type(value).__name__}{advice}.")
+
+
+def check_fraction(name: str, value: object, described: str) -> None:
+    """Raise unless `value` is a number above 0 and at most 1, which `described` says in words.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not is_number(value) or not 0 < value <= 1:
+        raise ValueError(f"`{name}` must be {described}, got {brief(value)}.")
+
+
 def check_bool(name: str, value: object) -> None:
     """Raise unless `value` is True or False.
 

@@ -222,22 +222,26 @@ def compare(
     chosen row; `target cosine`, the target's; the mean of each score column; the mean text length in
     characters, where there are texts.
 
+    Cost: the pool is embedded once, through the cache; then every subset is measured, and `seeds` random ones of each
+    size.
+
     Args:
         subsets: Name → result of a selecting function, `Selection`, or row positions in `pool`.
         pool: The pool that all were chosen from.
-        scores: Numeric columns to average.
-        target: As in `gip_select`.
-        features: As in `gip_select`.
-        columns: As in `gip_select`.
-        template: As in `gip_select`.
-        encoder: As in `gip_select`.
-        encoder_id: As in `gip_select`.
-        noise: Ridge of `captured`, in units of the mean ‖xᵢ‖².
-        groups: A column whose values' shares are compared, such as `source`.
-        seeds: How many random subsets, at least 2.
-        baselines: Also judge other ways to choose as many rows: top-k by the mean score, the longest texts, RDS+ for
-            the target, k-centre, and facility location where `apricot-select` is installed.
-        device: Torch device.
+        scores: Numeric columns to average, *optional*.
+        target: As in `gip_select`, *optional*.
+        features: As in `gip_select`, *optional*.
+        columns: As in `gip_select`, *optional*.
+        template: As in `gip_select`, *optional*.
+        encoder: As in `gip_select`, *optional*.
+        encoder_id: As in `gip_select`, *optional*.
+        noise: Ridge of `captured`, in units of the mean ‖xᵢ‖², *optional*, defaults to `0.1`.
+        groups: A column whose values' shares are compared, such as `source`, *optional*.
+        seeds: How many random subsets, at least 2, *optional*, defaults to `5`.
+        baselines: Also judge other ways to choose as many rows, *optional*, defaults to `False`: top-k by the mean
+            score, the longest texts, RDS+ for the target, k-centre, and facility location where `apricot-select` is
+            installed.
+        device: Torch device, *optional*, defaults to a GPU if there is one.
 
     Returns:
         The figures; printed, it is a Markdown table.
@@ -248,10 +252,10 @@ def compare(
     """
     import torch
 
+    from hf_gip.core.validation import check_type
     from hf_gip.dataset.values import plain_value
 
-    if not isinstance(subsets, Mapping):
-        raise TypeError(f"`subsets` must be a mapping from names to subsets, got {type(subsets).__name__}.")
+    check_type("subsets", subsets, Mapping, "a mapping from names to subsets")
     if not subsets:
         raise ValueError("`subsets` must hold at least one subset, got none.")
     check_dataset(pool, 1, name="pool")

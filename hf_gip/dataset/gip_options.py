@@ -136,7 +136,7 @@ class GipOptions:
 
         from hf_gip.core.gip import check_objective
         from hf_gip.core.queries import default_ridge, precision_from_scores
-        from hf_gip.core.validation import brief, check_bool, check_choice, check_int, is_number
+        from hf_gip.core.validation import check_bool, check_choice, check_fraction, check_int
         from hf_gip.features.encoders import check_encoder_id
 
         check_bool("whiten", self.whiten)
@@ -147,11 +147,9 @@ class GipOptions:
             precision_from_scores(torch.zeros(1, 1), quality=self.quality)  # refuses a bad value
         if self.diversity is not None:
             default_ridge(1, 1, towards_target=False, diversity=self.diversity)  # refuses a bad value
-        if not is_number(self.exclude_threshold) or not 0 < self.exclude_threshold <= 1:
-            raise ValueError(f"`exclude_threshold` must be a cosine in (0, 1], got {brief(self.exclude_threshold)}.")
-        weight = self.target_weight
-        if weight is not None and not (is_number(weight) and 0 < weight <= 1):
-            raise ValueError(f"`target_weight` must be above 0 and at most 1 (the target alone), got {brief(weight)}.")
+        check_fraction("exclude_threshold", self.exclude_threshold, "a cosine in (0, 1]")
+        if self.target_weight is not None:
+            check_fraction("target_weight", self.target_weight, "above 0 and at most 1 (the target alone)")
         check_int("max_tokens", self.max_tokens, optional=True)
         for name in ("max_per_group", "min_per_group"):
             quota = getattr(self, name)

@@ -21,7 +21,7 @@ from hf_gip.core.validation import check_device
 from hf_gip.features.embedding_cache import EmbeddingCache, check_room, empty_matrix, write_shard
 from hf_gip.features.encoders import Encoder, EncoderRef, answer_to_array, resolve_encoder
 from hf_gip.features.progress import ANNOUNCE_SECONDS, format_seconds
-from hf_gip.features.text import TextRecipe, check_no_transform, iter_texts, text_recipe
+from hf_gip.features.text import TextRecipe, check_rows, iter_texts, text_recipe
 from hf_gip.hashing import hash_json, hash_tensors, hash_texts
 from hf_gip.io import friendly_disk_errors
 
@@ -70,9 +70,9 @@ def embed(
     Args:
         dataset: The rows; an indices mapping and any format are respected.
         encoder: `"lexical"`, a sentence-transformers id (`id@revision` pins it) or folder, or an object with `encode`.
-        columns: Text columns, instead of the detected layout.
-        template: A format string naming columns in braces, instead of joining columns.
-        device: Torch device for sentence-transformers models.
+        columns: Text columns, instead of the detected layout, *optional*.
+        template: A format string naming columns in braces, instead of joining columns, *optional*.
+        device: Torch device for sentence-transformers models, *optional*, defaults to a GPU if there is one.
         encoder_id: What to know an encoder object by, instead of its answers. It is yours to change when the vectors
             change. *optional*.
 
@@ -84,11 +84,7 @@ def embed(
         TypeError: If `dataset` or `encoder` is of another kind, or the encoder returns no matrix.
         ValueError: If the dataset or all texts are empty, or the encoder answers with wrong counts or NaN.
     """
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"`dataset` must be a `datasets.Dataset`, got {type(dataset).__name__}.")
-    check_no_transform("dataset", dataset)
-    if not len(dataset):
-        raise ValueError("`dataset` must have at least one row, got 0: check the split or the filter before it.")
+    check_rows("dataset", dataset)
     texts = text_recipe(dataset, columns, template)
     check_device(device)
     return embed_rows(dataset, texts, resolve_encoder(encoder, device=device, encoder_id=encoder_id))
