@@ -96,8 +96,8 @@ class SubsetMetrics:
         features = inputs.features.load().matrix
         target, scores = inputs.load_target(features), inputs.scores
         return cls(
-            features.to(options.device),
-            None if target is None else target.matrix.to(options.device),
+            features.to(options.selection_device),
+            None if target is None else target.matrix.to(options.selection_device),
             float(options.noise or 0),
             {} if scores is None else dict(zip(scores.names, scores.values.T, strict=True)),
             _text_lengths(pool, options),
@@ -207,11 +207,12 @@ def compare(
     template: str | None = None,
     encoder: "str | Encoder | None" = None,
     encoder_id: str | None = None,
+    encoder_kwargs: Mapping[str, Any] | None = None,
     noise: float = 0.1,
     groups: str | None = None,
     seeds: int = 5,
     baselines: bool = False,
-    device: str | None = None,
+    device: str | list[str] | None = None,
 ) -> Comparison:
     """Judge subsets of one pool by the same figures, beside random subsets of the same size.
 
@@ -230,6 +231,7 @@ def compare(
         template: As in `gip_select`.
         encoder: As in `gip_select`.
         encoder_id: As in `gip_select`.
+        encoder_kwargs: As in `gip_select`.
         noise: Ridge of `captured`, in units of the mean ‖xᵢ‖².
         groups: A column whose values' shares are compared, such as `source`.
         seeds: How many random subsets, at least 2.
@@ -264,6 +266,7 @@ def compare(
         template=template,
         encoder=encoder,
         encoder_id=encoder_id,
+        encoder_kwargs=encoder_kwargs,
         noise=noise,
         device=device,
     )
