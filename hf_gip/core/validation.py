@@ -132,8 +132,8 @@ def check_group_and_progress(group: object, progress: object) -> None:
         raise TypeError(f"`progress` must be a function or None, got {brief(progress)}.")
 
 
-def check_device(device: Any) -> str:
-    """The device named, or where none is, the best one of this machine.
+def check_device(device: Any, *, several: bool = False) -> Any:
+    """The device named, or where none is, the best one of this machine; a list of them where `several` may work.
 
     Raises:
         ValueError: If CUDA was named and there is none, or the name is unknown.
@@ -141,7 +141,9 @@ def check_device(device: Any) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        if several and isinstance(device, list | tuple) and device:
+            return [check_device(each) for each in device]
+        kind = torch.device(device).type  # pyright: ignore[reportArgumentType]
     except (RuntimeError, TypeError, ValueError):
         raise ValueError(f"`device` must be a torch device such as 'cpu' or 'cuda', got {brief(device)}.") from None
     if kind == "cuda" and not torch.cuda.is_available():

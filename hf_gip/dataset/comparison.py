@@ -96,8 +96,8 @@ class SubsetMetrics:
         features = inputs.features.load().matrix
         target, scores = inputs.load_target(features), inputs.scores
         return cls(
-            features.to(options.device),
-            None if target is None else target.matrix.to(options.device),
+            features.to(options.selection_device),
+            None if target is None else target.matrix.to(options.selection_device),
             float(options.noise or 0),
             {} if scores is None else dict(zip(scores.names, scores.values.T, strict=True)),
             _text_lengths(pool, options),
@@ -209,11 +209,12 @@ def compare(
     template: str | None = None,
     encoder: "str | Encoder | None" = None,
     encoder_id: str | None = None,
+    encoder_kwargs: Mapping[str, Any] | None = None,
     noise: float = 0.1,
     groups: str | None = None,
     seeds: int = 5,
     baselines: bool = False,
-    device: str | None = None,
+    device: str | list[str] | None = None,
 ) -> Comparison:
     """Judge subsets of one pool by the same figures, beside random subsets of the same size.
 
@@ -235,6 +236,7 @@ def compare(
         template: As in `gip_select`, *optional*.
         encoder: As in `gip_select`, *optional*.
         encoder_id: As in `gip_select`, *optional*.
+        encoder_kwargs: As in `gip_select`, *optional*.
         noise: Ridge of `captured`, in units of the mean ‖xᵢ‖², *optional*, defaults to `0.1`.
         groups: A column whose values' shares are compared, such as `source`, *optional*.
         seeds: How many random subsets, at least 2, *optional*, defaults to `5`.
@@ -270,6 +272,7 @@ def compare(
         template=template,
         encoder=encoder,
         encoder_id=encoder_id,
+        encoder_kwargs=encoder_kwargs,
         noise=noise,
         device=device,
     )
