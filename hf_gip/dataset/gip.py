@@ -52,6 +52,7 @@ def gip_select(
     template: str | None = GipOptions.template,
     encoder: "str | Encoder | None" = GipOptions.encoder,
     encoder_id: str | None = GipOptions.encoder_id,
+    encoder_kwargs: "Mapping[str, Any] | None" = GipOptions.encoder_kwargs,
     objective: Literal["projection", "information"] = GipOptions.objective,
     pursuit: Literal["orthogonal", "matching"] = GipOptions.pursuit,
     noise: float | None = GipOptions.noise,
@@ -67,7 +68,7 @@ def gip_select(
     max_tokens: int | None = GipOptions.max_tokens,
     token_column: str | None = GipOptions.token_column,
     id_column: str | None = GipOptions.id_column,
-    device: str | None = GipOptions.device,
+    device: str | list[str] | None = GipOptions.device,
 ) -> Pool:
     """Choose the `k` rows that matter, by greedy information projection (GIP).
 
@@ -101,6 +102,8 @@ def gip_select(
             all-MiniLM-L6-v2 unless told.
         encoder_id: What to know an `encoder` object by, instead of its answers to some 32 texts; see `hf_gip.embed`.
             *optional*.
+        encoder_kwargs: Settings of an encoder opened by name: `backend`, `dtype`, `truncate_dim`, `prompt_name`, …;
+            see `hf_gip.embed`. *optional*.
         objective: `"projection"`, or `"information"` for the exact log-det mutual information.
         pursuit: `"orthogonal"`, or `"matching"` for the paper's own pipeline: rank-one matching pursuit without noise,
             of the scores as they are in the dual (the paper's MP+MA), of the pool itself where there are no scores
@@ -122,7 +125,8 @@ def gip_select(
         max_tokens: Most tokens of all rows together. Rows are then ranked by gain per token, `k` is a ceiling.
         token_column: A column of token counts; unless told, words and signs of the text are counted.
         id_column: A column that names the rows in the manifest, instead of their position.
-        device: Torch device for encoder and selection; a GPU where there is one unless told.
+        device: Torch device for encoder and selection, *optional*, defaults to a GPU if there is one. Of a list such
+            as `["cuda:0", "cuda:1"]` each embeds a share of the rows, and the first selects.
 
     Returns:
         An ordinary `Dataset` of the chosen rows in pick order. Its `selection` holds indices, gains, objective, share
@@ -143,6 +147,7 @@ def gip_select(
         template=template,
         encoder=encoder,
         encoder_id=encoder_id,
+        encoder_kwargs=encoder_kwargs,
         objective=objective,
         pursuit=pursuit,
         noise=noise,
@@ -223,7 +228,8 @@ def _solve(problem: "GipProblem", inputs: "GipInputs", k: int) -> "Selection":
     from hf_gip.core.gip import gip, gip_dual
     from hf_gip.core.matrix import InMemoryMatrix
 
-    options, allowed, matrix = inputs.options, problem.allowed, problem.rows().to(inputs.options.device)
+    options, allowed = inputs.options, problem.allowed
+    matrix = problem.rows().to(options.selection_device)
     precision = inputs.precision()
     constraints = None if inputs.constraints is None else inputs.constraints.constraints
     if allowed is not None:
@@ -362,8 +368,8 @@ class GipContext:
         n, d = self.inputs.features.load().matrix.shape
         if n * d * len(selection) > COMPARABLE:
             return None
-        names = ("scores", "target", "features", "columns", "template", "encoder", "encoder_id", "device")
-        options = {name: getattr(self.inputs.options, name) for name in names}
+        names = ("scores", "target", "features", "columns", "template", "encoder", "encoder_id", "encoder_kwargs")
+        options = {name: getattr(self.inputs.options, name) for name in (*names, "device")}
         return str(compare({"chosen": selection}, self.pool, **options))
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:

@@ -32,7 +32,8 @@ from hf_gip.dataset.columns import read_categories, read_scores, read_tokens, re
 from hf_gip.dataset.gip_options import GipOptions
 from hf_gip.dataset.values import describe_value, plain_value
 from hf_gip.features.embed import Features, embed_rows, embed_texts, identify_encoder
-from hf_gip.features.encoders import DEFAULT_ENCODER, EncoderRef, resolve_encoder
+from hf_gip.features.encoders import EncoderRef, resolve_encoder
+from hf_gip.features.sentence_transformer import DEFAULT_ENCODER
 from hf_gip.features.text import TextRecipe, iter_texts, text_recipe
 from hf_gip.hashing import hash_array, hash_json, hash_rows, rows_digest
 
@@ -268,9 +269,10 @@ def read_inputs(dataset: Dataset, options: GipOptions) -> GipInputs:
     columns = [*(() if scores is None else scores.names), *(() if categories is None else categories.weights)]
     texts = text_recipe(dataset, options.columns, options.template) if options.features is None else None
     named = DEFAULT_ENCODER if options.encoder is None else options.encoder
-    encoder = cache(lambda: resolve_encoder(named, device=options.device, encoder_id=options.encoder_id))
+    settings = {"encoder_id": options.encoder_id, "encoder_kwargs": options.encoder_kwargs}
+    encoder = cache(lambda: resolve_encoder(named, device=options.device, **settings))
     if texts is None:
-        features = _given_vectors(dataset, options.features)
+        features = _read_features(dataset, options.features)
     else:
         features = _embedded_rows(dataset, texts, encoder())
         columns += texts.columns
@@ -293,7 +295,7 @@ def read_inputs(dataset: Dataset, options: GipOptions) -> GipInputs:
 # --- vectors ---------------------------------------------------------------------------------------------------------
 
 
-def _given_vectors(dataset: Dataset, features: Any) -> Vectors:
+def _read_features(dataset: Dataset, features: Any) -> Vectors:
     """The vectors brought along, a column or a matrix: checked once, hashed once.
 
     Raises:

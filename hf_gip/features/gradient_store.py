@@ -72,11 +72,12 @@ def store_gradients(
         folder: Where the store is or will be.
         model: As for `gradient_features`; every process holds the same.
         rows: As for `gradient_features`.
-        recipe: Which gradients, how projected.
-        scaling: Adam's moments, as for `gradient_features`.
-        basis: Directions to project on instead of the sketch, one row per weight, (p, r).
-        check_dim: Width of a second sketch, drawn apart, by which to check what the first or the basis leaves out.
-        batch_size: Rows per forward pass; it changes nothing but the speed.
+        recipe: Which gradients, how projected, *optional*.
+        scaling: Adam's moments, as for `gradient_features`, *optional*.
+        basis: Directions to project on instead of the sketch, one row per weight, (p, r), *optional*.
+        check_dim: Width of a second sketch, drawn apart, by which to check what the first or the basis leaves out,
+            *optional*, defaults to `0`, none.
+        batch_size: Rows per forward pass, *optional*, defaults to `8`; it changes nothing but the speed.
         label: What a user reads about it, *optional*.
 
     Returns:
