@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from hf_gip.core.validation import brief
-from hf_gip.features.proxy import refuse_remote_code
+from hf_gip.features.proxy import adapter_bases, check_after, refuse_remote_code
 from hf_gip.hashing import hash_folder, hash_json, hash_tensors
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -84,7 +84,8 @@ def resolve_encoder(encoder: str | Encoder, *, device: str | None = None, encode
     if encoder_id is not None:
         return EncoderRef({"encoder": kind, "encoder_id": encoder_id}, lambda: encoder)
     if (state := _model_state(encoder)) is not None:
-        return EncoderRef({"encoder": kind, "state": state}, lambda: encoder)
+        load = check_after(lambda: encoder, "encoder", lambda: _model_state(encoder), state)
+        return EncoderRef({"encoder": kind, "state": state}, load)
     return EncoderRef({"encoder": kind}, lambda: encoder, opaque=True)
 
 
@@ -184,8 +185,11 @@ def _projection() -> Any:
 def _sentence_transformer(name: str, device: str | None) -> EncoderRef:
     folder = Path(name).expanduser()
     if folder.is_dir():
-        identity = {"encoder": folder.name, "files": hash_folder(folder)}
-        return EncoderRef(identity, lambda: _LoadedModel(str(folder), None, device))
+        identity = {"encoder": folder.name, "files": hash_folder(folder), **adapter_bases(folder)}
+        open_folder = partial(_LoadedModel, str(folder), None, device)
+        return EncoderRef(
+            identity, check_after(open_folder, "encoder", lambda: hash_folder(folder), identity["files"])
+        )
     repo_id, _, revision = name.partition("@")
     try:
         commit = _resolve_commit(repo_id, revision or None)
@@ -335,7 +339,8 @@ def _tokenizer_state(tokenizer: Any) -> Any:
     if hasattr(tokenizer, "to_str"):
         return tokenizer.to_str()
     whole = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    return whole | {name: getattr(tokenizer, name) for name in ("model_max_length", "padding_side", "truncation_side")}
+    names = ("model_max_length", "padding_side", "truncation_side", "split_special_tokens")
+    return whole | {name: getattr(tokenizer, name, None) for name in names}
 
 
 def _library_name(code: Any) -> str:
