@@ -105,7 +105,8 @@ def push_to_hub(
             check_revision(record, token)
     api, task = HfApi(token=token), f"publish to {repo_id!r}"
     reason = next((each.private_reason for each in provenances.values() if each.private_reason), None)
-    is_private = retry(lambda: _ensure_repository(api, repo_id, private, reason, include_rows), task)
+    shows_values = include_rows or any(_names_values(record) for record in records.values())
+    is_private = retry(lambda: _ensure_repository(api, repo_id, private, reason, shows_values), task)
     if revision is not None and not create_pr:
         retry(lambda: _ensure_branch(api, repo_id, revision), task)
     message = commit_message or f"Publish {sum(map(len, subsets.values())):,} rows chosen by hf-gip"
@@ -141,8 +142,14 @@ def _by_split(subset: Any, split: str | None) -> dict[str, Dataset]:
     return {str(name): subset[name] for name in sorted(subset, key=lambda name: name != "train")}
 
 
+def _names_values(record: Mapping[str, Any]) -> bool:
+    """Whether the picks and the manifest hold values of columns, even without the rows: ids or groups."""
+    limits = record.get("limits") or {}
+    return record["source"].get("id_column") is not None or limits.get("group_column") is not None
+
+
 def _ensure_repository(
-    api: HfApi, repo_id: str, private: bool | None, private_reason: str | None, include_rows: bool
+    api: HfApi, repo_id: str, private: bool | None, private_reason: str | None, shows_values: bool
 ) -> bool:
     """Make the repository where there is none, and say whether it is private.
 
@@ -151,7 +158,7 @@ def _ensure_repository(
         repo_id: The repository.
         private: What the user says of it.
         private_reason: Why rows may not become public by default, or None.
-        include_rows: Whether rows go there.
+        shows_values: Whether rows, or values of theirs such as ids, go there.
 
     Returns:
         Whether it is private.
@@ -177,9 +184,14 @@ def _ensure_repository(
             f"`private` must be left out or False for {repo_id!r}, which is there and public, got True: make it "
             "private on its page first, or name a new repository."
         )
-    if private_reason is not None and include_rows and not info.private and private is None:
+    if private_reason is not None and shows_values and not info.private and private is None:
         named = private_reason.startswith("the")
-        pointer = "`include_rows=False` to publish positions and hashes only, or " if named else ""
+        pointer = (
+            "`include_rows=False` for a selection without `id_column` and `group_column`, to publish positions and "
+            "hashes only, or "
+            if named
+            else ""
+        )
         raise ValueError(
             f"{private_reason}, and {repo_id!r} is public: pass {pointer}`private=False` if rows may be passed on."
         )
