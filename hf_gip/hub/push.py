@@ -105,8 +105,8 @@ def push_to_hub(
             check_revision(record, token)
     api, task = HfApi(token=token), f"publish to {repo_id!r}"
     reason = next((each.private_reason for each in provenances.values() if each.private_reason), None)
-    shows_values = include_rows or any(_names_values(record) for record in records.values())
-    is_private = retry(lambda: _ensure_repository(api, repo_id, private, reason, shows_values), task)
+    has_names = any(_names_values(record) for record in records.values())
+    is_private = retry(lambda: _ensure_repository(api, repo_id, private, reason, include_rows, has_names), task)
     if revision is not None and not create_pr:
         retry(lambda: _ensure_branch(api, repo_id, revision), task)
     message = commit_message or f"Publish {sum(map(len, subsets.values())):,} rows chosen by hf-gip"
@@ -149,7 +149,7 @@ def _names_values(record: Mapping[str, Any]) -> bool:
 
 
 def _ensure_repository(
-    api: HfApi, repo_id: str, private: bool | None, private_reason: str | None, shows_values: bool
+    api: HfApi, repo_id: str, private: bool | None, private_reason: str | None, include_rows: bool, has_names: bool
 ) -> bool:
     """Make the repository where there is none, and say whether it is private.
 
@@ -158,7 +158,8 @@ def _ensure_repository(
         repo_id: The repository.
         private: What the user says of it.
         private_reason: Why rows may not become public by default, or None.
-        shows_values: Whether rows, or values of theirs such as ids, go there.
+        include_rows: Whether rows go there.
+        has_names: Whether ids or groups of theirs go there in any case.
 
     Returns:
         Whether it is private.
@@ -184,14 +185,10 @@ def _ensure_repository(
             f"`private` must be left out or False for {repo_id!r}, which is there and public, got True: make it "
             "private on its page first, or name a new repository."
         )
-    if private_reason is not None and shows_values and not info.private and private is None:
+    if private_reason is not None and (include_rows or has_names) and not info.private and private is None:
         named = private_reason.startswith("the")
-        pointer = (
-            "`include_rows=False` for a selection without `id_column` and `group_column`, to publish positions and "
-            "hashes only, or "
-            if named
-            else ""
-        )
+        limit = " for a selection without `id_column` and `group_column`," if has_names else ""
+        pointer = f"`include_rows=False`{limit} to publish positions and hashes only, or " if named else ""
         raise ValueError(
             f"{private_reason}, and {repo_id!r} is public: pass {pointer}`private=False` if rows may be passed on."
         )
