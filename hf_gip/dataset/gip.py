@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.floating] | Tensor
 
 Pool = TypeVar("Pool", Dataset, DatasetDict)
-VERSION = 4  # raise it when the same call would choose or record something else, so that old caches are left behind
+VERSION = 5  # raise it when the same call would choose or record something else, so that old caches are left behind
 COMPARABLE = 1e11  # products per figure up to which a card compares with random rows: some seconds on two cores
 CLASSES = (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)  # the iterable ones get a helpful TypeError
 
@@ -43,7 +43,7 @@ def gip_select(
     k: int | Mapping[str, int] | None,
     *,
     scores: "Sequence[str] | Mapping[str, float] | None" = GipOptions.scores,
-    scores_as: Literal["precision", "queries"] = GipOptions.scores_as,
+    scores_as: Literal["precision", "queries"] | None = GipOptions.scores_as,
     target: "Dataset | Sequence[str] | Vectors | None" = GipOptions.target,
     target_weight: float | None = GipOptions.target_weight,
     cover_columns: "Sequence[str] | Mapping[str, float] | None" = GipOptions.cover_columns,
@@ -54,6 +54,7 @@ def gip_select(
     encoder_id: str | None = GipOptions.encoder_id,
     encoder_kwargs: "Mapping[str, Any] | None" = GipOptions.encoder_kwargs,
     objective: Literal["projection", "information"] = GipOptions.objective,
+    pursuit: Literal["orthogonal", "matching"] = GipOptions.pursuit,
     noise: float | None = GipOptions.noise,
     diversity: float | None = GipOptions.diversity,
     quality: float | None = GipOptions.quality,
@@ -85,8 +86,9 @@ def gip_select(
             means as many as `max_tokens` pays for.
         scores: Numeric columns, larger is better: quality judgments or metadata. Missing values are allowed. A
             mapping gives each column a weight.
-        scores_as: `"precision"`, or `"queries"` for the paper's dual form, in which the scores stand in place of a
-            target; it does not see signs and prefers well-judged rows less (`docs/concepts.md`).
+        scores_as: `"precision"`, or `"queries"`, in which the scores stand in place of a target, an orthogonal,
+            ridged reading of the paper's dual; it does not see signs and prefers well-judged rows less
+            (`docs/concepts.md`). By default precision, but queries with `pursuit="matching"`.
         target: What the rows should serve: a dataset, texts, or ready vectors, (m, d), in any array or frame.
         target_weight: Share of what is asked that is the target's, in (0, 1]; the rest asks for the pool itself. 1
             unless told.
@@ -103,6 +105,9 @@ def gip_select(
         encoder_kwargs: Settings of an encoder opened by name: `backend`, `dtype`, `truncate_dim`, `prompt_name`, …;
             see `hf_gip.embed`. *optional*.
         objective: `"projection"`, or `"information"` for the exact log-det mutual information.
+        pursuit: `"orthogonal"`, or `"matching"` for the paper's own pipeline: rank-one matching pursuit without noise,
+            of the scores as they are in the dual (the paper's MP+MA), of the pool itself where there are no scores
+            (MP+SC), or of a target.
         noise: The ridge, in units of the mean ‖xᵢ‖²; by default max(0.1, 10 k/d) towards a target and
             max(0.1, k/d) for covering the pool, times the mean w² where there are scores.
         diversity: 0 (the most relevant rows, however alike) to 1 (the pure span); moves the default ridge.
@@ -144,6 +149,7 @@ def gip_select(
         encoder_id=encoder_id,
         encoder_kwargs=encoder_kwargs,
         objective=objective,
+        pursuit=pursuit,
         noise=noise,
         diversity=diversity,
         quality=quality,
@@ -234,7 +240,15 @@ def _solve(problem: "GipProblem", inputs: "GipInputs", k: int) -> "Selection":
         noise = _default_noise(options, k, matrix.shape[1], precision, constraints)
     if inputs.scores is not None and inputs.scores.as_queries:
         scores = inputs.scores.values if allowed is None else inputs.scores.values[allowed]
-        selection = gip_dual(matrix, scores.to(matrix.device), k, noise=noise)
+        selection = gip_dual(
+            matrix,
+            scores.to(matrix.device),
+            k,
+            pursuit=options.pursuit,
+            noise=noise,
+            weights=inputs.scores.weights,
+            constraints=constraints,
+        )
     else:
         selection = gip(
             InMemoryMatrix(matrix),  # checked already
@@ -242,6 +256,7 @@ def _solve(problem: "GipProblem", inputs: "GipInputs", k: int) -> "Selection":
             k,
             objective=options.objective,
             noise=noise,
+            pursuit=options.pursuit,
             precision=None if precision is None else precision.to(matrix.device),
             constraints=constraints,
         )

@@ -281,7 +281,7 @@ def read_inputs(dataset: Dataset, options: GipOptions) -> GipInputs:
     target, exclude = (_read_target(getattr(options, name), options, encoder) for name in ("target", "exclude"))
     constraints = _read_constraints(dataset, options, texts)
     columns += () if constraints is None else constraints.columns
-    plain = ("objective", "noise", "diversity", "whiten", "exclude_threshold", "target_weight")
+    plain = ("objective", "pursuit", "noise", "diversity", "whiten", "exclude_threshold", "target_weight")
     identity = {name: getattr(options, name) for name in plain} | {
         "features": features.identity,
         "target": None if target is None else target.identity,
