@@ -32,6 +32,14 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
+def local_device() -> str:
+    """The best device for this process: of several that a launcher started on one machine, each has its own GPU."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    local_rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
+    return "cuda" if local_rank is None else f"cuda:{int(local_rank) % torch.cuda.device_count()}"
+
+
 def world_group() -> dist.ProcessGroup | None:
     """All processes of the launcher's job, or None where this one works alone."""
     return dist.group.WORLD if rank_and_world()[1] > 1 else None

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from hf_gip.cli.embed import embed_command
 from hf_gip.cli.inspect import compare_command, explain_command, report_command
 from hf_gip.cli.select import gtp_command, select_command, spice_command
 from hf_gip.cli.subsets import load_command, push_command, reproduce_command, verify_command
@@ -18,6 +19,7 @@ PROGRAM = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+PROGRAM.command("embed")(embed_command)
 PROGRAM.command("select")(select_command)
 PROGRAM.command("spice")(spice_command)
 PROGRAM.command("gtp")(gtp_command)
