@@ -31,7 +31,7 @@ from hf_gip.core.validation import brief, check_choice, check_device, check_int,
 from hf_gip.distributed import local_device
 from hf_gip.features.embed import VERSION, embed_texts
 from hf_gip.features.embedding_cache import check_room
-from hf_gip.features.encoders import DEFAULT_ENCODER, Encoder, EncoderRef, resolve_encoder
+from hf_gip.features.encoders import DEFAULT_ENCODER, Encoder, EncoderRef, installed_copy, resolve_encoder
 from hf_gip.features.text import TextRecipe, check_no_transform, iter_texts, text_recipe
 from hf_gip.hashing import hash_bytes, hash_file, hash_json, hash_rows
 from hf_gip.io import atomic_file, check_path
@@ -114,6 +114,13 @@ class EmbeddingStore:
         shape = (self.counts[number], self.d)
         offset = self.files[number].stat().st_size - shape[0] * shape[1] * self.dtype.itemsize  # they end the file
         return torch.from_numpy(np.memmap(self.files[number], self.recipe["dtype"], "c", offset, shape))
+
+    def encoder_name(self) -> str | None:
+        """What names the encoder that filled the store, None where only its object or folder does."""
+        identity = self.recipe["encoder"]
+        if identity["encoder"] == "lexical":
+            return "lexical"
+        return f"{identity['encoder']}@{identity['revision']}" if "revision" in identity else installed_copy(identity)
 
     def check_rows(self, dataset: Dataset) -> None:
         """Raise unless the vectors are those of these very rows.

@@ -105,7 +105,7 @@ def test_killed_workers_lose_a_shard_each_and_change_no_byte_nor_pick(tmp_path: 
             workers.start(rank, world_size)
         while len(list(store.glob("shards/*.json"))) == before and workers.alive():
             time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.05))
+        time.sleep(moments.uniform(0, 0.2))
         workers.kill()
         assert not (store / "manifest.json").exists() or attempt > 1
     workers.close()
