@@ -65,7 +65,7 @@ def embed_command(
         device=device,
     )
     then = (
-        f"select with `--features {store}`."
+        "select by it with `hf-gip select --features`."
         if progress.complete == progress.shards
         else "the others are another worker's, or for this command again."
     )

@@ -132,9 +132,11 @@ def save_result(subset: Dataset, out: Path, *, include_rows: bool) -> None:
     """Save the subset, and a line that says where."""
     from rich.filesize import decimal
 
-    from hf_gip.cli.output import show, since
+    from hf_gip.cli.output import is_first_rank, show, since
     from hf_gip.manifest.writer import save_subset
 
+    if not is_first_rank():
+        return
     started = time.perf_counter()
     manifest = save_subset(subset, out, include_rows=include_rows)
     size = decimal(sum(entry.size for entry in manifest.files.values()))

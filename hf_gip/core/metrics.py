@@ -64,9 +64,7 @@ def _nearest(rows: MatrixSource, references: Float[Tensor, "m d"]) -> tuple[Floa
     """Each row's largest cosine to a reference, and which that is."""
     anchors = unit_rows(references.float()).T
     cosine, reference = anchors.new_empty(rows.n), anchors.new_empty(rows.n, dtype=torch.int64)
-    for positions, chunk in iter_chunks(
-        rows, CHUNK_ROWS
-    ):  # no list of results: each would pin the memory of its chunk
+    for positions, chunk in iter_chunks(rows, CHUNK_ROWS):  # a list of results would pin each chunk's memory
         cosine[positions], reference[positions] = (unit_rows(chunk.float()) @ anchors).max(dim=1)
     return cosine, reference
 

@@ -28,7 +28,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hf_gip.core.validation import brief, check_choice, check_device, check_int, is_int
-from hf_gip.distributed import local_device
 from hf_gip.features.embed import VERSION, embed_texts
 from hf_gip.features.embedding_cache import check_room
 from hf_gip.features.encoders import DEFAULT_ENCODER, Encoder, EncoderRef, installed_copy, resolve_encoder
@@ -272,9 +271,7 @@ def store_embeddings(
     rank, world_size = resolve_worker(rank, world_size)
     texts = text_recipe(dataset, columns, template)
     folder = _Folder("store", store)
-    ref = resolve_encoder(
-        encoder, device=local_device() if device is None else check_device(device), encoder_id=encoder_id
-    )
+    ref = resolve_encoder(encoder, device=check_device(device), encoder_id=encoder_id)
     if ref.opaque:
         raise ValueError(
             f"`encoder_id` must say what the encoder is, as workers cannot compare the answers of a "
