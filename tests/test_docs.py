@@ -45,7 +45,7 @@ HERE = {"nccl": "gloo", r"\.cuda\(local_rank\)": ""}  # no GPU
 @pytest.fixture
 def folder(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader's working folder, and a Hub on which the reader is called `me`."""
-    for module in ("hf_gip.dataset.inputs", "hf_gip.features.encoders"):
+    for module in ("hf_gip.dataset.inputs", "hf_gip.features.sentence_transformer"):
         monkeypatch.setattr(f"{module}.DEFAULT_ENCODER", "lexical")  # the real one takes minutes
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -7,12 +7,14 @@ import typer
 
 from hf_gip.cli.options import (
     Config,
-    Device,
+    Devices,
+    EncoderKwargs,
     Revision,
     SelectEncoder,
     Source,
     Split,
     TextColumns,
+    parse_json,
     parse_list,
     read_pool,
 )
@@ -25,6 +27,7 @@ def embed_command(
         typer.Argument(help="A folder, or a path that fsspec knows: hf://buckets/me/vectors, s3://bucket/vectors."),
     ],
     encoder: SelectEncoder = None,
+    encoder_kwargs: EncoderKwargs = None,
     columns: TextColumns = None,
     template: Annotated[str | None, typer.Option(help="A text with column names in braces, instead.")] = None,
     dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Type of the stored numbers.")] = "float16",
@@ -38,7 +41,7 @@ def embed_command(
     split: Split = "train",
     config: Config = None,
     revision: Revision = None,
-    device: Device = None,
+    device: Devices = None,
 ) -> None:
     """Embed the rows, or this worker's share of them, into a store for `hf-gip select --features STORE`.
 
@@ -47,7 +50,7 @@ def embed_command(
     """
     from hf_gip.cli.output import plural, show, since
     from hf_gip.features.embedding_store import resolve_worker, store_embeddings
-    from hf_gip.features.encoders import DEFAULT_ENCODER
+    from hf_gip.features.sentence_transformer import DEFAULT_ENCODER
 
     rank, world_size = resolve_worker(rank, world_size)  # before the source is read
     pool = read_pool(source, split=split, config=config, revision=revision)
@@ -62,7 +65,8 @@ def embed_command(
         shard_rows=shard_rows,
         rank=rank,
         world_size=world_size,
-        device=device,
+        device=parse_list(device) if device is not None and "," in device else device,
+        encoder_kwargs=parse_json("--encoder-kwargs", encoder_kwargs),
     )
     then = (
         "select by it with `hf-gip select --features`."

@@ -12,6 +12,8 @@ from hf_gip.cli.options import (
     BatchSize,
     Config,
     Device,
+    Devices,
+    EncoderKwargs,
     ExcludeConfig,
     ExcludeSplit,
     IdColumn,
@@ -38,6 +40,7 @@ from hf_gip.cli.options import (
     open_target,
     open_target_rows,
     parse_floats,
+    parse_json,
     parse_list,
     parse_quotas,
     parse_weights,
@@ -70,6 +73,7 @@ def select_command(
     columns: TextColumns = GIP.columns,
     template: Annotated[str | None, typer.Option(help="A text with column names in braces, instead.")] = GIP.template,
     encoder: SelectEncoder = GIP.encoder,
+    encoder_kwargs: EncoderKwargs = GIP.encoder_kwargs,
     features: SelectFeatures = GIP.features,
     objective: Annotated[
         Literal["projection", "information"], typer.Option(help="Captured energy, or log-det information.")
@@ -106,7 +110,7 @@ def select_command(
     split: Split = "train",
     config: Config = None,
     revision: Revision = None,
-    device: Device = GIP.device,
+    device: Devices = GIP.device,
     include_rows: IncludeRows = True,
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
@@ -129,6 +133,8 @@ def select_command(
         "target": open_target(target, split=target_split, config=target_config),
         "features": column_or_npy(features),
         "columns": parse_list(columns),
+        "encoder_kwargs": parse_json("--encoder-kwargs", encoder_kwargs),
+        "device": parse_list(device) if device is not None and "," in device else device,
         "cover_columns": parse_weights("--cover-columns", cover_columns),
         "max_per_group": parse_quotas("--max-per-group", max_per_group),
         "min_per_group": parse_quotas("--min-per-group", min_per_group),

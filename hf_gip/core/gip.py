@@ -116,7 +116,7 @@ def gip(
 
     Args:
         features: One row per example, (n, d): a tensor, or rows that stay elsewhere, such as
-            `hf_gip.features.matrix_files.npy_rows(path)`, which are read in order once per block.
+            `hf_gip.npy_rows(path)`, which are read in order once per block.
         queries: What the chosen rows should be able to express, (m, d); None means the features themselves.
         k: How many rows to choose.
         objective: What is maximized, *optional*, defaults to `"projection"`.

@@ -55,6 +55,7 @@ def gip_select(
     template: str | None = GipOptions.template,
     encoder: "str | Encoder | None" = GipOptions.encoder,
     encoder_id: str | None = GipOptions.encoder_id,
+    encoder_kwargs: "Mapping[str, Any] | None" = GipOptions.encoder_kwargs,
     objective: Literal["projection", "information"] = GipOptions.objective,
     noise: float | None = GipOptions.noise,
     diversity: float | None = GipOptions.diversity,
@@ -69,7 +70,7 @@ def gip_select(
     max_tokens: int | None = GipOptions.max_tokens,
     token_column: str | None = GipOptions.token_column,
     id_column: str | None = GipOptions.id_column,
-    device: str | None = GipOptions.device,
+    device: str | list[str] | None = GipOptions.device,
 ) -> Pool:
     """Choose the `k` rows that matter, by greedy information projection (GIP).
 
@@ -106,6 +107,8 @@ def gip_select(
             all-MiniLM-L6-v2 unless told.
         encoder_id: What to know an `encoder` object by, instead of its answers to some 32 texts; see `hf_gip.embed`.
             *optional*.
+        encoder_kwargs: Settings of an encoder opened by name: `backend`, `dtype`, `truncate_dim`, `prompt_name`, …;
+            see `hf_gip.embed`. *optional*.
         objective: `"projection"`, or `"information"` for the exact log-det mutual information.
         noise: The ridge, in units of the mean ‖xᵢ‖²; by default max(0.1, 10 k/d) towards a target and
             max(0.1, k/d) for covering the pool, times the mean w² where there are scores.
@@ -124,7 +127,8 @@ def gip_select(
         max_tokens: Most tokens of all rows together. Rows are then ranked by gain per token, `k` is a ceiling.
         token_column: A column of token counts; unless told, words and signs of the text are counted.
         id_column: A column that names the rows in the manifest, instead of their position.
-        device: Torch device for encoder and selection; a GPU where there is one unless told.
+        device: Torch device for encoder and selection, *optional*, defaults to a GPU if there is one. Of a list such
+            as `["cuda:0", "cuda:1"]` each embeds a share of the rows, and the first selects.
 
     Returns:
         An ordinary `Dataset` of the chosen rows in pick order. Its `selection` holds indices, gains, objective, share
@@ -145,6 +149,7 @@ def gip_select(
         template=template,
         encoder=encoder,
         encoder_id=encoder_id,
+        encoder_kwargs=encoder_kwargs,
         objective=objective,
         noise=noise,
         diversity=diversity,
@@ -270,7 +275,7 @@ def _solve(
     from hf_gip.core.gip import gip, gip_dual
     from hf_gip.core.matrix import InMemoryMatrix, on_device
 
-    options, source = inputs.options, on_device(problem.rows(), inputs.options.device)
+    options, source = inputs.options, on_device(problem.rows(), inputs.options.selection_device)
     device = source.matrix.device if isinstance(source, InMemoryMatrix) else torch.device("cpu")
     precision, offset = inputs.precision(), partition.offset
     local = slice(offset, offset + problem.matrix.n) if problem.allowed is None else problem.allowed + offset
@@ -408,8 +413,8 @@ class GipContext:
         features, _ = self.inputs.features.read()
         if features.n * features.d * len(selection) > COMPARABLE:
             return None
-        names = ("scores", "target", "features", "columns", "template", "encoder", "encoder_id", "device")
-        options = {name: getattr(self.inputs.options, name) for name in names}
+        names = ("scores", "target", "features", "columns", "template", "encoder", "encoder_id", "encoder_kwargs")
+        options = {name: getattr(self.inputs.options, name) for name in (*names, "device")}
         return str(compare({"chosen": selection}, self.pool, **options))
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:

@@ -45,6 +45,7 @@ class GipOptions:
     template: str | None = None
     encoder: "str | Encoder | None" = None
     encoder_id: str | None = None
+    encoder_kwargs: Mapping[str, Any] | None = None
     objective: Literal["projection", "information"] = "projection"
     noise: float | None = None
     diversity: float | None = None
@@ -59,7 +60,7 @@ class GipOptions:
     max_tokens: int | None = None
     token_column: str | None = None
     id_column: str | None = None
-    device: str | None = None
+    device: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         """Make the values plain and check them.
@@ -72,7 +73,7 @@ class GipOptions:
         from hf_gip.dataset.values import as_matrix, plain_options, plain_value
         from hf_gip.features.embedding_store import EmbeddingStore, open_embeddings
 
-        plain = plain_options(vars(self)) | {"device": check_device(self.device)}
+        plain = plain_options(vars(self)) | {"device": check_device(self.device, several=True)}
         plain |= {name: plain_value(plain[name]) for name in ("target", "exclude")}
         if isinstance(self.features, os.PathLike):
             plain["features"] = open_embeddings(self.features)
@@ -86,6 +87,11 @@ class GipOptions:
         self._check_combinations()
         for name in ("target", "exclude"):
             self._check_target(name)
+
+    @property
+    def selection_device(self) -> str:
+        """Where the selection runs: the first device of several."""
+        return self.device[0] if isinstance(self.device, list) else str(self.device)
 
     @classmethod
     def from_record(
@@ -134,6 +140,9 @@ class GipOptions:
             by = "template" if features["template"] else "columns"
             options |= {by: features[by], "encoder_id": features.get("encoder_id")}
             options["encoder"] = "lexical" if features["encoder"] == "lexical" else None
+            if "revision" in features or "files" in features:
+                precision = features.get("dtype", "auto")
+                options["encoder_kwargs"] = {**(features.get("encoder_kwargs") or {}), "dtype": precision}
         return cls(**{**options, **{name: value for name, value in resupplied.items() if value is not None}})
 
     def _check_ranges(self) -> None:
@@ -141,22 +150,22 @@ class GipOptions:
 
         from hf_gip.core.gip import check_objective
         from hf_gip.core.queries import default_ridge, precision_from_scores
-        from hf_gip.core.validation import brief, check_bool, check_choice, check_int, is_number
+        from hf_gip.core.validation import check_bool, check_choice, check_fraction, check_int
         from hf_gip.features.encoders import check_encoder_id
+        from hf_gip.features.sentence_transformer import check_encoder_kwargs
 
         check_bool("whiten", self.whiten)
         check_encoder_id(self.encoder_id, self.encoder)
+        check_encoder_kwargs(self.encoder_kwargs, self.encoder)
         check_choice("scores_as", self.scores_as, ("precision", "queries"))
         check_objective(self.objective, 1.0 if self.noise is None else self.noise)
         if self.quality is not None:
             precision_from_scores(torch.zeros(1, 1), quality=self.quality)  # refuses a bad value
         if self.diversity is not None:
             default_ridge(1, 1, towards_target=False, diversity=self.diversity)  # refuses a bad value
-        if not is_number(self.exclude_threshold) or not 0 < self.exclude_threshold <= 1:
-            raise ValueError(f"`exclude_threshold` must be a cosine in (0, 1], got {brief(self.exclude_threshold)}.")
-        weight = self.target_weight
-        if weight is not None and not (is_number(weight) and 0 < weight <= 1):
-            raise ValueError(f"`target_weight` must be above 0 and at most 1 (the target alone), got {brief(weight)}.")
+        check_fraction("exclude_threshold", self.exclude_threshold, "a cosine in (0, 1]")
+        if self.target_weight is not None:
+            check_fraction("target_weight", self.target_weight, "above 0 and at most 1 (the target alone)")
         check_int("max_tokens", self.max_tokens, optional=True)
         for name in ("max_per_group", "min_per_group"):
             quota = getattr(self, name)

@@ -36,7 +36,8 @@ from hf_gip.dataset.values import describe_value, plain_value
 from hf_gip.distributed import RowPartition, all_gather, partition_rows
 from hf_gip.features.embed import Features, embed_rows, embed_texts, identify_encoder
 from hf_gip.features.embedding_store import EmbeddingStore, is_store, open_embeddings
-from hf_gip.features.encoders import DEFAULT_ENCODER, EncoderRef, resolve_encoder
+from hf_gip.features.encoders import EncoderRef, resolve_encoder
+from hf_gip.features.sentence_transformer import DEFAULT_ENCODER
 from hf_gip.features.text import TextRecipe, iter_texts, text_recipe
 from hf_gip.hashing import hash_array, hash_json, hash_rows, rows_digest
 
@@ -321,7 +322,7 @@ def read_inputs(dataset: Dataset, options: GipOptions) -> GipInputs:
         features = _stored_vectors(dataset, store)
         columns += store.recipe["columns"]
     elif texts is None:
-        features = _given_vectors(dataset, options.features)
+        features = _read_features(dataset, options.features)
     else:
         features = _embedded_rows(dataset, texts, encoder())
         columns += texts.columns
@@ -351,10 +352,12 @@ def _resolve_encoder(options: GipOptions, store: EmbeddingStore | None) -> Encod
         ValueError: If it is not the one that a store was filled by.
     """
     default = DEFAULT_ENCODER if store is None else store.encoder_name()
-    named = default if options.encoder is None else options.encoder
+    named, settings = default if options.encoder is None else options.encoder, options.encoder_kwargs
+    if store is not None and settings is None and isinstance(named, str):
+        settings = store.encoder_kwargs()
     if named is None:
         raise ValueError("`encoder` must be passed: texts are embedded by what filled the store, which only names it.")
-    encoder = resolve_encoder(named, device=options.device, encoder_id=options.encoder_id)
+    encoder = resolve_encoder(named, device=options.device, encoder_id=options.encoder_id, encoder_kwargs=settings)
     if store is not None and encoder.identity != store.recipe["encoder"]:
         raise ValueError(
             f"`encoder` must be the one that filled the store, got {encoder.identity} where {store.path!r} is of "
@@ -365,7 +368,7 @@ def _resolve_encoder(options: GipOptions, store: EmbeddingStore | None) -> Encod
 
 def _stored_vectors(dataset: Dataset, store: EmbeddingStore) -> Vectors:
     """The vectors of a store of these very rows; they stay on disk. The recipe is that of texts embedded just now."""
-    store.check_rows(dataset)
+    store.check_pool(dataset)
     recipe = {
         "kind": "text",
         "version": store.recipe["version"],
@@ -375,14 +378,14 @@ def _stored_vectors(dataset: Dataset, store: EmbeddingStore) -> Vectors:
         "normalized": True,
         "dims": store.d,
         "empty_rows": store.manifest["empty_rows"],
-        "dtype": store.recipe["dtype"],
+        "stored_as": store.recipe["dtype"],
         "rounding_error": store.manifest["rounding_error"],
         "store": store.digest,
     }
     return Vectors(recipe, lambda: Features(load_matrix(store), recipe), stored=store)
 
 
-def _given_vectors(dataset: Dataset, features: Any) -> Vectors:
+def _read_features(dataset: Dataset, features: Any) -> Vectors:
     """The vectors brought along, a column or a matrix: checked once, hashed once.
 
     Raises:
@@ -403,14 +406,13 @@ def _given_vectors(dataset: Dataset, features: Any) -> Vectors:
 
 
 def _embedded_rows(dataset: Dataset, texts: TextRecipe, encoder: EncoderRef) -> Vectors:
-    identity = {
-        **identify_encoder(dataset, texts, encoder),
-        "columns": list(texts.columns),
-        "template": texts.template,
-    }
+    encoder_identity = identify_encoder(dataset, texts, encoder)
+    identity = {**encoder_identity, "columns": list(texts.columns), "template": texts.template}
 
     def load_rows(rows: range) -> Features:
-        return embed_rows(dataset.select(rows), texts, encoder)
+        is_half = encoder.half is not None and encoder.half.identity == encoder_identity
+        of_pool = encoder.half if encoder.half is not None and is_half else replace(encoder, half=None)
+        return embed_rows(dataset.select(rows), texts, of_pool)  # in the precision that the whole pool has
 
     return Vectors(identity, lambda: embed_rows(dataset, texts, encoder), load_rows=load_rows)
 

@@ -27,16 +27,18 @@ from jaxtyping import Float, Int64
 from safetensors.torch import save
 from torch import Tensor
 
-from hf_gip.core.validation import brief, check_choice, check_device, check_int, is_int
-from hf_gip.features.embed import VERSION, embed_texts
+from hf_gip.core.validation import brief, check_choice, check_int, is_int
+from hf_gip.features.embed import VERSION, choose_precision, embed_texts
 from hf_gip.features.embedding_cache import check_room
-from hf_gip.features.encoders import DEFAULT_ENCODER, Encoder, EncoderRef, installed_copy, resolve_encoder
-from hf_gip.features.text import TextRecipe, check_no_transform, iter_texts, text_recipe
+from hf_gip.features.encoders import Encoder, EncoderRef, resolve_encoder
+from hf_gip.features.sentence_transformer import DEFAULT_ENCODER, installed_copy
+from hf_gip.features.text import TextRecipe, check_rows, iter_texts, text_recipe
 from hf_gip.hashing import hash_bytes, hash_file, hash_json, hash_rows
 from hf_gip.io import atomic_file, check_path
 
 FORMAT = 1
 SHARD_ROWS = 4_096
+SAMPLE_ROWS = 4_096  # by which the first worker decides whether the encoder's half precision will do
 CHUNK_BYTES = 1 << 24
 RECIPE, MANIFEST = "recipe.json", "manifest.json"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -121,7 +123,14 @@ class EmbeddingStore:
             return "lexical"
         return f"{identity['encoder']}@{identity['revision']}" if "revision" in identity else installed_copy(identity)
 
-    def check_rows(self, dataset: Dataset) -> None:
+    def encoder_kwargs(self) -> dict[str, Any] | None:
+        """The settings that the encoder was opened with by name, its precision among them; None where it has none."""
+        identity = self.recipe["encoder"]
+        if not {"revision", "files"} & identity.keys():
+            return None
+        return {**identity.get("encoder_kwargs", {}), "dtype": identity.get("dtype", "auto")}
+
+    def check_pool(self, dataset: Dataset) -> None:
         """Raise unless the vectors are those of these very rows.
 
         Raises:
@@ -224,8 +233,9 @@ def store_embeddings(
     shard_rows: int | None = None,
     rank: int | None = None,
     world_size: int | None = None,
-    device: str | None = None,
+    device: str | list[str] | None = None,
     encoder_id: str | None = None,
+    encoder_kwargs: Mapping[str, Any] | None = None,
 ) -> StoreProgress:
     """Embed this worker's share of the rows into a store, or finish what earlier runs left there.
 
@@ -250,8 +260,11 @@ def store_embeddings(
         rank: Number of this worker, from 0, *optional*, defaults to what the launcher says in the environment (see
             `worker_of_environment`), else to 0.
         world_size: Number of workers, *optional*, likewise, else 1.
-        device: Torch device for sentence-transformers models.
+        device: Torch device for sentence-transformers models, or a list of them, *optional*, defaults to a GPU if
+            there is one.
         encoder_id: What to know an encoder object by. It is yours to change when the vectors change. *optional*.
+        encoder_kwargs: Settings of an encoder opened by name, as for `hf_gip.embed`, *optional*. The first worker
+            decides on the precision by 4,096 rows, and all others follow.
 
     Returns:
         How many shards were made, and how many are complete.
@@ -261,17 +274,17 @@ def store_embeddings(
         TypeError: If an argument has the wrong kind.
         ValueError: If the store holds something else, a shard is another store's, or an argument is out of range.
     """
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"`dataset` must be a `datasets.Dataset`, got {type(dataset).__name__}.")
-    check_no_transform("dataset", dataset)
-    if not len(dataset):
-        raise ValueError("`dataset` must have at least one row, got 0: check the split or the filter before it.")
+    check_rows("dataset", dataset)
     check_choice("dtype", dtype, tuple(DTYPES))
     check_int("shard_rows", shard_rows, optional=True)
     rank, world_size = resolve_worker(rank, world_size)
     texts = text_recipe(dataset, columns, template)
     folder = _Folder("store", store)
-    ref = resolve_encoder(encoder, device=check_device(device), encoder_id=encoder_id)
+
+    def resolve(settings: Mapping[str, Any] | None) -> EncoderRef:
+        return resolve_encoder(encoder, device=device, encoder_id=encoder_id, encoder_kwargs=settings)
+
+    ref = resolve(encoder_kwargs)
     if ref.opaque:
         raise ValueError(
             f"`encoder_id` must say what the encoder is, as workers cannot compare the answers of a "
@@ -283,13 +296,19 @@ def store_embeddings(
         "rows_sha256": hash_rows(dataset, texts.columns),
         "columns": list(texts.columns),
         "template": texts.template,
-        "encoder": ref.identity,
         "version": VERSION,
         "normalized": True,
         "dtype": dtype,
-        "shard_rows": shard_rows,
     }
-    recipe = _claim(folder, recipe)
+    if _as_dict(folder.read(RECIPE)) is None:
+        sample = dataset.select(range(0, len(dataset), -(-len(dataset) // SAMPLE_ROWS)))
+        begun = {"encoder": choose_precision(sample, texts, ref).identity, "shard_rows": shard_rows or SHARD_ROWS}
+        folder.write(RECIPE, _as_bytes(recipe | begun))
+    recorded = _as_dict(folder.read(RECIPE)) or {}  # as another worker may have written it
+    if ref.half is not None:
+        ref = resolve({**(encoder_kwargs or {}), "dtype": recorded.get("encoder", {}).get("dtype", "auto")})
+    recipe |= {"encoder": ref.identity, "shard_rows": shard_rows or recorded.get("shard_rows")}
+    _check_recipe(folder, recorded, recipe)
     missing = _missing_shards(folder, recipe, range(rank, len(_ranges(recipe)), world_size))
     _fill(folder, recipe, missing, dataset, texts, ref)
     return StoreProgress(len(missing), _finish(folder, recipe), len(_ranges(recipe)))
@@ -346,23 +365,19 @@ def resolve_worker(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return rank, world_size
 
 
-def _claim(folder: "_Folder", recipe: dict[str, Any]) -> dict[str, Any]:
-    """Mark an empty folder as this recipe's, or check that it already is; without rows a shard, those are the store's.
+def _check_recipe(folder: "_Folder", recorded: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    """Raise unless the store was begun with this recipe.
 
     Raises:
-        ValueError: If it is another's.
+        ValueError: If it was begun with another.
     """
-    if (recorded := _as_dict(folder.read(RECIPE))) is None:
-        folder.write(RECIPE, _as_bytes(recipe | {"shard_rows": recipe["shard_rows"] or SHARD_ROWS}))
-        recorded = _as_dict(folder.read(RECIPE)) or {}  # as another worker may have written it
     for name, value in recipe.items():
-        if recorded.get(name) != value and not (name == "shard_rows" and value is None):
+        if recorded.get(name) != value:
             raise ValueError(
                 f"`store` must be new or hold the same vectors, got {NAMES.get(name, f'`{name}`')} "
                 f"{brief(recorded.get(name))} in {folder.path!r} where this run has {brief(value)}: choose another "
                 "folder, or run with what it was begun with."
             )
-    return recorded
 
 
 def _missing_shards(folder: "_Folder", recipe: Mapping[str, Any], share: range) -> list[int]:

@@ -69,10 +69,10 @@ def store_gradients(
         folder: Where the store is or will be.
         model: As for `gradient_features`; every process holds the same.
         rows: As for `gradient_features`.
-        recipe: Which gradients, how projected.
-        scaling: Adam's moments, as for `gradient_features`.
-        basis: Directions to project on instead of the sketch, one row per weight, (p, r).
-        batch_size: Rows per forward pass; it changes nothing but the speed.
+        recipe: Which gradients, how projected, *optional*.
+        scaling: Adam's moments, as for `gradient_features`, *optional*.
+        basis: Directions to project on instead of the sketch, one row per weight, (p, r), *optional*.
+        batch_size: Rows per forward pass, *optional*, defaults to `8`; it changes nothing but the speed.
         label: What a user reads about it, *optional*.
 
     Returns:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, NamedSplit
 
 from hf_gip.hashing import hash_columns
-from hf_gip.io import check_path
+from hf_gip.io import check_path, first_line
 from hf_gip.manifest.schema import SELECTION_PATH, SELECTION_SCHEMA, Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ def read_selection_table(path: Path) -> pa.Table:
             table = file.read()
             table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"the selection file {path.name!r} cannot be read: {reason}.") from None
+        raise ValueError(f"the selection file {path.name!r} cannot be read: {first_line(error)}.") from None
     if gaps := [name for name in NO_NULLS if table[name].null_count]:
         raise ValueError(f"the selection file {path.name!r} has missing values in {gaps[0]!r}.")
     return table

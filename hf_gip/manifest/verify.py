@@ -16,6 +16,7 @@ from datasets.exceptions import DatasetsError
 
 from hf_gip.dataset.loading import describe_source
 from hf_gip.hashing import BATCH_ROWS, hash_file, hash_lines, hash_table, row_hashes, values
+from hf_gip.io import first_line
 from hf_gip.manifest.dataset_card import PICTURE_PATH, card_configs, split_card
 from hf_gip.manifest.locations import SubsetLocation, list_files, subset_roots
 from hf_gip.manifest.reader import read_selection_table
@@ -323,8 +324,7 @@ def check_rows(folder: Path, manifest: Manifest, picks: pa.Table | None) -> Chec
         hashes = (row_hash for path in manifest.shards() for row_hash in _shard_hashes(folder, path, manifest))
         problems = _row_problems(picks, hashes)
     except UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        return Check("rows", "failed", f"the rows cannot be read: {reason}.")
+        return Check("rows", "failed", f"the rows cannot be read: {first_line(error).rstrip('.')}.")
     return Check.of("rows", problems, f"{len(picks):,} rows have the hashes of the selection")
 
 

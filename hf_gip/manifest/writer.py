@@ -60,10 +60,12 @@ def save_subset(
     Args:
         subset: The result of `gip_select` and its siblings.
         folder: A new or empty folder.
-        include_rows: False saves positions and hashes only, for sources on the Hub that must not be passed on.
-        max_shard_size: Size of a Parquet file before compression, in bytes or such as `"500MB"`.
-        config_name: Configuration under which `load_dataset` finds the rows.
-        split: Split under which it finds them.
+        include_rows: False saves positions and hashes only, for sources on the Hub that must not be passed on,
+            *optional*, defaults to `True`.
+        max_shard_size: Size of a Parquet file before compression, in bytes or such as `"500MB"`, *optional*, defaults
+            to `500_000_000`.
+        config_name: Configuration under which `load_dataset` finds the rows, *optional*, defaults to `"default"`.
+        split: Split under which it finds them, *optional*, defaults to `"train"`.
 
     Returns:
         The manifest.

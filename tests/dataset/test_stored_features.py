@@ -77,7 +77,7 @@ def test_the_record_holds_recipe_type_and_digest_and_the_texts_reproduce_it(stor
     stored = hf_gip.open_embeddings(store)
     assert recipe == {
         **hf_gip.embed(pool(), "lexical").recipe,
-        "dtype": "float16",
+        "stored_as": "float16",
         "rounding_error": stored.manifest["rounding_error"],
         "store": stored.digest,
     }

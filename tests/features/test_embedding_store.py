@@ -13,9 +13,11 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+import tiny_encoders
 import torch
-from datasets import Dataset
+from datasets import Dataset, config
 from store_worker import SHARD_ROWS, SlowEncoder, Workers, fill, pool
+from tiny_encoders import save_model
 
 import hf_gip
 from hf_gip.features import embedding_store
@@ -343,3 +345,25 @@ def test_a_launcher_s_contradictions_are_said(monkeypatch: pytest.MonkeyPatch) -
     assert resolve_worker(1, 2) == (1, 2)
     with message(ValueError, "`rank` and `world_size` must be given together, got rank=1 and world_size=None."):
         resolve_worker(1, None)
+
+
+def test_a_named_model_keeps_the_precision_that_the_store_was_begun_in(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers whose machines are fast in another precision follow the first; a wish for another one is refused."""
+    model, rows = str(save_model(tmp_path / "model")), tiny_encoders.pool()
+    share: dict[str, Any] = {"shard_rows": 50, "world_size": 3}
+    for rank, fastest in enumerate(["bfloat16", "auto", "float16"]):
+        monkeypatch.setattr("hf_gip.features.encoders.fastest_dtype", lambda _, dtype=fastest: dtype)
+        monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / f"machine{rank}")
+        hf_gip.store_embeddings(rows, store, model, rank=rank, **share)
+    found = hf_gip.open_embeddings(store)
+    precision = found.recipe["encoder"].get("dtype")
+    assert precision in (None, "bfloat16")  # as the vectors of the sample agree
+    with pytest.raises(ValueError, match="^`store` must be new or hold the same vectors, got `encoder` "):
+        hf_gip.store_embeddings(rows, store, model, encoder_kwargs={"dtype": "float16"})
+    subset = rows.gip_select(5, features=found, encoder=model, target=["alpha beta"])
+    assert subset.selection.record["features"].get("dtype") == precision
+    hf_gip.save_subset(subset, tmp_path / "out")
+    assert hf_gip.reproduce(tmp_path / "out", source=rows, encoder=model).ok
+    assert hf_gip.reproduce(tmp_path / "out", source=rows, encoder=model, features=store).verdict == "same picks"
