@@ -26,6 +26,7 @@ ELSEWHERE = {
     "pip install hf-gip": ".ci/wheel.py",
     "make demo": "tests/test_examples.py",
     "make test": "Makefile",
+    "torchrun --nproc-per-node 8 -m hf_gip select": "tests/dataset/test_gip_ranks.py",
     "torchrun --nproc-per-node 8 examples/select_many_gpus.py": "tests/test_examples.py",
     "python benchmarks/quality.py": "tests/test_evidence.py",
 }

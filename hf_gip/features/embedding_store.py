@@ -27,7 +27,7 @@ from jaxtyping import Float, Int64
 from safetensors.torch import save
 from torch import Tensor
 
-from hf_gip.core.validation import brief, check_choice, check_int, is_int
+from hf_gip.core.validation import brief, check_choice, check_device, check_int, is_int
 from hf_gip.features.embed import VERSION, choose_precision, embed_texts
 from hf_gip.features.embedding_cache import check_room
 from hf_gip.features.encoders import Encoder, EncoderRef, resolve_encoder
@@ -275,6 +275,7 @@ def store_embeddings(
         ValueError: If the store holds something else, a shard is another store's, or an argument is out of range.
     """
     check_rows("dataset", dataset)
+    device = check_device(device, several=True)
     check_choice("dtype", dtype, tuple(DTYPES))
     check_int("shard_rows", shard_rows, optional=True)
     rank, world_size = resolve_worker(rank, world_size)
@@ -305,7 +306,8 @@ def store_embeddings(
         begun = {"encoder": choose_precision(sample, texts, ref).identity, "shard_rows": shard_rows or SHARD_ROWS}
         folder.write(RECIPE, _as_bytes(recipe | begun))
     recorded = _as_dict(folder.read(RECIPE)) or {}  # as another worker may have written it
-    if ref.half is not None:
+    is_open_precision = not {"dtype", "backend"} & set(encoder_kwargs or {})
+    if is_open_precision and {"revision", "files"} & ref.identity.keys():  # a model that is opened by name
         ref = resolve({**(encoder_kwargs or {}), "dtype": recorded.get("encoder", {}).get("dtype", "auto")})
     recipe |= {"encoder": ref.identity, "shard_rows": shard_rows or recorded.get("shard_rows")}
     _check_recipe(folder, recorded, recipe)
@@ -352,7 +354,8 @@ def resolve_worker(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """
     if (rank is None) != (world_size is None):
         raise ValueError(
-            f"`rank` and `world_size` must be given together, got rank={rank} and world_size={world_size}."
+            f"`rank` and `world_size` must be given together, got rank={brief(rank)} and "
+            f"world_size={brief(world_size)}."
         )
     if rank is None or world_size is None:
         rank, world_size = worker_of_environment() or (0, 1)

@@ -360,7 +360,7 @@ def test_a_named_model_keeps_the_precision_that_the_store_was_begun_in(
     found = hf_gip.open_embeddings(store)
     precision = found.recipe["encoder"].get("dtype")
     assert precision in (None, "bfloat16")  # as the vectors of the sample agree
-    with pytest.raises(ValueError, match="^`store` must be new or hold the same vectors, got `encoder` "):
+    with pytest.raises(ValueError, match=r"^`store` must be new or hold the same vectors, got `encoder` "):
         hf_gip.store_embeddings(rows, store, model, encoder_kwargs={"dtype": "float16"})
     subset = rows.gip_select(5, features=found, encoder=model, target=["alpha beta"])
     assert subset.selection.record["features"].get("dtype") == precision
