@@ -113,7 +113,7 @@ def _wide(points: "Tensor") -> "Tensor":
     """The points with at least two coordinates: a single one is drawn on a line."""
     from torch.nn.functional import pad
 
-    return pad(points.float().cpu(), (0, max(0, 2 - points.shape[1])))
+    return pad(points.detach().float().cpu(), (0, max(0, 2 - points.shape[1])))
 
 
 def _principal_plane(rows: "Tensor") -> Any:

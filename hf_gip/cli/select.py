@@ -65,7 +65,7 @@ def select_command(
         str | None, typer.Option(help="Numeric columns, larger is better: a,b or a=2,b=1.")
     ] = GIP.scores,
     scores_as: Annotated[
-        Literal["precision", "queries"], typer.Option(help="How far rows are trusted, or what is wanted.")
+        Literal["precision", "queries"] | None, typer.Option(help="How far rows are trusted, or what is wanted.")
     ] = GIP.scores_as,
     target: SelectTarget = GIP.target,
     target_split: TargetSplit = None,
@@ -78,6 +78,9 @@ def select_command(
     objective: Annotated[
         Literal["projection", "information"], typer.Option(help="Captured energy, or log-det information.")
     ] = GIP.objective,
+    pursuit: Annotated[
+        Literal["orthogonal", "matching"], typer.Option(help="matching: the paper's own rank-one pursuit.")
+    ] = GIP.pursuit,
     noise: Annotated[float | None, typer.Option(help="Ridge in units of the rows' mean energy.")] = GIP.noise,
     diversity: Annotated[float | None, typer.Option(help="0 (most relevant) to 1 (most spread).")] = GIP.diversity,
     quality: Annotated[
@@ -259,6 +262,9 @@ def gtp_command(
     adam: Annotated[
         bool, typer.Option("--adam", help="The pool's gradients through Adam's moments, as in LESS.")
     ] = GTP.adam,
+    normalize: Annotated[
+        bool, typer.Option("--normalize/--no-normalize", help="Unit gradients; without, raw ones.")
+    ] = GTP.normalize,
     warmup_fraction: Annotated[
         float, typer.Option(help="Part of the pool that the warm-up run trains on.")
     ] = GTP.warmup_fraction,

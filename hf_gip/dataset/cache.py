@@ -87,6 +87,7 @@ def cached_gradients(
     *,
     scaling: "AdamMoments | None" = None,
     basis: "Tensor | None" = None,
+    check_dim: int = 0,
     label: "ProgressLabel | None" = None,
 ) -> "GradientStore":
     """Gradients of tokenized rows, from the cache or made now; under `scratch` where caching is off.
@@ -104,8 +105,10 @@ def cached_gradients(
         parts["scaling"] = scaling.fingerprint()
     if basis is not None:
         parts["basis"] = hash_tensors({"basis": basis})
+    if check_dim:
+        parts["check_dim"] = str(check_dim)
     key = hash_json(parts)
     check_shared_cache()
     where = cache_folder("gradients", key) or scratch / key
-    gradient_options = {"scaling": scaling, "basis": basis}
+    gradient_options: dict[str, Any] = {"scaling": scaling, "basis": basis, "check_dim": check_dim}
     return store_gradients(where, model, rows, recipe, **gradient_options, batch_size=batch_size, label=label)

@@ -46,7 +46,7 @@ def gip_select(
     k: int | Mapping[str, int] | None,
     *,
     scores: "Sequence[str] | Mapping[str, float] | None" = GipOptions.scores,
-    scores_as: Literal["precision", "queries"] = GipOptions.scores_as,
+    scores_as: Literal["precision", "queries"] | None = GipOptions.scores_as,
     target: "Dataset | Sequence[str] | Vectors | None" = GipOptions.target,
     target_weight: float | None = GipOptions.target_weight,
     cover_columns: "Sequence[str] | Mapping[str, float] | None" = GipOptions.cover_columns,
@@ -57,6 +57,7 @@ def gip_select(
     encoder_id: str | None = GipOptions.encoder_id,
     encoder_kwargs: "Mapping[str, Any] | None" = GipOptions.encoder_kwargs,
     objective: Literal["projection", "information"] = GipOptions.objective,
+    pursuit: Literal["orthogonal", "matching"] = GipOptions.pursuit,
     noise: float | None = GipOptions.noise,
     diversity: float | None = GipOptions.diversity,
     quality: float | None = GipOptions.quality,
@@ -91,8 +92,9 @@ def gip_select(
             means as many as `max_tokens` pays for.
         scores: Numeric columns, larger is better: quality judgments or metadata. Missing values are allowed. A
             mapping gives each column a weight.
-        scores_as: `"precision"`, or `"queries"` for the paper's dual form, in which the scores stand in place of a
-            target; it does not see signs and prefers well-judged rows less (`docs/concepts.md`).
+        scores_as: `"precision"`, or `"queries"`, in which the scores stand in place of a target, an orthogonal,
+            ridged reading of the paper's dual; it does not see signs and prefers well-judged rows less
+            (`docs/concepts.md`). By default precision, but queries with `pursuit="matching"`.
         target: What the rows should serve: a dataset, texts, or ready vectors, (m, d), in any array or frame.
         target_weight: Share of what is asked that is the target's, in (0, 1]; the rest asks for the pool itself. 1
             unless told.
@@ -110,6 +112,9 @@ def gip_select(
         encoder_kwargs: Settings of an encoder opened by name: `backend`, `dtype`, `truncate_dim`, `prompt_name`, …;
             see `hf_gip.embed`. *optional*.
         objective: `"projection"`, or `"information"` for the exact log-det mutual information.
+        pursuit: `"orthogonal"`, or `"matching"` for the paper's own pipeline: rank-one matching pursuit without noise,
+            of the scores as they are in the dual (the paper's MP+MA), of the pool itself where there are no scores
+            (MP+SC), or of a target.
         noise: The ridge, in units of the mean ‖xᵢ‖²; by default max(0.1, 10 k/d) towards a target and
             max(0.1, k/d) for covering the pool, times the mean w² where there are scores.
         diversity: 0 (the most relevant rows, however alike) to 1 (the pure span); moves the default ridge.
@@ -151,6 +156,7 @@ def gip_select(
         encoder_id=encoder_id,
         encoder_kwargs=encoder_kwargs,
         objective=objective,
+        pursuit=pursuit,
         noise=noise,
         diversity=diversity,
         quality=quality,
@@ -289,7 +295,15 @@ def _solve(
     if inputs.scores is not None and inputs.scores.as_queries:
         if partition.group is not None:
             raise ValueError('`scores_as="queries"` must run in one process: start one, or use scores as precision.')
-        selection = gip_dual(source, inputs.scores.values[local].to(device), k, noise=noise)
+        selection = gip_dual(
+            source,
+            inputs.scores.values[local].to(device),
+            k,
+            pursuit=options.pursuit,
+            noise=noise,
+            weights=inputs.scores.weights,
+            constraints=constraints,
+        )
     else:
         selection = gip(
             source,
@@ -297,6 +311,7 @@ def _solve(
             k,
             objective=options.objective,
             noise=noise,
+            pursuit=options.pursuit,
             precision=None if precision is None else precision[local].to(device),
             constraints=constraints,
             group=partition.group,

@@ -24,7 +24,8 @@ NEEDS = (  # option, the option without which it has no effect, and the end of t
     ("min_per_group", "group_column", "needs `group_column`, got None: name the column that holds the groups."),
     ("token_column", "max_tokens", "is for a budget, got none: give `max_tokens` too."),
 )
-NOT_BESIDE_QUERIES = ("target", "quality", "cover_columns", "group_column", "max_tokens", "initial_rows")
+NOT_BESIDE_QUERIES = ("target", "quality", "cover_columns")
+NOT_BESIDE_MATCHING = ("noise", "diversity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class GipOptions:
     """
 
     scores: "Sequence[str] | Mapping[str, float] | None" = None
-    scores_as: Literal["precision", "queries"] = "precision"
+    scores_as: Literal["precision", "queries"] | None = None
     target: "Dataset | Sequence[str] | Vectors | None" = None
     target_weight: float | None = None
     cover_columns: "Sequence[str] | Mapping[str, float] | None" = None
@@ -47,6 +48,7 @@ class GipOptions:
     encoder_id: str | None = None
     encoder_kwargs: Mapping[str, Any] | None = None
     objective: Literal["projection", "information"] = "projection"
+    pursuit: Literal["orthogonal", "matching"] = "orthogonal"
     noise: float | None = None
     diversity: float | None = None
     quality: float | None = None
@@ -81,6 +83,9 @@ class GipOptions:
             plain["features"] = as_matrix(
                 "features", self.features, "a column's name, a matrix with a row per example or a store"
             )
+        if self.scores_as is None:
+            matched = self.scores is not None and self.pursuit == "matching"
+            plain["scores_as"] = "queries" if matched else "precision"
         for name, value in plain.items():
             object.__setattr__(self, name, value)
         self._check_ranges()
@@ -118,7 +123,12 @@ class GipOptions:
         """
         scores, limits, features = recipe.get("scores"), recipe.get("limits") or {}, recipe["features"]
         queries, excluded = recipe["queries"], recipe.get("excluded") or {}
-        options: dict[str, Any] = {name: parameters[name] for name in ("objective", "noise")}
+        matching = parameters["pursuit"] == "matching"
+        options: dict[str, Any] = {
+            "objective": parameters["objective"],
+            "pursuit": "matching" if matching else "orthogonal",
+            "noise": None if matching else parameters["noise"],
+        }
         if scores:
             options |= {"scores": scores.get("weights") or scores["columns"], "scores_as": scores["as"]}
             options["quality"] = scores["quality"] if scores["as"] == "precision" else None
@@ -158,6 +168,7 @@ class GipOptions:
         check_encoder_id(self.encoder_id, self.encoder)
         check_encoder_kwargs(self.encoder_kwargs, self.encoder)
         check_choice("scores_as", self.scores_as, ("precision", "queries"))
+        check_choice("pursuit", self.pursuit, ("orthogonal", "matching"))
         check_objective(self.objective, 1.0 if self.noise is None else self.noise)
         if self.quality is not None:
             precision_from_scores(torch.zeros(1, 1), quality=self.quality)  # refuses a bad value
@@ -186,8 +197,26 @@ class GipOptions:
         for name in ("columns", "template"):
             if self.features is not None and getattr(self, name) is not None:
                 raise ValueError(f"`{name}` chooses texts to embed and has no use beside `features`: leave one out.")
+        self._check_matching()
         if self.scores_as == "queries":
             self._check_scores_as_queries()
+
+    def _check_matching(self) -> None:
+        """Raise where an option needs what the matching pursuit does not have: a ridge, and noise per row.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        if self.pursuit != "matching":
+            return
+        unused = [name for name in NOT_BESIDE_MATCHING if getattr(self, name) is not None]
+        unused += [] if self.objective == "projection" else ["objective"]
+        unused += ["scores_as"] if self.scores is not None and self.scores_as == "precision" else []
+        if unused:
+            raise ValueError(
+                f'`{unused[0]}` must be left out beside `pursuit="matching"`, which has no noise, '
+                f"got {getattr(self, unused[0])!r}."
+            )
 
     def _check_scores_as_queries(self) -> None:
         """Raise unless the scores, which stand in place of a target, stand alone.

@@ -139,7 +139,9 @@ class PoolConstraints:
             record["tokens"] = int(constraints.tokens[picks].sum())
         if constraints.groups is not None and len(constraints.group_names) <= MAX_GROUPS_RECORDED:
             counts = Counter(constraints.groups[picks].tolist())
-            record["groups"] = {str(name): counts[group] for group, name in enumerate(constraints.group_names)}
+            record["groups"] = {
+                name: counts[group] for group, name in enumerate(_group_names(constraints.group_names))
+            }
         return record
 
     def blocked_reason(self, picks: Tensor, row: int) -> str:
@@ -329,7 +331,7 @@ def read_inputs(dataset: Dataset, options: GipOptions) -> GipInputs:
     target, exclude = (_read_target(getattr(options, name), options, encoder) for name in ("target", "exclude"))
     constraints = _read_constraints(dataset, options, texts)
     columns += () if constraints is None else constraints.columns
-    plain = ("objective", "noise", "diversity", "whiten", "exclude_threshold", "target_weight")
+    plain = ("objective", "pursuit", "noise", "diversity", "whiten", "exclude_threshold", "target_weight")
     identity = {name: getattr(options, name) for name in plain} | {
         "features": features.identity,
         "target": None if target is None else target.identity,
@@ -582,11 +584,12 @@ def _quota_by_name(name: str, options: GipOptions, values: list[Any], labels: li
     Raises:
         ValueError: If a group is unknown.
     """
-    names, quota = [str(value) for value in values], {}
+    names, quota = _group_names(values), {}
     for group, count in getattr(options, name).items():
         group = plain_value(group)
         is_number_of_label = labels is not None and type(group) is int and 0 <= group < len(labels)
         group_name = labels[group] if labels is not None and is_number_of_label else str(group)
+        group_name = names[-1] if group is None and values[-1] is None else group_name
         if group_name not in names:
             listed = ", ".join(map(repr, values[:5])) + (", …" if len(values) > 5 else "")
             raise ValueError(f"`{name}` must name groups of {options.group_column!r} ({listed}), got {brief(group)}.")
@@ -598,8 +601,17 @@ def _quota_tensor(quota: Mapping[str, int] | int | None, values: list[Any], defa
     """The quota of every group, from one number for all or one by group's name."""
     if quota is None:
         return None
-    by_name = quota if isinstance(quota, Mapping) else dict.fromkeys(map(str, values), quota)
-    return torch.tensor([by_name.get(str(value), default) for value in values])
+    names = _group_names(values)
+    by_name = quota if isinstance(quota, Mapping) else dict.fromkeys(names, quota)
+    return torch.tensor([by_name.get(name, default) for name in names])
+
+
+def _group_names(values: Sequence[Any]) -> list[str]:
+    """The groups as text; the one of rows without a value, which is the last, never goes by the name of another."""
+    names = [str(value) for value in values]
+    while values and values[-1] is None and names[-1] in names[:-1]:
+        names[-1] = f"({names[-1]})"
+    return names
 
 
 def _read_tokens(dataset: Dataset, options: GipOptions, texts: TextRecipe | None) -> tuple[Tensor, list[str]]:

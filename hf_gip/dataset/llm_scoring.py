@@ -17,7 +17,7 @@ from filelock import FileLock
 from hf_gip.core.validation import brief, check_int, check_type
 from hf_gip.dataset.select import check_dataset
 from hf_gip.features.text import iter_texts, text_recipe
-from hf_gip.hashing import hash_lines, hash_texts
+from hf_gip.hashing import hash_lines, hash_texts, hash_tokenizer
 from hf_gip.io import first_line, friendly_disk_errors
 
 if TYPE_CHECKING:
@@ -60,19 +60,21 @@ class LocalModel:
             raise ValueError("`tokenizer` must be given with a live model, got None.")
         self.batch_size = batch_size
         self._live = model if isinstance(model, nn.Module) else None
-        self._tokenizer = tokenizer
-        self._named = resolve_model(model, tokenizer, device=check_device(device))
+        self._model, self._tokenizer, self._device = model, tokenizer, check_device(device)
+        self._named = resolve_model(model, tokenizer, device=self._device)
 
     def __repr__(self) -> str:
         """What answers depend on, by content, for ratings are kept by it: a live model may have learned meanwhile."""
         from hf_gip.features.proxy import resolve_model
 
+        if self._live is not None or "_opened" not in vars(self):  # a folder may hold other files by now
+            self._named = resolve_model(self._model, self._tokenizer, device=self._device)
         identity = dict(self._named.identity)
         if self._live is not None:
             configs = (getattr(self._live, name, None) for name in ("config", "generation_config"))
-            identity |= resolve_model(self._live, self._tokenizer).identity
             identity["configs"] = hash_lines(each.to_json_string() for each in configs if each is not None)
         if self._tokenizer is not None:
+            identity["tokenizer"] = hash_tokenizer(self._tokenizer)
             identity["chat_template"] = hash_lines([getattr(self._tokenizer, "chat_template", None)])
         return f"LocalModel({identity})"
 
@@ -98,6 +100,9 @@ class LocalModel:
 
     @cached_property
     def _opened(self) -> tuple[Any, Any]:
+        from hf_gip.features.proxy import resolve_model
+
+        self._named = resolve_model(self._model, self._tokenizer, device=self._device)
         model, tokenizer = self._named.load()
         if tokenizer is None:
             raise ValueError("`model` must come with a tokenizer, got none beside it: give `tokenizer`.")

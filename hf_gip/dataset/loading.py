@@ -20,7 +20,6 @@ from hf_gip.hashing import hash_file, hash_json
 from hf_gip.io import first_line
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-TRANSFORMED = re.compile(r"(cache-[0-9a-f]{16}|tmp)")  # how `datasets` names what `map` and its kin write
 UNKNOWN: dict[str, Any] = {"repo_id": None, "revision": None}
 
 
@@ -84,12 +83,18 @@ def _origins_of_file(path: Path | None, info: DatasetInfo) -> list[tuple[str | N
         return [origin for builder in named for origin in _repositories(builder)] + [(None, None)]
     folder = path.parent
     repositories = _repositories(folder)
-    if not TRANSFORMED.match(path.name):
+    if _is_builders_own(path):
         return repositories or [(None, None)]
     # The output of a `map` over several datasets lies in the folder of the first; its `info` is of no builder then.
     builders = _builders_of(info, folder.parents[3])
     origins = repositories + [origin for builder in builders if builder != folder for origin in _repositories(builder)]
     return origins if repositories and folder in builders else [*origins, (None, None)]
+
+
+def _is_builders_own(path: Path) -> bool:
+    """Whether a file in a builder's folder was written by it, and not by a `map` that was told to write there."""
+    name = path.parts[-5].rpartition("___")[2] if len(path.parts) > 4 else ""
+    return re.fullmatch(rf"{re.escape(name)}-\w+(\.\w+)*(-\d{{5}}-of-\d{{5}})?\.arrow", path.name) is not None
 
 
 def _builders_of(info: DatasetInfo, cache: Path) -> list[Path]:
@@ -129,7 +134,7 @@ def _opened(dataset: Dataset) -> dict[str, Any] | None:
 def _hub_source(dataset: Dataset) -> dict[str, Any] | None:
     """Repository and commit of a dataset loaded from the Hub, its rows as they were; the format may be another."""
     files = list(_row_files(dataset._data))
-    paths = [path for path in files if path is not None and not TRANSFORMED.match(path.name)]
+    paths = [path for path in files if path is not None and _is_builders_own(path)]
     if not paths or len(paths) < len(files) or dataset._indices is not None:
         return None
     folder, name = paths[0].parent, dataset.info.config_name
@@ -265,26 +270,50 @@ def _file(path: Path) -> Dataset:
     """The rows of a data file.
 
     Raises:
-        ValueError: If it cannot be read, holds no row, or becomes another while it is read.
+        ChangedFileError: If it becomes another while it is read.
+        ValueError: If it cannot be read, or holds no row.
     """
     kind = _check_file(path)
     options: dict[str, Any] = {"delimiter": "\t"} if ".tsv" in path.name.lower() else {}
-    content = hash_file(path)
-    # What `datasets` keys cache and fingerprint by, the content in place of the file's time
-    files = DataFilesList([path.absolute().as_posix()], [(content,)])
     try:
-        loaded = datasets.load_dataset(kind, data_files={"train": files}, split="train", **options)
+        loaded = load_files(kind, [path], **options)
+    except ChangedFileError:
+        raise
     except Exception as error:  # each reader raises its own kinds; the cause goes along
         if "corresponds to no data" in str(error):  # what `datasets` says of a file without rows
             raise ValueError(f"{path.name!r} must hold at least one row, got 0: check the file.") from None
         raise ValueError(f"cannot read {path.name!r} as {kind}: {_cause(error)}") from error
-    if hash_file(path) != content:
-        for entry in loaded.cache_files:  # they may hold other rows than their key says
-            shutil.rmtree(Path(entry["filename"]).parent, ignore_errors=True)
-        raise ValueError(
-            f"{path.name!r} must stay as it is while it is read, got other content in the end: try again."
-        )
     return remember_files(loaded, [path])
+
+
+class ChangedFileError(ValueError):
+    """A file became another while it was read."""
+
+
+def load_files(kind: str, paths: Sequence[Path], *, split: str = "train", **options: Any) -> Dataset:
+    """The rows of data files through the datasets cache, which knows them by their content, never by their time.
+
+    Args:
+        kind: The packaged reader.
+        paths: The files, in order.
+        split: What the rows are called, *optional*, defaults to `"train"`.
+        options: For the reader.
+
+    Raises:
+        ChangedFileError: If a file changes while it is read.
+    """
+    contents = [hash_file(path) for path in paths]
+    # What `datasets` keys cache and fingerprint by, the content in place of the file's time
+    files = DataFilesList([path.absolute().as_posix() for path in paths], [(content,) for content in contents])
+    loaded = datasets.load_dataset(kind, data_files={split: files}, split=split, **options)
+    for path, content in zip(paths, contents, strict=True):
+        if hash_file(path) != content:
+            for entry in loaded.cache_files:  # they may hold other rows than their key says
+                shutil.rmtree(Path(entry["filename"]).parent, ignore_errors=True)
+            raise ChangedFileError(
+                f"{path.name!r} must stay as it is while it is read, got other content in the end: try again."
+            )
+    return loaded
 
 
 def _check_file(path: Path) -> str:

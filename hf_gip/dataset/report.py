@@ -175,8 +175,8 @@ def write_gip_page(
     target = inputs.load_target(features.shape[1], features.dtype)
     columns, remarks = _summary_columns(selection, inputs, problem)
     random = None
-    if selection.record["parameters"]["objective"] == "projection" and inputs.scores is None:
-        noise = float(selection.record["parameters"]["noise"])
+    noise = float(selection.record["parameters"]["noise"])
+    if selection.record["parameters"]["objective"] == "projection" and inputs.scores is None and noise > 0:
         random = _random_band(load_matrix(problem.rows()), problem.queries, len(selection), noise)
     pictures = [
         ("What each pick added, beside random subsets", plot_gains(selection, random=random)),

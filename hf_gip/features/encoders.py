@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from hf_gip.core.validation import brief, check_device
+from hf_gip.features.proxy import check_after
 from hf_gip.features.sentence_transformer import (
     LoadedModel,
     check_encoder_kwargs,
@@ -19,6 +21,7 @@ from hf_gip.features.sentence_transformer import (
     find_model,
     model_state,
 )
+from hf_gip.hashing import hash_folder
 
 
 @runtime_checkable
@@ -92,7 +95,8 @@ def resolve_encoder(
     if encoder_id is not None:
         return EncoderRef({"encoder": kind, "encoder_id": encoder_id}, lambda: encoder)
     if (state := model_state(encoder)) is not None:
-        return EncoderRef({"encoder": kind, "state": state}, lambda: encoder)
+        load = check_after(lambda: encoder, "encoder", lambda: model_state(encoder), state)
+        return EncoderRef({"encoder": kind, "state": state}, load)
     return EncoderRef({"encoder": kind}, lambda: encoder, opaque=True)
 
 
@@ -104,7 +108,10 @@ def _named_model(name: str, device: str | list[str] | None, settings: dict[str, 
 
     def at(dtype: str, half: EncoderRef | None = None) -> EncoderRef:
         precision = {} if dtype == "auto" else {"dtype": dtype}
-        return EncoderRef(identity | precision, lambda: LoadedModel(model, other | precision, devices), half=half)
+        load = lambda: LoadedModel(model, other | precision, devices)  # noqa: E731
+        if model.revision is None:
+            load = check_after(load, "encoder", lambda: hash_folder(Path(model.path)), model.identity["files"])
+        return EncoderRef(identity | precision, load, half=half)
 
     if "dtype" in settings or "backend" in settings:
         return at(settings.get("dtype", "auto"))

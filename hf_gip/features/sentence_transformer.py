@@ -14,7 +14,7 @@ import torch
 from datasets.utils import tqdm
 
 from hf_gip.core.validation import brief, check_choice, check_int
-from hf_gip.features.proxy import refuse_remote_code
+from hf_gip.features.proxy import adapter_bases, refuse_remote_code
 from hf_gip.hashing import hash_folder, hash_json, hash_tensors
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -50,7 +50,8 @@ def find_model(name: str) -> NamedModel:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return NamedModel({"encoder": folder.name, "files": hash_folder(folder)}, str(folder), None)
+        identity = {"encoder": folder.name, "files": hash_folder(folder), **adapter_bases(folder)}
+        return NamedModel(identity, str(folder), None)
     repo_id, _, revision = name.partition("@")
     try:
         commit = _resolve_commit(repo_id, revision or None)
@@ -281,7 +282,8 @@ def _tokenizer_state(tokenizer: Any) -> Any:
     if hasattr(tokenizer, "to_str"):
         return tokenizer.to_str()
     whole = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    return whole | {name: getattr(tokenizer, name) for name in ("model_max_length", "padding_side", "truncation_side")}
+    names = ("model_max_length", "padding_side", "truncation_side", "split_special_tokens")
+    return whole | {name: getattr(tokenizer, name, None) for name in names}
 
 
 def _library_name(code: Any) -> str:

@@ -106,7 +106,8 @@ def push_to_hub(
             check_revision(record, token)
     api, task = HfApi(token=token), f"publish to {repo_id!r}"
     reason = next((each.private_reason for each in provenances.values() if each.private_reason), None)
-    is_private = retry(lambda: _ensure_repository(api, repo_id, private, reason, include_rows), task)
+    has_names = any(_names_values(record) for record in records.values())
+    is_private = retry(lambda: _ensure_repository(api, repo_id, private, reason, include_rows, has_names), task)
     if revision not in (None, "main") and not revision.startswith("refs/") and not create_pr:
         retry(lambda: api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True), task)
     message = commit_message or f"Publish {sum(map(len, subsets.values())):,} rows chosen by hf-gip"
@@ -152,8 +153,14 @@ def _by_split(subset: Any, split: str | None) -> dict[str, Dataset]:
     return {str(name): subset[name] for name in sorted(subset, key=lambda name: name != "train")}
 
 
+def _names_values(record: Mapping[str, Any]) -> bool:
+    """Whether the picks and the manifest hold values of columns, even without the rows: ids or groups."""
+    limits = record.get("limits") or {}
+    return record["source"].get("id_column") is not None or limits.get("group_column") is not None
+
+
 def _ensure_repository(
-    api: HfApi, repo_id: str, private: bool | None, private_reason: str | None, include_rows: bool
+    api: HfApi, repo_id: str, private: bool | None, private_reason: str | None, include_rows: bool, has_names: bool
 ) -> bool:
     """Make the repository where there is none, and say whether it is private.
 
@@ -163,6 +170,7 @@ def _ensure_repository(
         private: What the user says of it.
         private_reason: Why rows may not become public by default, or None.
         include_rows: Whether rows go there.
+        has_names: Whether ids or groups of theirs go there in any case.
 
     Returns:
         Whether it is private.
@@ -188,9 +196,10 @@ def _ensure_repository(
             f"`private` must be left out or False for {repo_id!r}, which is there and public, got True: make it "
             "private on its page first, or name a new repository."
         )
-    if private_reason is not None and include_rows and not info.private and private is None:
+    if private_reason is not None and (include_rows or has_names) and not info.private and private is None:
         named = private_reason.startswith("the")
-        pointer = "`include_rows=False` to publish positions and hashes only, or " if named else ""
+        limit = " for a selection without `id_column` and `group_column`," if has_names else ""
+        pointer = f"`include_rows=False`{limit} to publish positions and hashes only, or " if named else ""
         raise ValueError(
             f"{private_reason}, and {repo_id!r} is public: pass {pointer}`private=False` if rows may be passed on."
         )

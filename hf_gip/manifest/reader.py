@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, NamedSplit
+from datasets import Dataset
 
+from hf_gip.dataset.loading import load_files
 from hf_gip.hashing import hash_columns
 from hf_gip.io import check_path, first_line
 from hf_gip.manifest.schema import SELECTION_PATH, SELECTION_SCHEMA, Manifest, read_manifest
@@ -35,8 +36,8 @@ def load_folder(folder: str | os.PathLike[str]) -> Dataset:
         raise ValueError(
             f"folder {root.name!r} holds positions and hashes without the rows: take them from its source."
         )
-    rows = Dataset.from_parquet([str(root / path) for path in manifest.shards()], split=NamedSplit(manifest.split))
-    if not isinstance(rows, Dataset) or len(rows) != manifest.k:
+    rows = load_files("parquet", [root / path for path in manifest.shards()], split=manifest.split)
+    if len(rows) != manifest.k:
         raise ValueError(f"folder {root.name!r} must hold {manifest.k} rows, got {len(rows)}: run `hf-gip verify`.")
     return restore_selection(rows, manifest, root)
 

@@ -15,7 +15,7 @@ from datasets import Dataset
 from datasets.exceptions import DatasetsError
 
 from hf_gip.dataset.loading import describe_source
-from hf_gip.hashing import BATCH_ROWS, hash_file, hash_lines, hash_table, row_hashes, values
+from hf_gip.hashing import BATCH_ROWS, hash_file, hash_lines, hash_pool, hash_table, row_hashes, values
 from hf_gip.io import first_line
 from hf_gip.manifest.dataset_card import PICTURE_PATH, card_configs, split_card
 from hf_gip.manifest.locations import SubsetLocation, list_files, subset_roots
@@ -396,7 +396,7 @@ def _check_pool(recorded: Source, pool: Dataset) -> Check:
     if missing := [name for name in recorded.columns if name not in pool.column_names]:
         problems.append(f"the source has no column {missing[0]!r}")
     elif recorded.rows_sha256 is not None:
-        if hash_lines(row_hashes(pool, recorded.columns)) != recorded.rows_sha256:
+        if hash_pool(pool, recorded.columns) != recorded.rows_sha256:
             problems.append("a row of the source was changed: its rows do not fit `rows_sha256`")
     else:
         source = describe_source(pool)
