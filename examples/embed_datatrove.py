@@ -26,7 +26,8 @@ def main(source: str, store: str, tasks: int) -> None:
     step = partial(embed_share, source=source, store=store)
     LocalPipelineExecutor([step], tasks=tasks, workers=2, logging_dir=f"{store}-logs").run()
     subset = hf_gip.gip_select(hf_gip.open_dataset(source), 100, features=store)
-    print(subset.selection.indices.tolist())
+    hf_gip.save_subset(subset, f"{store}-chosen")
+    print(f"{len(subset)} rows: {store}-chosen")
 
 
 if __name__ == "__main__":

@@ -258,7 +258,7 @@ class _Solver:
 
 @torch.no_grad()
 def gip_dual(
-    features: Float[Tensor, "n d"],
+    features: Float[Tensor, "n d"] | MatrixSource,
     scores: Float[Tensor, "n s"],
     k: int,
     *,

@@ -170,8 +170,10 @@ def open_embeddings(store: str | os.PathLike[str]) -> EmbeddingStore:
     manifest = _as_dict(folder.read(MANIFEST))
     if manifest is None:
         raise FileNotFoundError(_incomplete(folder))
+    recipe: Any = manifest.get("recipe")
+    shards: Any = manifest.get("shards")
+    counts: tuple[int, ...] = ()
     try:
-        recipe, shards = manifest["recipe"], manifest["shards"]
         counts = tuple(int(shard["rows"]) for shard in shards)
         whole = recipe["format"] == FORMAT and sum(counts) == recipe["rows"] and manifest["dims"] > 0
         whole = whole and recipe["dtype"] in DTYPES and counts == tuple(map(len, _ranges(recipe)))
