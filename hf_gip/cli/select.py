@@ -168,9 +168,11 @@ def _check_destination(out: Path | None, push_to: str | None) -> None:
 
 def spice_command(
     source: Source,
-    k: K,
     out: Out,
     model: Proxy,
+    k: Annotated[
+        int | None, typer.Option("--k", help="How many rows; with --stop-ratio at most, or left out.")
+    ] = None,
     columns: TextColumns = SPICE.columns,
     target_modules: TargetModules = SPICE.target_modules,
     window: Annotated[
@@ -182,6 +184,15 @@ def spice_command(
     frozen_proxy: Annotated[
         bool, typer.Option("--frozen-proxy", help="Leave the proxy as it is; its gradients are cached.")
     ] = False,
+    normalize: Annotated[
+        bool, typer.Option("--normalize/--no-normalize", help="Gradients of unit length, or as long as they are.")
+    ] = SPICE.normalize,
+    alpha: Annotated[
+        float, typer.Option(help="Weight of the gradients, in units of 1/mean‖g‖² of a window.")
+    ] = SPICE.alpha,
+    absolute_alpha: Annotated[
+        bool, typer.Option("--absolute-alpha", help="Alpha as it stands, as in the released code.")
+    ] = SPICE.absolute_alpha,
     conflict_penalty: Annotated[
         float, typer.Option(help="Weight of the conflict; 0 is D-optimal design.")
     ] = SPICE.conflict_penalty,
@@ -206,7 +217,7 @@ def spice_command(
     from hf_gip.dataset.spice import spice_select
     from hf_gip.manifest.writer import check_empty
 
-    _check_windows(window, update_every, frozen_proxy, stop_ratio, target_modules)
+    _check_windows(k, window, update_every, frozen_proxy, stop_ratio, target_modules)
     options = {name: arguments[name] for name in vars(SPICE) if name in arguments} | {
         "columns": parse_list(columns),
         "window": window or None,
@@ -219,13 +230,15 @@ def spice_command(
 
 
 def _check_windows(
-    window: int, update_every: int, frozen_proxy: bool, stop_ratio: float | None, target_modules: str
+    k: int | None, window: int, update_every: int, frozen_proxy: bool, stop_ratio: float | None, target_modules: str
 ) -> None:
     """Check what Python says with None and the command line with another flag.
 
     Raises:
-        ValueError: If an option is out of range, or needs a proxy that is not trained.
+        ValueError: If an option is out of range, or needs another.
     """
+    if k is None and stop_ratio is None:
+        raise ValueError("`--k` must be a number of rows where no `--stop-ratio` ends a window, got neither.")
     if stop_ratio is not None and not 0 < stop_ratio < 1:
         raise ValueError(f"`--stop-ratio` must be between 0 and 1, got {stop_ratio}: leave it out never to stop.")
     if window < 0:
@@ -308,7 +321,7 @@ def gtp_command(
     save_result(subset, out, include_rows=include_rows)
 
 
-def _select(function: Callable[..., Dataset], pool: Dataset, k: int, options: dict[str, Any]) -> Dataset:
+def _select(function: Callable[..., Dataset], pool: Dataset, k: int | None, options: dict[str, Any]) -> Dataset:
     """The subset, and what was reached."""
     from hf_gip.cli.output import show_picks
 

@@ -341,9 +341,9 @@ def explain_spice_candidate(
 
     Args:
         row: Position of the row in the pool.
-        gradient: Its gradient, (d,).
+        gradient: Its gradient in units of α, (d,).
         picks: Positions of the picks it competed with, in their order.
-        chosen: Their gradients, (j, d).
+        chosen: Their gradients, likewise, (j, d).
         parameters: The selection's parameters: `alpha` and `fisher`.
 
     Returns:

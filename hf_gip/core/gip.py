@@ -382,7 +382,11 @@ def matching_pursuit(
     Cⱼ / ‖xⱼ‖² from C along X xⱼ, and from the residual of the queries along xⱼ.
     """
     residual, unit = None if queries is None else queries.double().clone(), 1.0
-    C = scaled_product(source, scale, residual) if residual is not None else correlation.to(scale.dtype, copy=True)
+    if residual is not None:
+        C = scaled_product(source, scale, residual)
+    else:
+        assert correlation is not None
+        C = correlation.to(scale.dtype, copy=True)
     D = row_energies(source, scale, None)
     D[D == 0] = torch.inf  # a zero row explains nothing, whatever its scores
     chosen = torch.zeros(len(D), dtype=torch.bool, device=D.device)

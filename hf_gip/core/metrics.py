@@ -150,21 +150,24 @@ class LogDetGuarantee:
 
 @torch.no_grad()
 def log_det_guarantee(
-    gradients: Float[Tensor, "n d"], indices: Int64[Tensor, " k"], alpha: float, window: int | None = None
+    gradients: Float[Tensor, "n d"],
+    indices: Int64[Tensor, " k"],
+    alpha: Float[Tensor, " w"],
+    window: int | None = None,
 ) -> LogDetGuarantee:
     """U / (U + the k largest open gains), with U = log det(I + αF_S).
 
     The open gain of a row is what it would add after S, log(1 + α gᵀ(I + αF_S)⁻¹g). The log-determinant is monotone
     and submodular, so that the best k rows add no more to S than the k largest open gains. In windows of consecutive
-    rows each window has an S and a k of its own, and both sums run over the windows. O(n d min(k, d)), in float64.
+    rows each window has an S, a k and an α of its own, and both sums run over the windows. O(n d min(k, d)), float64.
     """
     size, picks = window or len(gradients), indices.to(gradients.device)
     reached = bound = norm = 0.0
-    for start in range(0, len(gradients), size):
+    for start, alpha_here in zip(range(0, len(gradients), size), alpha.tolist(), strict=True):
         inside = picks[(picks >= start) & (picks < start + size)] - start
         if len(inside):
             log_det, open_gains, fisher_norm = _log_det_and_open_gains(
-                gradients[start : start + size].detach(), inside, alpha
+                gradients[start : start + size].detach(), inside, alpha_here
             )
             reached, bound, norm = reached + log_det, bound + log_det + open_gains, max(norm, fisher_norm)
     return LogDetGuarantee(reached / bound if bound else 1.0, norm)

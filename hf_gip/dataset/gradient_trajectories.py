@@ -48,7 +48,7 @@ from hf_gip.hashing import hash_folder, hash_json, hash_rows, hash_token_rows, r
 
 logger = logging.getLogger(__name__)
 
-CHECK_DIM = 512  # of the sketch that checks the projection: a residual is then known to some 2 %
+CHECK_DIM = 512  # of the sketch that checks the projection: a residual is then known to some 3 to 6 %
 
 Target = Dataset | Sequence[str] | Mapping[str, Dataset]
 

@@ -24,6 +24,7 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}  # the paper'
 T = TypeVar("T")
 LEARNING_RATE = 2e-4  # with AdamW and this weight decay, as the released code
 WEIGHT_DECAY = 0.01
+WARMUP_SHARE = 0.03  # of a run, in which the learning rate rises
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,14 @@ def with_lora(model: nn.Module, target_modules: str, seed: int, adapter: Path | 
             adapted.unload()
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def linear_schedule(progress: float) -> float:
+    """The share of the peak learning rate after the share `progress` of a run, as in the released code.
+
+    It rises in a straight line over the first 3 %, and falls in one to 0 at the end.
+    """
+    return min(progress / WARMUP_SHARE, (1 - progress) / (1 - WARMUP_SHARE))
 
 
 class ProxyTrainer:

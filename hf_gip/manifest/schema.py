@@ -239,6 +239,8 @@ def upgrade_format_1(document: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(proxy := recipe.get("proxy"), dict) and "weights" in proxy:
             recipe["proxy"] = {**proxy, "weights": None}  # format 1 left out the model's configuration
     parameters = _renamed(document.get("parameters"), FORMAT_1_GRADIENTS)
+    if document.get("method") == "spice" and isinstance(parameters, dict):
+        parameters = {"normalize": False, "absolute_alpha": True} | parameters  # the one reading there was
     return {**document, "format": 2, "parameters": parameters, "recipe": recipe}
 
 
