@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,6 +62,14 @@ class Words:
         return {"input_ids": [len(text)]}
 
 
+STORE = f"{tempfile.mkdtemp()}/store"
+
+
+def store_embeddings(**options: Any) -> Any:
+    """Into one store, as other names are as good."""
+    return hf_gip.store_embeddings(store=STORE, **options)
+
+
 CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     hf_gip.gip: {
         "features": ROWS,
@@ -109,6 +118,19 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "queries": QUERIES,
         "precision": None,
         "names": None,
+    },
+    store_embeddings: {
+        "dataset": POOL,
+        "encoder": "lexical",
+        "columns": None,
+        "template": None,
+        "dtype": "float16",
+        "shard_rows": None,
+        "rank": None,
+        "world_size": None,
+        "device": "cpu",
+        "encoder_id": None,
+        "encoder_kwargs": None,
     },
     hf_gip.embed: {
         "dataset": POOL,
