@@ -199,6 +199,8 @@ def readings() -> Iterator[Reading]:
     for fisher, window, layers, tokens in product(
         ("full", "diagonal"), (None, WINDOW), ("all", "last", "attention"), ("all", "answer")
     ):
+        if fisher == "diagonal" and layers != "all":
+            continue
         for (loss, unit), alpha, penalty in product(lengths, alphas, penalties):
             yield Reading(tokens, loss, unit, alpha, penalty, layers, window, fisher)
 
@@ -286,11 +288,14 @@ def describe(pool: Pool, reading: Reading, k: int, cache: dict[tuple[Any, ...], 
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def batch_losses(model: nn.Module, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+def batch_losses(model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Each row's loss summed over its answer, and the answer's tokens."""
-    counted = batch.counted
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits[:, :-1]
-    losses = nn.functional.cross_entropy(logits[counted], batch.labels[:, 1:][counted], reduction="none")
+    counted, language_model = batch.counted, model.get_base_model()
+    hidden = language_model.model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+    ).last_hidden_state
+    logits = language_model.lm_head(hidden[:, :-1][counted])
+    losses = nn.functional.cross_entropy(logits, batch.labels[:, 1:][counted], reduction="none")
     totals = torch.zeros(counted.shape).masked_scatter(counted, losses)
     return totals.sum(dim=1), counted.sum(dim=1)
 
@@ -304,9 +309,10 @@ def train(model: nn.Module, rows: list[dict[str, list[int]]], seed: int) -> None
     steps = [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / len(steps))
     for step in steps:
-        [batch] = token_batches(rows, step, BATCH, MAX_LENGTH, RowCounts())
-        total, count = batch_losses(model, batch)
-        (total.sum() / count.sum()).backward()
+        batches = list(token_batches(rows, step, 1, MAX_LENGTH, RowCounts()))  # one row each: nothing is padded
+        count = sum(int(batch.counted.sum()) for batch in batches)
+        for batch in batches:
+            (batch_losses(model, batch)[0].sum() / count).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -447,6 +453,12 @@ def trained_lines(
     return lines
 
 
+def describe_all(pool: Pool) -> list[dict[str, Any]]:
+    """Every reading's picks."""
+    cache: dict[tuple[Any, ...], Tensor] = {}
+    return [describe(pool, reading, K, cache) for reading in readings()]
+
+
 def overview(lines: list[dict[str, Any]]) -> list[str]:
     """Characters / share of GSM8K / Jaccard with λ = 0 at λ = .1, by α: the rest changes little."""
     short: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -515,8 +527,7 @@ def main() -> None:
     tokens = {name: tokenize(rows[name], tokenizer) for name in ("pool", "gsm8k", "alpaca")}
     pool = load_pool(model, rows, tokens["pool"], arguments.store)
     excess = stored(arguments.store / "diagonal.json", lambda: diagonal_excess(model, tokens["pool"]))
-    cache: dict[tuple[Any, ...], Tensor] = {}
-    lines = [describe(pool, reading, K, cache) for reading in readings()]
+    lines = stored(arguments.store / "readings.json", lambda: describe_all(pool))
     print("\n".join(overview(lines)))
 
     chosen: dict[str, list[int]] = {"nothing": []}
