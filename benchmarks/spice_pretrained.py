@@ -36,7 +36,8 @@ from hf_gip.features.proxy import ProxyTrainer, with_lora
 from hf_gip.features.tokenization import IGNORED, RowCounts, TokenBatch, token_batches
 from hf_gip.hashing import hash_json
 
-ALPACA, GSM8K, HELD_OUT, DRAWS = 450, 50, 48, 5
+ALPACA, GSM8K, HELD_OUT, DRAWS = 450, 50, 48, 3
+POOL = 425  # of these rows, mixed, the first are chosen from; random ones come from all
 MAX_LENGTH, DIMS, UNIT, BATCH = 256, 1024, 25, 4
 K, WINDOW, STEP_PICKS, EPOCHS, LEARNING_RATE = 40, 120, 10, 2, 5e-4
 EXACT_ROWS = 8  # whose gradients are held whole
@@ -259,30 +260,43 @@ def choose_diagonal(G: Tensor, k: int, alpha: float, penalty: float) -> Tensor:
     return torch.tensor(picks)
 
 
-def describe(pool: Pool, reading: Reading, k: int, cache: dict[tuple[Any, ...], Tensor]) -> dict[str, Any]:
-    """What a reading picks."""
-    key = (reading.tokens, reading.loss, reading.unit, reading.layers)
-    if key not in cache:
-        cache[key] = pool.gradients(reading)
-    G = cache[key]
+def describe(pool: Pool, reading: Reading, G: Tensor, plain: list[int], draws: tuple[float, float]) -> dict[str, Any]:
+    """What a reading picks, beside its picks at λ = 0 and the log-det and conflict of random rows."""
     alpha = float(reading.alpha / G.square().sum(dim=1).mean())
-    picks = choose(G, k, reading)
-    plain = choose(G, k, replace(reading, penalty=0.0))
-    both = len(set(picks.tolist()) & set(plain.tolist()))
+    picks = choose(G, K, reading) if reading.penalty else torch.tensor(plain)
+    both = len(set(picks.tolist()) & set(plain))
     quality = set_quality(G[picks], alpha)
-    draws = [set_quality(G[rows], alpha) for rows in random_sets(len(G), k, 5, seed=0)]
-    F_S = torch.linalg.matrix_norm(G[picks], 2).square() * alpha
     return asdict(reading) | {
         "characters": float(pool.characters[picks].double().mean()),
         "gsm8k": float(pool.is_gsm8k[picks].double().mean()),
-        "jaccard_lambda0": both / (2 * k - both),
-        "conflict": quality.conflict / k,
-        "conflict_random": statistics.mean(draw.conflict for draw in draws) / k,
+        "jaccard_lambda0": both / (2 * K - both),
+        "conflict": quality.conflict / K,
+        "conflict_random": draws[1] / K,
         "log_det": quality.log_det,
-        "log_det_random": statistics.mean(draw.log_det for draw in draws),
-        "fisher_norm": float(F_S),
+        "log_det_random": draws[0],
+        "fisher_norm": alpha * float(torch.linalg.matrix_norm(G[picks], 2).square()),
         "picks": sorted(picks.tolist()),
     }
+
+
+def describe_all(pool: Pool) -> list[dict[str, Any]]:
+    """Every reading's picks."""
+    lines: list[dict[str, Any]] = []
+    gradients: dict[tuple[Any, ...], Tensor] = {}
+    plain: list[int] = []
+    draws = (0.0, 0.0)
+    for reading in readings():
+        key = (reading.tokens, reading.loss, reading.unit, reading.layers)
+        if key not in gradients:
+            gradients[key] = pool.gradients(reading)
+        G = gradients[key]
+        if not reading.penalty:  # the first of its λ
+            alpha = float(reading.alpha / G.square().sum(dim=1).mean())
+            plain = choose(G, K, reading).tolist()
+            sets = [set_quality(G[rows], alpha) for rows in random_sets(len(G), K, 3, seed=0)]
+            draws = statistics.mean(each.log_det for each in sets), statistics.mean(each.conflict for each in sets)
+        lines.append(describe(pool, reading, G, plain, draws))
+    return lines
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -394,6 +408,7 @@ def trained_path(store: Path, picks: list[int]) -> Path:
 
 def load_pool(model: nn.Module, rows: dict[str, Any], tokens: list[dict[str, list[int]]], store: Path) -> Pool:
     """The pool and its gradients."""
+    tokens = tokens[:POOL]
     prompt, answer = gradients_of(model, tokens, store)
     batch_counts = {
         "all": [min(len(row["input_ids"]), MAX_LENGTH) - 1 for row in tokens],
@@ -453,12 +468,6 @@ def trained_lines(
     return lines
 
 
-def describe_all(pool: Pool) -> list[dict[str, Any]]:
-    """Every reading's picks."""
-    cache: dict[tuple[Any, ...], Tensor] = {}
-    return [describe(pool, reading, K, cache) for reading in readings()]
-
-
 def overview(lines: list[dict[str, Any]]) -> list[str]:
     """Characters / share of GSM8K / Jaccard with λ = 0 at λ = .1, by α: the rest changes little."""
     short: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -493,9 +502,12 @@ def spearman(a: Tensor, b: Tensor) -> float:
 
 def notes(pool: Pool, excess: float) -> list[str]:
     """What the tables are of."""
+    characters = pool.characters[:POOL]
     found = [
-        f"Pool: {ALPACA} Alpaca and {GSM8K} GSM8K rows, {float(pool.characters.double().mean()):.0f} characters an "
-        f"answer on average, k = {K}. Gradients of a fresh LoRA (rank 16, all linear layers) in float32, "
+        f"Pool: {POOL} rows, {int(pool.is_gsm8k[:POOL].sum())} of GSM8K, the others of Alpaca; an answer has "
+        f"{float(characters.double().mean()):.0f} characters on average; k = {K}. Random rows come from these and "
+        f"{ALPACA + GSM8K - POOL} more of the same sources.",
+        "Gradients of a fresh LoRA (rank 16, all linear layers) in float32, "
         f"{len(GROUPS)} sketches of {DIMS} side by side; α in units of 1/mean ‖g‖²; `all` tokens: prompt, answer and "
         f"the marks of the turns. Rows longer than {MAX_LENGTH} tokens are cut.",
         f"Training: LoRA of rank 16, {EPOCHS} epochs, {BATCH} rows a step, AdamW from {LEARNING_RATE:g} to 0, the "
@@ -506,7 +518,7 @@ def notes(pool: Pool, excess: float) -> list[str]:
     for tokens, loss in product(("all", "answer"), ("mean", "sum")):
         norms = pool.gradients(Reading(tokens, loss)).norm(dim=1)
         found.append(
-            f"Spearman of ‖g‖ and characters, {loss} over {tokens} tokens: {spearman(norms, pool.characters):.2f}."
+            f"Spearman of ‖g‖ and characters, {loss} over {tokens} tokens: {spearman(norms, characters):.2f}."
         )
     return found
 
@@ -533,7 +545,7 @@ def main() -> None:
     chosen: dict[str, list[int]] = {"nothing": []}
     for number, draw in enumerate(random_sets(len(tokens["pool"]), K, DRAWS, seed=100)):
         chosen[f"random, draw {number}"] = draw.tolist()
-    chosen["longest answers"] = pool.characters.argsort(descending=True, stable=True)[:K].tolist()
+    chosen["longest answers"] = pool.characters[:POOL].argsort(descending=True, stable=True)[:K].tolist()
     for name, reading in CANDIDATES.items():
         chosen[name] = choose(pool.gradients(reading), K, reading).tolist()
     for name, reading in STEPPED.items():
