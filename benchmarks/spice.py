@@ -145,7 +145,7 @@ def measure(n: int, d: int, k: int, kind: str, *, whole: bool) -> dict[str, Any]
     """One line of the table."""
     gradients = make_pool(n, d, kind)
     started = time.perf_counter()
-    chosen = spice(gradients, k, alpha=ALPHA, conflict_penalty=PENALTY)
+    chosen = spice(gradients, k, alpha=ALPHA, absolute_alpha=True, conflict_penalty=PENALTY)
     ours = time.perf_counter() - started
     line: dict[str, Any] = {
         "pool": kind,
@@ -171,7 +171,7 @@ def measure(n: int, d: int, k: int, kind: str, *, whole: bool) -> dict[str, Any]
 def certify_pool(n: int, d: int, k: int, kind: str) -> dict[str, Any]:
     """One line about the picks."""
     gradients = make_pool(n, d, kind)
-    picks = spice(gradients, k, alpha=ALPHA, conflict_penalty=PENALTY).indices
+    picks = spice(gradients, k, alpha=ALPHA, absolute_alpha=True, conflict_penalty=PENALTY).indices
     certificate = certify_picks(gradients, picks)
     matches = certificate.row == picks
     return {

@@ -62,7 +62,7 @@ def rules() -> dict[str, Chooser]:
     """Every rule by its name: gradients, k and α in, sets out."""
 
     def greedy(penalty: float) -> Chooser:
-        return lambda G, k, alpha: [spice(G, k, alpha=alpha, conflict_penalty=penalty).indices]
+        return lambda G, k, alpha: [spice(G, k, alpha=alpha, absolute_alpha=True, conflict_penalty=penalty).indices]
 
     return {
         "top-k Fisher": lambda G, k, alpha: [G.norm(dim=1).topk(k).indices],

@@ -6,10 +6,16 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
+def in_units(G: Array) -> Array:
+    """The gradients over their root mean square length: what α without a scale is a weight of."""
+    return G / np.sqrt((G**2).sum(axis=1).mean())
+
+
 def log_det(G: Array, rows: list[int], alpha: float) -> float:
     """log det(I + α Σ gᵢgᵢᵀ) over `rows`."""
     chosen = G[rows]
-    return float(np.linalg.slogdet(np.eye(G.shape[1]) + alpha * chosen.T @ chosen)[1])
+    small = chosen @ chosen.T if len(rows) < G.shape[1] else chosen.T @ chosen  # the same determinant (Sylvester)
+    return float(np.linalg.slogdet(np.eye(len(small)) + alpha * small)[1])
 
 
 def conflict(G: Array, row: int, rows: list[int]) -> float:
@@ -36,13 +42,16 @@ def score(G: Array, row: int, rows: list[int], penalty: float, fisher: str, alph
 
 def greedy_spice(
     G: Array,
-    k: int,
-    alpha: float = 1.0,
+    k: int | None,
+    alpha: float = 0.01,
     penalty: float = 0.1,
     stop_ratio: float | None = None,
     fisher: str = "full",
+    absolute: bool = False,
 ) -> tuple[list[int], list[float], list[float]]:
-    """The paper's loop: every gain of every row from scratch at every pick."""
+    """The paper's loop: every gain of every row from scratch at every pick; without a `k` until the gains fall."""
+    G = G if absolute else in_units(G)
+    k = len(G) if k is None else k
     rows: list[int] = []
     gains: list[float] = []
     conflicts: list[float] = []
@@ -59,11 +68,11 @@ def greedy_spice(
     return rows, gains, conflicts
 
 
-def windowed_spice(G: Array, k: int, window: int, **options) -> list[int]:
-    """A share of every window of consecutive rows."""
+def windowed_spice(G: Array, k: int | None, window: int, **options) -> list[int]:
+    """A share of every window of consecutive rows; without a `k` what each one's gains let pass."""
     chosen: list[int] = []
     for start in range(0, len(G), window):
         end = min(start + window, len(G))
-        share = end * k // len(G) - start * k // len(G)
+        share = None if k is None else end * k // len(G) - start * k // len(G)
         chosen += [start + i for i in greedy_spice(G[start:end], share, **options)[0]]
     return chosen

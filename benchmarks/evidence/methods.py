@@ -32,7 +32,7 @@ def select(method: str, pool: Pool, features: ModelFeatures, k: int, seed: int) 
         "RDS+": lambda: rds(pool.vectors, pool.queries.vectors, k).indices,
         "facility location": lambda: facility_location(pool.vectors, k),
         "k-center": lambda: k_center(pool.vectors, k, seed),
-        "greedy DPP": lambda: spice(pool.vectors, k, alpha=10.0, conflict_penalty=0.0).indices,
+        "greedy DPP": lambda: spice(pool.vectors, k, alpha=10.0, absolute_alpha=True, conflict_penalty=0.0).indices,
     }
     if method in selectors:
         return selectors[method]()
@@ -92,9 +92,11 @@ def select_by_gradients(method: str, pool: Pool, features: ModelFeatures, k: int
     scale = float(rows[0].square().sum(dim=1).mean())
     selectors: dict[str, Callable[[], Tensor]] = {
         "LESS": lambda: less(rows, queries, k).indices,
-        "SPICE windows": lambda: spice(rows[0], k, alpha=1 / scale, window=WINDOW).indices,
-        "SPICE windows, unit length": lambda: spice(unit_rows(rows[0]), k, alpha=1.0, window=WINDOW).indices,
-        "SPICE global": lambda: spice(rows[0], k, alpha=1 / scale).indices,
+        "SPICE windows": lambda: spice(rows[0], k, alpha=1 / scale, absolute_alpha=True, window=WINDOW).indices,
+        "SPICE windows, unit length": lambda: (
+            spice(unit_rows(rows[0]), k, alpha=1.0, absolute_alpha=True, window=WINDOW).indices
+        ),
+        "SPICE global": lambda: spice(rows[0], k, alpha=1 / scale, absolute_alpha=True).indices,
         "GTP target": lambda: gtp(rows, [each.mean(0) for each in queries], k).indices,
         "GTP full data": lambda: gtp(rows, None, k).indices,
     }

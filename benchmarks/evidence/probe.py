@@ -107,7 +107,7 @@ def select(method: str, pool: Tensor, test: Tensor, k: int, seed: int) -> Tensor
     if method == "k-center":
         return k_center(pool, k, seed)
     if method == "greedy DPP":
-        return spice(pool, k, alpha=10.0, conflict_penalty=0.0).indices
+        return spice(pool, k, alpha=10.0, absolute_alpha=True, conflict_penalty=0.0).indices
     rule = max(0.1, k / pool.shape[1])
     noise = {"GIP cover, noise 0.1": 0.1, "GIP cover, noise 3 k/d": 3 * k / pool.shape[1]}.get(method, rule)
     objective = "information" if method.endswith("information") else "projection"

@@ -1,5 +1,6 @@
 """What commands share: their options, how a value is read from words, and how pools and saved subsets are opened."""
 
+import json
 import time
 from collections.abc import Callable
 from inspect import signature
@@ -55,6 +56,10 @@ Exclude = Annotated[str | None, typer.Option(help="The excluded rows again, wher
 ExcludeSplit = Annotated[str | None, typer.Option(help="Split of the excluded rows; test, where they have splits.")]
 ExcludeConfig = Annotated[str | None, typer.Option(help="Configuration of the excluded rows.")]
 Features = Annotated[str | None, typer.Option(help="The vectors again, where they were a .npy file.")]
+EncoderKwargs = Annotated[
+    str | None, typer.Option(help='Settings of the encoder as JSON: {"dtype": "bfloat16", "truncate_dim": 256}.')
+]
+Devices = Annotated[str | None, typer.Option(help="cpu, cuda, or several to embed on: cuda:0,cuda:1.")]
 Encoder = Annotated[str | None, typer.Option(help="The encoder again, where it was a local folder.")]
 Model = Annotated[str | None, typer.Option(help="The model again, where it was a local folder.")]
 Checkpoints = Annotated[
@@ -95,6 +100,21 @@ def parse_quotas(flag: str, words: str | None) -> int | dict[str, int] | None:
         return None if entries is None else _number(flag, entries[0], int, sample)
     pairs = (entry.rpartition("=") for entry in entries)
     return {name: _number(flag, count, int, sample) for name, _, count in pairs}
+
+
+def parse_json(flag: str, words: str | None) -> dict[str, Any] | None:
+    """`'{"dtype": "bfloat16"}'` as a dictionary; `flag` is named in errors.
+
+    Raises:
+        ValueError: If the words are no JSON object.
+    """
+    try:
+        value = None if words is None else json.loads(words)
+    except json.JSONDecodeError:
+        value = words
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f'`{flag}` must be a JSON object such as {{"dtype": "bfloat16"}}, got {words!r}.')
+    return value
 
 
 def parse_floats(flag: str, words: str | None) -> list[float] | None:

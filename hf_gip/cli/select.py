@@ -12,6 +12,8 @@ from hf_gip.cli.options import (
     BatchSize,
     Config,
     Device,
+    Devices,
+    EncoderKwargs,
     ExcludeConfig,
     ExcludeSplit,
     IdColumn,
@@ -38,6 +40,7 @@ from hf_gip.cli.options import (
     open_target,
     open_target_rows,
     parse_floats,
+    parse_json,
     parse_list,
     parse_quotas,
     parse_weights,
@@ -62,7 +65,7 @@ def select_command(
         str | None, typer.Option(help="Numeric columns, larger is better: a,b or a=2,b=1.")
     ] = GIP.scores,
     scores_as: Annotated[
-        Literal["precision", "queries"], typer.Option(help="How far rows are trusted, or what is wanted.")
+        Literal["precision", "queries"] | None, typer.Option(help="How far rows are trusted, or what is wanted.")
     ] = GIP.scores_as,
     target: SelectTarget = GIP.target,
     target_split: TargetSplit = None,
@@ -70,10 +73,14 @@ def select_command(
     columns: TextColumns = GIP.columns,
     template: Annotated[str | None, typer.Option(help="A text with column names in braces, instead.")] = GIP.template,
     encoder: SelectEncoder = GIP.encoder,
+    encoder_kwargs: EncoderKwargs = GIP.encoder_kwargs,
     features: SelectFeatures = GIP.features,
     objective: Annotated[
         Literal["projection", "information"], typer.Option(help="Captured energy, or log-det information.")
     ] = GIP.objective,
+    pursuit: Annotated[
+        Literal["orthogonal", "matching"], typer.Option(help="matching: the paper's own rank-one pursuit.")
+    ] = GIP.pursuit,
     noise: Annotated[float | None, typer.Option(help="Ridge in units of the rows' mean energy.")] = GIP.noise,
     diversity: Annotated[float | None, typer.Option(help="0 (most relevant) to 1 (most spread).")] = GIP.diversity,
     quality: Annotated[
@@ -106,7 +113,7 @@ def select_command(
     split: Split = "train",
     config: Config = None,
     revision: Revision = None,
-    device: Device = GIP.device,
+    device: Devices = GIP.device,
     include_rows: IncludeRows = True,
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
@@ -129,6 +136,8 @@ def select_command(
         "target": open_target(target, split=target_split, config=target_config),
         "features": column_or_npy(features),
         "columns": parse_list(columns),
+        "encoder_kwargs": parse_json("--encoder-kwargs", encoder_kwargs),
+        "device": parse_list(device) if device is not None and "," in device else device,
         "cover_columns": parse_weights("--cover-columns", cover_columns),
         "max_per_group": parse_quotas("--max-per-group", max_per_group),
         "min_per_group": parse_quotas("--min-per-group", min_per_group),
@@ -159,9 +168,11 @@ def _check_destination(out: Path | None, push_to: str | None) -> None:
 
 def spice_command(
     source: Source,
-    k: K,
     out: Out,
     model: Proxy,
+    k: Annotated[
+        int | None, typer.Option("--k", help="How many rows; with --stop-ratio at most, or left out.")
+    ] = None,
     columns: TextColumns = SPICE.columns,
     target_modules: TargetModules = SPICE.target_modules,
     window: Annotated[
@@ -173,6 +184,15 @@ def spice_command(
     frozen_proxy: Annotated[
         bool, typer.Option("--frozen-proxy", help="Leave the proxy as it is; its gradients are cached.")
     ] = False,
+    normalize: Annotated[
+        bool, typer.Option("--normalize/--no-normalize", help="Gradients of unit length, or as long as they are.")
+    ] = SPICE.normalize,
+    alpha: Annotated[
+        float, typer.Option(help="Weight of the gradients, in units of 1/mean‖g‖² of a window.")
+    ] = SPICE.alpha,
+    absolute_alpha: Annotated[
+        bool, typer.Option("--absolute-alpha", help="Alpha as it stands, as in the released code.")
+    ] = SPICE.absolute_alpha,
     conflict_penalty: Annotated[
         float, typer.Option(help="Weight of the conflict; 0 is D-optimal design.")
     ] = SPICE.conflict_penalty,
@@ -197,7 +217,7 @@ def spice_command(
     from hf_gip.dataset.spice import spice_select
     from hf_gip.manifest.writer import check_empty
 
-    _check_windows(window, update_every, frozen_proxy, stop_ratio, target_modules)
+    _check_windows(k, window, update_every, frozen_proxy, stop_ratio, target_modules)
     options = {name: arguments[name] for name in vars(SPICE) if name in arguments} | {
         "columns": parse_list(columns),
         "window": window or None,
@@ -210,13 +230,15 @@ def spice_command(
 
 
 def _check_windows(
-    window: int, update_every: int, frozen_proxy: bool, stop_ratio: float | None, target_modules: str
+    k: int | None, window: int, update_every: int, frozen_proxy: bool, stop_ratio: float | None, target_modules: str
 ) -> None:
     """Check what Python says with None and the command line with another flag.
 
     Raises:
-        ValueError: If an option is out of range, or needs a proxy that is not trained.
+        ValueError: If an option is out of range, or needs another.
     """
+    if k is None and stop_ratio is None:
+        raise ValueError("`--k` must be a number of rows where no `--stop-ratio` ends a window, got neither.")
     if stop_ratio is not None and not 0 < stop_ratio < 1:
         raise ValueError(f"`--stop-ratio` must be between 0 and 1, got {stop_ratio}: leave it out never to stop.")
     if window < 0:
@@ -253,6 +275,9 @@ def gtp_command(
     adam: Annotated[
         bool, typer.Option("--adam", help="The pool's gradients through Adam's moments, as in LESS.")
     ] = GTP.adam,
+    normalize: Annotated[
+        bool, typer.Option("--normalize/--no-normalize", help="Unit gradients; without, raw ones.")
+    ] = GTP.normalize,
     warmup_fraction: Annotated[
         float, typer.Option(help="Part of the pool that the warm-up run trains on.")
     ] = GTP.warmup_fraction,
@@ -296,7 +321,7 @@ def gtp_command(
     save_result(subset, out, include_rows=include_rows)
 
 
-def _select(function: Callable[..., Dataset], pool: Dataset, k: int, options: dict[str, Any]) -> Dataset:
+def _select(function: Callable[..., Dataset], pool: Dataset, k: int | None, options: dict[str, Any]) -> Dataset:
     """The subset, and what was reached."""
     from hf_gip.cli.output import show_picks
 

@@ -283,6 +283,7 @@ def iter_chunks(source: MatrixSource, size: int) -> Iterator[tuple[slice, Float[
             yield slice(first + start, first + start + len(rows)), rows
 
 
+@torch.no_grad()
 def gram(
     source: MatrixSource, dtype: torch.dtype, scale: Float[Tensor, " n"] | None = None, *, unit: float = 1.0
 ) -> Float[Tensor, "d d"]:
@@ -299,6 +300,7 @@ def gram(
     return torch.zeros(source.d, source.d, dtype=torch.float64) if total is None else total
 
 
+@torch.no_grad()
 def unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Rows of length one; zero rows stay zero."""
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64).to(rows.dtype)

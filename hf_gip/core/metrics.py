@@ -13,6 +13,7 @@ CHUNK_ROWS = 8_192  # rows whose similarities to the chosen ones exist at a time
 TINY = 1e-8  # keeps the cosine defined, as in the SPICE paper
 
 
+@torch.no_grad()
 def captured_share(
     features: Float[Tensor, "n d"], queries: Float[Tensor, "m d"] | None, indices: Int64[Tensor, " k"], noise: float
 ) -> float:
@@ -30,6 +31,7 @@ def captured_share(
     return 1.0 - float(unexplained / query_gram.trace())
 
 
+@torch.no_grad()
 def vendi(rows: Float[Tensor, "k d"]) -> float:
     """Effective number of distinct rows: exp of the entropy of the eigenvalues of their mean cosine matrix.
 
@@ -42,11 +44,13 @@ def vendi(rows: Float[Tensor, "k d"]) -> float:
     return math.exp(-float((values * values.log()).sum()))
 
 
+@torch.no_grad()
 def coverage(rows: Float[Tensor, "n d"], chosen: Float[Tensor, "k d"]) -> float:
     """Mean over the rows of the largest cosine to a chosen row. Time O(n k d), memory O(k) beside the inputs."""
     return float(_nearest(rows, chosen)[0].double().mean())
 
 
+@torch.no_grad()
 def find_copies(
     rows: Float[Tensor, "n d"], references: Float[Tensor, "m d"], min_cosine: float
 ) -> tuple[Int64[Tensor, " c"], Int64[Tensor, " c"], Float[Tensor, " c"]]:
@@ -88,6 +92,7 @@ class SetQuality:
     conflict: float
 
 
+@torch.no_grad()
 def set_quality(gradients: Float[Tensor, "k d"], alpha: float) -> SetQuality:
     """Information and conflict of `gradients` in their order; O(k d min(k, d)), memory O(k d + min(k, d)²)."""
     rows = gradients.double()
@@ -105,6 +110,7 @@ def random_sets(n: int, k: int, count: int, seed: int) -> list[Int64[Tensor, " k
     return [torch.randperm(n, generator=torch.Generator().manual_seed(seed + draw))[:k] for draw in range(count)]
 
 
+@torch.no_grad()
 def curvature(gradients: Float[Tensor, "n d"], alpha: float) -> float:
     """The curvature c = max |ε_x(D∖x)| / log(1 + α‖x‖²) over all rows x: what the others explain of a row's worth.
 
@@ -141,22 +147,26 @@ class LogDetGuarantee:
     fisher_norm: float
 
 
+@torch.no_grad()
 def log_det_guarantee(
-    gradients: Float[Tensor, "n d"], indices: Int64[Tensor, " k"], alpha: float, window: int | None = None
+    gradients: Float[Tensor, "n d"],
+    indices: Int64[Tensor, " k"],
+    alpha: Float[Tensor, " w"],
+    window: int | None = None,
 ) -> LogDetGuarantee:
     """U / (U + the k largest open gains), with U = log det(I + αF_S).
 
     The open gain of a row is what it would add after S, log(1 + α gᵀ(I + αF_S)⁻¹g). The log-determinant is monotone
     and submodular, so that the best k rows add no more to S than the k largest open gains. In windows of consecutive
-    rows each window has an S and a k of its own, and both sums run over the windows. O(n d min(k, d)), in float64.
+    rows each window has an S, a k and an α of its own, and both sums run over the windows. O(n d min(k, d)), float64.
     """
     size, picks = window or len(gradients), indices.to(gradients.device)
     reached = bound = norm = 0.0
-    for start in range(0, len(gradients), size):
+    for start, alpha_here in zip(range(0, len(gradients), size), alpha.tolist(), strict=True):
         inside = picks[(picks >= start) & (picks < start + size)] - start
         if len(inside):
             log_det, open_gains, fisher_norm = _log_det_and_open_gains(
-                gradients[start : start + size].detach(), inside, alpha
+                gradients[start : start + size].detach(), inside, alpha_here
             )
             reached, bound, norm = reached + log_det, bound + log_det + open_gains, max(norm, fisher_norm)
     return LogDetGuarantee(reached / bound if bound else 1.0, norm)

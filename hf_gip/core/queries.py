@@ -33,6 +33,7 @@ def default_ridge(k: int, d: int, *, towards_target: bool, diversity: float = 0.
     return min(TOP_K, max(PURE_SPAN, rule * (1.0 - diversity) / diversity))
 
 
+@torch.no_grad()
 def precision_from_scores(
     scores: Float[Tensor, "n s"], *, quality: float = 1.0, weights: Sequence[float] | None = None
 ) -> Float[Tensor, " n"]:
@@ -79,6 +80,7 @@ def _mid_rank_shares(column: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     return shares
 
 
+@torch.no_grad()
 def whiten(queries: Float[Tensor, "m d"]) -> Float[Tensor, "r d"]:
     """Queries with equal energy in every direction they span: (QQᵀ)^(−½) Q up to rotation, (rank, d).
 
@@ -88,6 +90,7 @@ def whiten(queries: Float[Tensor, "m d"]) -> Float[Tensor, "r d"]:
     return directions[strengths > strengths[0] * 1e-6].to(queries.dtype)
 
 
+@torch.no_grad()
 def gram_sqrt(features: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:
     """Few rows with the features' own XᵀX, float64: the pool as queries of itself."""
     rows = features.detach()
@@ -96,6 +99,7 @@ def gram_sqrt(features: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:
     return (directions * energies.clamp(min=0).sqrt()).T * unit
 
 
+@torch.no_grad()
 def blend_target_and_pool(
     target: Float[Tensor, "m d"], features: Float[Tensor, "n d"], weight: float
 ) -> Float[Tensor, "q d"]:
@@ -105,6 +109,7 @@ def blend_target_and_pool(
     return torch.cat([target, pool * math.sqrt((1 - weight) / weight * float(ratio))])
 
 
+@torch.no_grad()
 def append_category_dims(
     features: Float[Tensor, "n d"],
     queries: Float[Tensor, "m d"],

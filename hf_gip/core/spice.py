@@ -9,8 +9,10 @@ less a penalty where the row pulls against those chosen before it, ḡ_S being t
 
     scoreᵢ = Δᵢ − λ · max(0, −cos(gᵢ, ḡ_S)).                                                              (2)
 
-(The numbers are of this page.) `extend` is the greedy loop. It runs in many windows at once, from each one's own Gram
-matrix; or over the whole pool, where it is lazy: vᵢ never rises, so that a row's last known Δᵢ bounds its score.
+(The numbers are of this page.) α has no scale: the gradients are first divided by their root mean square length, in
+each window by its own, so that α = 0.01 means the same whatever the model, the loss or its unit. `extend` is the
+greedy loop. It runs in many windows at once, from each one's own Gram matrix; or over the whole pool, where it is
+lazy: vᵢ never rises, so that a row's last known Δᵢ bounds its score.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from hf_gip.core.matrix import working_dtype
 from hf_gip.core.metrics import conflict_with_chosen, log_det_guarantee
-from hf_gip.core.validation import brief, check_k, check_matrix, is_int, is_number
+from hf_gip.core.validation import brief, check_bool, check_k, check_matrix, is_int, is_number
 from hf_gip.selection import Selection
 
 SHORTLIST = 256  # rows first brought up to date together; doubles and halves with what it buys
@@ -39,9 +41,10 @@ FISHERS: tuple[Fisher, ...] = get_args(Fisher)
 
 def spice(
     gradients: Float[Tensor, "n d"],
-    k: int,
+    k: int | None,
     *,
-    alpha: float = 1.0,
+    alpha: float = 0.01,
+    absolute_alpha: bool = False,
     conflict_penalty: float = 0.1,
     stop_ratio: float | None = None,
     fisher: Fisher = "full",
@@ -52,7 +55,8 @@ def spice(
     With gᵢ the gradient of row i's loss and F_S = Σ_{i∈S} gᵢgᵢᵀ ([SPICE](https://huggingface.co/papers/2601.23155)),
     the next row maximizes Δᵢ − `conflict_penalty` · max(0, −cos(gᵢ, ḡ_S)), where
     Δᵢ = log det(I + αF_{S∪i}) − log det(I + αF_S) = log(1 + α gᵢᵀ(I + αF_S)⁻¹gᵢ) and ḡ_S is the mean gradient of S.
-    With no penalty this is greedy D-optimal design. α speaks in the gradients' own scale: 1 as in the paper.
+    With no penalty this is greedy D-optimal design. α is in units of 1/mean‖g‖² (of the window's rows, in windows), so
+    that the picks are the same whatever the gradients' scale; `benchmarks/results/spice_alpha.md` chose the default.
 
     Over the whole pool the greedy is lazy, and exact: Δᵢ never rises, so a row whose last known Δᵢ is below the best
     score cannot win. It costs at most O(n k d), far less where gains differ; memory O(n + k d). In windows every row
@@ -62,12 +66,16 @@ def spice(
 
     Args:
         gradients: One row per example, (n, d): gradients, or a projection of them that keeps inner products.
-        k: How many rows to choose.
-        alpha: Weight α of the gradients against the identity, *optional*, defaults to `1.0`.
+        k: How many rows to choose; with `stop_ratio`, at most. None: as many as `stop_ratio` lets pass.
+        alpha: Weight α of the gradients against the identity, in units of 1/mean‖g‖², *optional*, defaults to `0.01`:
+            the largest of the sizes measured with which the paper's α‖F_S‖ < 1 holds for a tenth of 120 rows.
+        absolute_alpha: Take α as it stands, in the gradients' own scale, as the released code does with its 1.0,
+            *optional*, defaults to `False`.
         conflict_penalty: Weight λ of the conflict, *optional*, defaults to `0.1`; 0.1 to 0.5 did equally well in the
             paper.
         stop_ratio: Stop before the first row whose Δ is at most this share of the first pick's Δ (the paper's ω,
-            0.5); in windows, each window stops by itself. *Optional*, defaults to never.
+            0.5); in windows, each window stops by itself. With `k=None` it alone decides how many rows there are, the
+            paper's SPICE+. *Optional*, defaults to never.
         fisher: `"full"`, exact; `"diagonal"`, F_S cut down to its diagonal as in the paper; `"diagonal_g4"`, what
             the authors' released code computes, fourth powers of the gradients in place of squares. *Optional*,
             defaults to `"full"`.
@@ -75,43 +83,54 @@ def spice(
             empty S (120 and a tenth in the paper); shuffle the rows first. *Optional*, defaults to all rows together.
 
     Returns:
-        At most `k` rows, fewer only where `stop_ratio` ended the run, with the information each added in nats
+        `k` rows, fewer only where `stop_ratio` ended the run, with the information each added in nats
         (`.gains`) and the curves `conflict`, max(0, −cos), and `overlap`, ε = Δ − log(1 + α‖g‖²) ≤ 0: what the
         rows already chosen explain. Whatever λ is, the picks reach at least the share `record["greedy_guarantee"]` of
         the best log-determinant of as many rows (in windows: of as many in each). `record["fisher_norm"]` is α‖F_S‖;
         the paper's bound on ε needs it below 1.
 
     Raises:
-        TypeError: If `gradients` is not a floating-point tensor.
+        TypeError: If `gradients` is not a floating-point tensor, or `absolute_alpha` no truth value.
         ValueError: If `gradients` is not a finite matrix, its rows are too long for `alpha`, or an option is out of
             its range.
     """
     check_matrix("gradients", gradients)
-    k = check_k(k, len(gradients))
-    check_spice_options(alpha, conflict_penalty, stop_ratio, fisher, window)
+    check_spice_k(k, len(gradients), stop_ratio)
+    check_spice_options(alpha, absolute_alpha, conflict_penalty, stop_ratio, fisher, window)
     gradients = gradients.detach()
     stop_ratio, window = stop_ratio and float(stop_ratio), window and int(window)
     options = SpiceOptions(float(alpha), float(conflict_penalty), stop_ratio, fisher)
-    dtype = spice_dtype(gradients, options.alpha)
+    energy = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).square()
+    unit = torch.ones_like(energy) if absolute_alpha else mean_energy(energy, window)
+    scale = unit.rsqrt()
+    dtype = spice_dtype(gradients.dtype, energy / unit, options.alpha)
+    budget = len(gradients) if k is None else int(k)
     if window is None:
-        traces = [greedy_over_pool(gradients, k, options, dtype)]
+        traces = [greedy_over_pool(gradients, scale, budget, options, dtype)]
     else:
-        traces = greedy_in_windows(gradients, k, options, window, dtype)
+        traces = greedy_in_windows(gradients, scale, budget, options, window, dtype)
     indices = torch.tensor(list(chain.from_iterable(trace.rows for trace in traces)), dtype=torch.int64)
     gains = torch.tensor(list(chain.from_iterable(trace.gains for trace in traces)), dtype=torch.float64)
-    conflict = torch.tensor(list(chain.from_iterable(trace.conflicts for trace in traces)), dtype=torch.float64)
-    norms = torch.linalg.vector_norm(gradients[indices.to(gradients.device)], dim=1, dtype=torch.float64).cpu()
-    gain_alone = torch.log1p(options.alpha * norms.square())
-    guarantee = log_det_guarantee(gradients, indices, options.alpha, window and min(window, len(gradients)))
+    curves = {
+        "conflict": torch.tensor(list(chain.from_iterable(trace.conflicts for trace in traces)), dtype=torch.float64),
+        "overlap": torch.tensor(list(chain.from_iterable(trace.overlaps for trace in traces)), dtype=torch.float64),
+    }
+    size = window and min(window, len(gradients))
+    guarantee = log_det_guarantee(gradients, indices, options.alpha / unit[:: size or len(unit)], size)
     record = {
         "method": "spice",
-        "parameters": {"k": k, **asdict(options), "window": window},
+        "parameters": {
+            "k": None if k is None else budget,
+            **asdict(options),
+            "absolute_alpha": absolute_alpha,
+            "window": window,
+        },
         "stopped_early": any(trace.stopped for trace in traces),
         "evaluations": sum(trace.evaluations for trace in traces),
         "greedy_guarantee": guarantee.share,
         "fisher_norm": guarantee.fisher_norm,
     }
-    return Selection(indices, gains, record=record, curves={"conflict": conflict, "overlap": gains - gain_alone})
+    return Selection(indices, gains, record=record, curves=curves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +145,23 @@ class SpiceOptions:
 
 @dataclass(slots=True)
 class SpiceTrace:
-    """What each choice of one run was and added; `evaluations` counts rows brought up to date."""
+    """What each choice of one run was and added.
+
+    Attributes:
+        rows: The choices.
+        gains: Their Δ.
+        conflicts: Their max(0, −cos).
+        overlaps: Their ε = Δ − log(1 + α‖g‖²).
+        first_gain: The Δ of the first row of S.
+        evaluations: How many rows were brought up to date.
+        stopped: Whether `stop_ratio` ended the run.
+    """
 
     rows: list[int] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
     conflicts: list[float] = field(default_factory=list)
+    overlaps: list[float] = field(default_factory=list)
+    first_gain: float | None = None
     evaluations: int = 0
     stopped: bool = False
 
@@ -156,6 +187,7 @@ def extend(
     active = [quota > 0 for quota in quotas]
     while any(active):
         gain = torch.log1p(options.alpha * candidates.energy)
+        overlap = gain - torch.log1p(options.alpha * candidates.norm.square())
         conflict = conflict_with_chosen(
             candidates.alignment, candidates.norm, candidates.total_norm()[:, None], candidates.count
         )
@@ -163,22 +195,27 @@ def extend(
         best, slack = first_best_of_each(score, conflict, candidates.norm, options)
         numbers = candidates.numbers.gather(1, best)[:, 0].tolist()
         safe = score.amax(dim=1, keepdim=True) - slack
-        values = torch.cat([safe, *(each.gather(1, best) for each in (score, gain, conflict))], dim=1).tolist()
-        for i, (trace, row, (safe_above, value, gain_of_best, conflict_of_best)) in enumerate(
+        values = torch.cat(
+            [safe, *(each.gather(1, best) for each in (score, gain, conflict, overlap))], dim=1
+        ).tolist()
+        for i, (trace, row, (safe_above, value, gain_of_best, conflict_of_best, overlap_of_best)) in enumerate(
             zip(traces, numbers, values, strict=True)
         ):
             is_safe = rival[0] < safe_above or (rival[0] <= value and row < rival[1])
             if not active[i] or not is_safe:
                 active[i] = False
                 continue
-            if trace.gains and options.stop_ratio is not None:
-                trace.stopped = gain_of_best <= options.stop_ratio * trace.gains[0]
+            if trace.first_gain is None:
+                trace.first_gain = gain_of_best
+            elif options.stop_ratio is not None:
+                trace.stopped = gain_of_best <= options.stop_ratio * trace.first_gain
             if trace.stopped:
                 active[i] = False
                 continue
             trace.rows.append(row)
             trace.gains.append(gain_of_best)
             trace.conflicts.append(conflict_of_best)
+            trace.overlaps.append(overlap_of_best)
         if any(active):
             candidates.add(best)
         active = [on and len(trace.rows) < end for on, trace, end in zip(active, traces, ends, strict=True)]
@@ -197,45 +234,75 @@ def first_best_of_each(
     return (score >= score.gather(1, highest) - slack).to(torch.uint8).argmax(dim=1, keepdim=True), slack
 
 
-def spice_dtype(gradients: Float[Tensor, "n d"], alpha: float) -> torch.dtype:
+def mean_energy(energy: Float[Tensor, " n"], window: int | None = None) -> Float[Tensor, " n"]:
+    """For each row the mean ‖g‖² of those it is compared with, the pool or its window; 1 where all are zero."""
+    size = min(window or len(energy), len(energy))
+    number = torch.arange(len(energy), device=energy.device) // size
+    total = energy.new_zeros(int(number[-1]) + 1).index_add_(0, number, energy)
+    mean = total / torch.bincount(number)
+    return torch.where(mean > 0, mean, 1.0)[number]
+
+
+def spice_dtype(dtype: torch.dtype, energy: Float[Tensor, " n"], alpha: float) -> torch.dtype:
     """The type to work in: float64 for float64, and where gradients are long; else float32.
 
     Raises:
         ValueError: If they are too long for float64.
     """
-    longest = alpha * float(torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).max()) ** 2
+    longest = alpha * float(energy.max())
     if longest > MAX_FLOAT64:
         raise ValueError(
             f"`alpha` times the squared length of a gradient must be at most {MAX_FLOAT64:g}, got {longest:.3g}: "
-            "scale the gradients down, or lower `alpha`."
+            "lower `alpha`."
         )
-    return torch.float64 if longest > MAX_FLOAT32 else working_dtype(gradients.dtype)
+    return torch.float64 if longest > MAX_FLOAT32 else working_dtype(dtype)
 
 
-def greedy_over_pool(gradients: Float[Tensor, "n d"], k: int, options: SpiceOptions, dtype: torch.dtype) -> SpiceTrace:
-    """Lazy greedy: bring the rows of highest bound up to date and choose among them while no other row can win.
+def greedy_over_pool(
+    gradients: Float[Tensor, "n d"],
+    scale: Float[Tensor, " n"],
+    k: int,
+    options: SpiceOptions,
+    dtype: torch.dtype,
+    chosen: Float[Tensor, "c d"] | None = None,
+    first_gain: float | None = None,
+) -> SpiceTrace:
+    """Lazy greedy on scale · gradients: bring the rows of highest bound up to date, choose while no other can win.
 
     `bound` holds each row's latest Δ, which can only overstate its Δ now.
+
+    Args:
+        gradients: The rows to choose from.
+        scale: What each is multiplied by.
+        k: How many to choose.
+        options: The score.
+        dtype: The type to work in.
+        chosen: Rows that are in S from the start, scaled already, *optional*.
+        first_gain: The Δ of the first of them, which `stop_ratio` is a share of, *optional*.
     """
-    fisher = new_fisher_state(options, k, gradients[0].to(dtype))
-    energy = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).square_()
+    chosen = gradients[:0].to(dtype) if chosen is None else chosen.to(dtype)
+    fisher = new_fisher_state(options, len(chosen) + k, gradients[0].to(dtype))
+    for gradient in chosen[:, None]:
+        v = fisher.refresh(gradient, gradient.double().square().sum(dim=1), torch.zeros_like(gradient[:, 0]).long())
+        fisher.add(gradient, gradient[0], v, v[0])
+    energy = (torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64) * scale).square_()
     norm, bound = energy.sqrt(), torch.log1p(options.alpha * energy)
-    age = torch.zeros(len(gradients), dtype=torch.int64, device=gradients.device)  # picks that `energy` knows of
-    total = torch.zeros(gradients.shape[1], dtype=torch.float64, device=gradients.device)  # Σ_S g
-    trace, size = SpiceTrace(), min(SHORTLIST, len(gradients))
+    age = torch.zeros(len(gradients), dtype=torch.int64, device=gradients.device)  # rows of S that `energy` knows of
+    total = chosen.sum(dim=0, dtype=torch.float64)  # Σ_S g
+    trace, size = SpiceTrace(first_gain=first_gain), min(SHORTLIST, len(gradients))
     while len(trace.rows) < k and not trace.stopped:
         num_before = len(trace.rows)
         rows = torch.topk(bound, size, sorted=False).indices.sort().values
-        members = gradients[rows].to(dtype)
+        members = gradients[rows].to(dtype) * scale[rows, None].to(dtype)
         current = fisher.refresh(members, energy[rows], age[rows])
         shortlist = PoolShortlist(
-            rows, members, current, norm[rows], bound[rows] > -torch.inf, total, fisher, num_before
+            rows, members, current, norm[rows], bound[rows] > -torch.inf, total, fisher, len(chosen) + num_before
         )
         trace.evaluations += size
         outside = bound.index_fill(0, rows, -torch.inf)
         rival = (float(outside.max()), int((outside > -torch.inf).to(torch.uint8).argmax()))
         extend(shortlist, [trace], [min(BLOCK, k - num_before)], options, rival)
-        energy[rows], age[rows] = shortlist.energy[0], len(trace.rows)
+        energy[rows], age[rows] = shortlist.energy[0], len(chosen) + len(trace.rows)
         bound[rows] = torch.log1p(options.alpha * energy[rows]).masked_fill_(~shortlist.free[0], -torch.inf)
         bought = len(trace.rows) - num_before
         if bought <= BLOCK // 8:
@@ -243,6 +310,20 @@ def greedy_over_pool(gradients: Float[Tensor, "n d"], k: int, options: SpiceOpti
         elif bought > BLOCK // 2:
             size = max(size // 2, min(SHORTLIST, len(bound)))
     return trace
+
+
+def continue_greedy(
+    gradients: Float[Tensor, "n d"],
+    k: int,
+    options: SpiceOptions,
+    *,
+    chosen: Float[Tensor, "c d"] | None = None,
+    first_gain: float | None = None,
+) -> SpiceTrace:
+    """Choose `k` more rows after an S that has begun: `greedy_over_pool` on gradients in units of α."""
+    energy = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).square()
+    dtype = spice_dtype(gradients.dtype, energy, options.alpha)
+    return greedy_over_pool(gradients, torch.ones_like(energy), k, options, dtype, chosen, first_gain)
 
 
 class PoolShortlist:
@@ -285,7 +366,12 @@ def window_quotas(n: int, k: int, window: int) -> Int64[Tensor, " w"]:
 
 
 def greedy_in_windows(
-    gradients: Float[Tensor, "n d"], k: int, options: SpiceOptions, window: int, dtype: torch.dtype
+    gradients: Float[Tensor, "n d"],
+    scale: Float[Tensor, " n"],
+    k: int,
+    options: SpiceOptions,
+    window: int,
+    dtype: torch.dtype,
 ) -> list[SpiceTrace]:
     """One greedy per window of consecutive rows, many windows side by side, O(n (window + k/n·window) d)."""
     n, d = gradients.shape
@@ -295,7 +381,8 @@ def greedy_in_windows(
     traces: list[SpiceTrace] = []
     for first in range(0, len(quotas), step):
         batch = quotas[first : first + step]
-        rows = gradients[first * window : (first + len(batch)) * window].to(dtype)
+        part = slice(first * window, (first + len(batch)) * window)
+        rows = gradients[part].to(dtype) * scale[part, None].to(dtype)
         padding = len(batch) * window - len(rows)  # the last window may be short
         padded = torch.cat([rows, rows.new_zeros(padding, d)]).view(len(batch), window, d)
         batch_traces = [SpiceTrace(evaluations=window) for _ in batch]
@@ -415,16 +502,35 @@ def new_diagonal_fisher(options: SpiceOptions, like: Float[Tensor, "*w d"]) -> D
     return DiagonalFisher(like, options.alpha, power=4 if options.fisher == "diagonal_g4" else 2)
 
 
+def check_spice_k(k: object, n: int, stop_ratio: object) -> None:
+    """Raise unless `k` rows can be chosen from `n`, or `stop_ratio` says when to stop.
+
+    Raises:
+        ValueError: If `k` is not a whole number between 1 and `n`, or None without a `stop_ratio`.
+    """
+    if k is not None:
+        check_k(k, n)
+    elif stop_ratio is None:
+        raise ValueError("`k` must be a number of rows where `stop_ratio` ends no window, got None: set either.")
+
+
 def check_spice_options(
-    alpha: object, conflict_penalty: object, stop_ratio: object, fisher: object, window: object
+    alpha: object,
+    absolute_alpha: object,
+    conflict_penalty: object,
+    stop_ratio: object,
+    fisher: object,
+    window: object,
 ) -> None:
     """Raise unless every option is in its range.
 
     Raises:
+        TypeError: If `absolute_alpha` is neither True nor False.
         ValueError: Naming the option, the value found and the range.
     """
     if not (is_number(alpha) and alpha > 0):
-        raise ValueError(f"`alpha` must be a positive number, got {brief(alpha)}: 1.0 is the paper's.")
+        raise ValueError(f"`alpha` must be a positive number, got {brief(alpha)}.")
+    check_bool("absolute_alpha", absolute_alpha)
     if not (is_number(conflict_penalty) and conflict_penalty >= 0):
         raise ValueError(f"`conflict_penalty` must be zero or a positive number, got {brief(conflict_penalty)}.")
     if stop_ratio is not None and not (is_number(stop_ratio) and 0 < stop_ratio < 1):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.floating] | Tensor
 
 Pool = TypeVar("Pool", Dataset, DatasetDict)
-VERSION = 4  # raise it when the same call would choose or record something else, so that old caches are left behind
+VERSION = 5  # raise it when the same call would choose or record something else, so that old caches are left behind
 COMPARABLE = 1e11  # products per figure up to which a card compares with random rows: some seconds on two cores
 CLASSES = (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)  # the iterable ones get a helpful TypeError
 
@@ -43,7 +43,7 @@ def gip_select(
     k: int | Mapping[str, int] | None,
     *,
     scores: "Sequence[str] | Mapping[str, float] | None" = GipOptions.scores,
-    scores_as: Literal["precision", "queries"] = GipOptions.scores_as,
+    scores_as: Literal["precision", "queries"] | None = GipOptions.scores_as,
     target: "Dataset | Sequence[str] | Vectors | None" = GipOptions.target,
     target_weight: float | None = GipOptions.target_weight,
     cover_columns: "Sequence[str] | Mapping[str, float] | None" = GipOptions.cover_columns,
@@ -52,7 +52,9 @@ def gip_select(
     template: str | None = GipOptions.template,
     encoder: "str | Encoder | None" = GipOptions.encoder,
     encoder_id: str | None = GipOptions.encoder_id,
+    encoder_kwargs: "Mapping[str, Any] | None" = GipOptions.encoder_kwargs,
     objective: Literal["projection", "information"] = GipOptions.objective,
+    pursuit: Literal["orthogonal", "matching"] = GipOptions.pursuit,
     noise: float | None = GipOptions.noise,
     diversity: float | None = GipOptions.diversity,
     quality: float | None = GipOptions.quality,
@@ -66,7 +68,7 @@ def gip_select(
     max_tokens: int | None = GipOptions.max_tokens,
     token_column: str | None = GipOptions.token_column,
     id_column: str | None = GipOptions.id_column,
-    device: str | None = GipOptions.device,
+    device: str | list[str] | None = GipOptions.device,
 ) -> Pool:
     """Choose the `k` rows that matter, by greedy information projection (GIP).
 
@@ -84,8 +86,9 @@ def gip_select(
             means as many as `max_tokens` pays for.
         scores: Numeric columns, larger is better: quality judgments or metadata. Missing values are allowed. A
             mapping gives each column a weight.
-        scores_as: `"precision"`, or `"queries"` for the paper's dual form, in which the scores stand in place of a
-            target; it does not see signs and prefers well-judged rows less (`docs/concepts.md`).
+        scores_as: `"precision"`, or `"queries"`, in which the scores stand in place of a target, an orthogonal,
+            ridged reading of the paper's dual; it does not see signs and prefers well-judged rows less
+            (`docs/concepts.md`). By default precision, but queries with `pursuit="matching"`.
         target: What the rows should serve: a dataset, texts, or ready vectors, (m, d), in any array or frame.
         target_weight: Share of what is asked that is the target's, in (0, 1]; the rest asks for the pool itself. 1
             unless told.
@@ -99,7 +102,12 @@ def gip_select(
             all-MiniLM-L6-v2 unless told.
         encoder_id: What to know an `encoder` object by, instead of its answers to some 32 texts; see `hf_gip.embed`.
             *optional*.
+        encoder_kwargs: Settings of an encoder opened by name: `backend`, `dtype`, `truncate_dim`, `prompt_name`, …;
+            see `hf_gip.embed`. *optional*.
         objective: `"projection"`, or `"information"` for the exact log-det mutual information.
+        pursuit: `"orthogonal"`, or `"matching"` for the paper's own pipeline: rank-one matching pursuit without noise,
+            of the scores as they are in the dual (the paper's MP+MA), of the pool itself where there are no scores
+            (MP+SC), or of a target.
         noise: The ridge, in units of the mean ‖xᵢ‖²; by default max(0.1, 10 k/d) towards a target and
             max(0.1, k/d) for covering the pool, times the mean w² where there are scores.
         diversity: 0 (the most relevant rows, however alike) to 1 (the pure span); moves the default ridge.
@@ -117,7 +125,8 @@ def gip_select(
         max_tokens: Most tokens of all rows together. Rows are then ranked by gain per token, `k` is a ceiling.
         token_column: A column of token counts; unless told, words and signs of the text are counted.
         id_column: A column that names the rows in the manifest, instead of their position.
-        device: Torch device for encoder and selection; a GPU where there is one unless told.
+        device: Torch device for encoder and selection, *optional*, defaults to a GPU if there is one. Of a list such
+            as `["cuda:0", "cuda:1"]` each embeds a share of the rows, and the first selects.
 
     Returns:
         An ordinary `Dataset` of the chosen rows in pick order. Its `selection` holds indices, gains, objective, share
@@ -138,7 +147,9 @@ def gip_select(
         template=template,
         encoder=encoder,
         encoder_id=encoder_id,
+        encoder_kwargs=encoder_kwargs,
         objective=objective,
+        pursuit=pursuit,
         noise=noise,
         diversity=diversity,
         quality=quality,
@@ -217,7 +228,8 @@ def _solve(problem: "GipProblem", inputs: "GipInputs", k: int) -> "Selection":
     from hf_gip.core.gip import gip, gip_dual
     from hf_gip.core.matrix import InMemoryMatrix
 
-    options, allowed, matrix = inputs.options, problem.allowed, problem.rows().to(inputs.options.device)
+    options, allowed = inputs.options, problem.allowed
+    matrix = problem.rows().to(options.selection_device)
     precision = inputs.precision()
     constraints = None if inputs.constraints is None else inputs.constraints.constraints
     if allowed is not None:
@@ -228,7 +240,15 @@ def _solve(problem: "GipProblem", inputs: "GipInputs", k: int) -> "Selection":
         noise = _default_noise(options, k, matrix.shape[1], precision, constraints)
     if inputs.scores is not None and inputs.scores.as_queries:
         scores = inputs.scores.values if allowed is None else inputs.scores.values[allowed]
-        selection = gip_dual(matrix, scores.to(matrix.device), k, noise=noise)
+        selection = gip_dual(
+            matrix,
+            scores.to(matrix.device),
+            k,
+            pursuit=options.pursuit,
+            noise=noise,
+            weights=inputs.scores.weights,
+            constraints=constraints,
+        )
     else:
         selection = gip(
             InMemoryMatrix(matrix),  # checked already
@@ -236,6 +256,7 @@ def _solve(problem: "GipProblem", inputs: "GipInputs", k: int) -> "Selection":
             k,
             objective=options.objective,
             noise=noise,
+            pursuit=options.pursuit,
             precision=None if precision is None else precision.to(matrix.device),
             constraints=constraints,
         )
@@ -347,8 +368,8 @@ class GipContext:
         n, d = self.inputs.features.load().matrix.shape
         if n * d * len(selection) > COMPARABLE:
             return None
-        names = ("scores", "target", "features", "columns", "template", "encoder", "encoder_id", "device")
-        options = {name: getattr(self.inputs.options, name) for name in names}
+        names = ("scores", "target", "features", "columns", "template", "encoder", "encoder_id", "encoder_kwargs")
+        options = {name: getattr(self.inputs.options, name) for name in (*names, "device")}
         return str(compare({"chosen": selection}, self.pool, **options))
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:

@@ -32,7 +32,8 @@ from hf_gip.dataset.columns import read_categories, read_scores, read_tokens, re
 from hf_gip.dataset.gip_options import GipOptions
 from hf_gip.dataset.values import describe_value, plain_value
 from hf_gip.features.embed import Features, embed_rows, embed_texts, identify_encoder
-from hf_gip.features.encoders import DEFAULT_ENCODER, EncoderRef, resolve_encoder
+from hf_gip.features.encoders import EncoderRef, resolve_encoder
+from hf_gip.features.sentence_transformer import DEFAULT_ENCODER
 from hf_gip.features.text import TextRecipe, iter_texts, text_recipe
 from hf_gip.hashing import hash_array, hash_json, hash_rows, rows_digest
 
@@ -118,7 +119,9 @@ class PoolConstraints:
             record["tokens"] = int(constraints.tokens[picks].sum())
         if constraints.groups is not None and len(constraints.group_names) <= MAX_GROUPS_RECORDED:
             counts = Counter(constraints.groups[picks].tolist())
-            record["groups"] = {str(name): counts[group] for group, name in enumerate(constraints.group_names)}
+            record["groups"] = {
+                name: counts[group] for group, name in enumerate(_group_names(constraints.group_names))
+            }
         return record
 
     def blocked_reason(self, picks: Tensor, row: int) -> str:
@@ -268,16 +271,17 @@ def read_inputs(dataset: Dataset, options: GipOptions) -> GipInputs:
     columns = [*(() if scores is None else scores.names), *(() if categories is None else categories.weights)]
     texts = text_recipe(dataset, options.columns, options.template) if options.features is None else None
     named = DEFAULT_ENCODER if options.encoder is None else options.encoder
-    encoder = cache(lambda: resolve_encoder(named, device=options.device, encoder_id=options.encoder_id))
+    settings = {"encoder_id": options.encoder_id, "encoder_kwargs": options.encoder_kwargs}
+    encoder = cache(lambda: resolve_encoder(named, device=options.device, **settings))
     if texts is None:
-        features = _given_vectors(dataset, options.features)
+        features = _read_features(dataset, options.features)
     else:
         features = _embedded_rows(dataset, texts, encoder())
         columns += texts.columns
     target, exclude = (_read_target(getattr(options, name), options, encoder) for name in ("target", "exclude"))
     constraints = _read_constraints(dataset, options, texts)
     columns += () if constraints is None else constraints.columns
-    plain = ("objective", "noise", "diversity", "whiten", "exclude_threshold", "target_weight")
+    plain = ("objective", "pursuit", "noise", "diversity", "whiten", "exclude_threshold", "target_weight")
     identity = {name: getattr(options, name) for name in plain} | {
         "features": features.identity,
         "target": None if target is None else target.identity,
@@ -293,7 +297,7 @@ def read_inputs(dataset: Dataset, options: GipOptions) -> GipInputs:
 # --- vectors ---------------------------------------------------------------------------------------------------------
 
 
-def _given_vectors(dataset: Dataset, features: Any) -> Vectors:
+def _read_features(dataset: Dataset, features: Any) -> Vectors:
     """The vectors brought along, a column or a matrix: checked once, hashed once.
 
     Raises:
@@ -487,11 +491,12 @@ def _quota_by_name(name: str, options: GipOptions, values: list[Any], labels: li
     Raises:
         ValueError: If a group is unknown.
     """
-    names, quota = [str(value) for value in values], {}
+    names, quota = _group_names(values), {}
     for group, count in getattr(options, name).items():
         group = plain_value(group)
         is_number_of_label = labels is not None and type(group) is int and 0 <= group < len(labels)
         group_name = labels[group] if labels is not None and is_number_of_label else str(group)
+        group_name = names[-1] if group is None and values[-1] is None else group_name
         if group_name not in names:
             listed = ", ".join(map(repr, values[:5])) + (", …" if len(values) > 5 else "")
             raise ValueError(f"`{name}` must name groups of {options.group_column!r} ({listed}), got {brief(group)}.")
@@ -503,8 +508,17 @@ def _quota_tensor(quota: Mapping[str, int] | int | None, values: list[Any], defa
     """The quota of every group, from one number for all or one by group's name."""
     if quota is None:
         return None
-    by_name = quota if isinstance(quota, Mapping) else dict.fromkeys(map(str, values), quota)
-    return torch.tensor([by_name.get(str(value), default) for value in values])
+    names = _group_names(values)
+    by_name = quota if isinstance(quota, Mapping) else dict.fromkeys(names, quota)
+    return torch.tensor([by_name.get(name, default) for name in names])
+
+
+def _group_names(values: Sequence[Any]) -> list[str]:
+    """The groups as text; the one of rows without a value, which is the last, never goes by the name of another."""
+    names = [str(value) for value in values]
+    while values and values[-1] is None and names[-1] in names[:-1]:
+        names[-1] = f"({names[-1]})"
+    return names
 
 
 def _read_tokens(dataset: Dataset, options: GipOptions, texts: TextRecipe | None) -> tuple[Tensor, list[str]]:

@@ -26,7 +26,9 @@ class SpiceOptions:
     projection_dim: int | None = 1024
     window: int | None = 120
     update_every: int | None = 10
-    alpha: float = 1.0
+    normalize: bool = True
+    alpha: float = 0.01
+    absolute_alpha: bool = False
     conflict_penalty: float = 0.1
     stop_ratio: float | None = None
     fisher: "Fisher" = "full"
@@ -38,11 +40,14 @@ class SpiceOptions:
 
     def __post_init__(self) -> None:
         from hf_gip.core.spice import check_spice_options
-        from hf_gip.core.validation import check_int
+        from hf_gip.core.validation import check_bool, check_int
         from hf_gip.features.per_example_gradients import check_target_modules
 
         _make_plain(self)
-        check_spice_options(self.alpha, self.conflict_penalty, self.stop_ratio, self.fisher, self.window)
+        check_spice_options(
+            self.alpha, self.absolute_alpha, self.conflict_penalty, self.stop_ratio, self.fisher, self.window
+        )
+        check_bool("normalize", self.normalize)
         check_int("update_every", self.update_every, optional=True)
         if self.update_every is not None and self.window is None:
             raise ValueError(
@@ -80,7 +85,8 @@ class SpiceOptions:
 
 
 SPICE_PARAMETERS = (  # as a manifest records them
-    *("projection_dim", "window", "update_every", "alpha", "conflict_penalty", "stop_ratio", "fisher", "seed"),
+    *("projection_dim", "window", "update_every", "normalize", "alpha", "absolute_alpha"),
+    *("conflict_penalty", "stop_ratio", "fisher", "seed"),
 )
 
 
@@ -100,6 +106,7 @@ class GtpOptions:
     subspace: Literal["random", "snapshots"] = "random"
     projection_dim: int | None = 4096
     adam: bool = False
+    normalize: bool = True
     ridge: float | None = None
     warmup_fraction: float = 0.05
     warmup_epochs: int = 4
@@ -124,6 +131,7 @@ class GtpOptions:
         check_int("warmup_epochs", self.warmup_epochs)
         _check_sizes(self)
         check_bool("adam", self.adam)
+        check_bool("normalize", self.normalize)
         check_number("ridge", self.ridge, optional=True)
         if not is_number(self.warmup_fraction) or not 0 < self.warmup_fraction <= 1:
             raise ValueError(
@@ -167,7 +175,7 @@ class GtpOptions:
         )
 
 
-GRADIENT_FIELDS = ("target_modules", "subspace", "adam", "projection_dim", "seed")  # as a manifest records them
+GRADIENT_FIELDS = ("target_modules", "subspace", "adam", "normalize", "projection_dim", "seed")  # in a manifest
 WARMUP_FIELDS = ("warmup_fraction", "warmup_epochs", "warmup_learning_rate")
 
 

@@ -151,19 +151,19 @@ def write_report(subset: Dataset, path: str | PathLike[str]) -> Path:
     if selection.context is not None:
         return selection.context.report(selection, path)
     pictures = [("What each pick added", plot_gains(selection))]
-    texts, columns = _read_texts(subset, selection.record) or [""] * len(subset), _own_columns(selection)
+    texts, columns = _read_texts(subset, selection.record) or [""] * len(subset), _weight_and_curve_columns(selection)
     return write_page(Path(path), selection, texts=texts, pictures=pictures, columns=columns)
 
 
-def _own_columns(selection: Selection) -> dict[str, Sequence[Any]]:
+def _weight_and_curve_columns(selection: Selection) -> dict[str, Sequence[Any]]:
     """What the selection itself knows of its picks: weights, for each target where there are several, and curves."""
-    found = {} if selection.weights is None else {"weight": selection.weights}
+    columns = {} if selection.weights is None else {"weight": selection.weights}
     tasks = [task["name"] for task in selection.record.get("target") or []]
     for name, curve in selection.curves.items():
         number = name.removeprefix("weight_")
-        known = name != number and number.isdigit() and int(number) < len(tasks)
-        found[f"weight for {tasks[int(number)]}" if known else name] = curve
-    return {name: [f"{value:.4g}" for value in curve.tolist()] for name, curve in found.items()}
+        is_task = name != number and number.isdigit() and int(number) < len(tasks)
+        columns[f"weight for {tasks[int(number)]}" if is_task else name] = curve
+    return {name: [f"{value:.4g}" for value in curve.tolist()] for name, curve in columns.items()}
 
 
 def write_gip_page(
@@ -174,8 +174,8 @@ def write_gip_page(
     target = inputs.load_target(features)
     columns, remarks = _summary_columns(selection, inputs, problem)
     random = None
-    if selection.record["parameters"]["objective"] == "projection" and inputs.scores is None:
-        noise = float(selection.record["parameters"]["noise"])
+    noise = float(selection.record["parameters"]["noise"])
+    if selection.record["parameters"]["objective"] == "projection" and inputs.scores is None and noise > 0:
         random = _random_band(problem.rows(), problem.queries, len(selection), noise)
     pictures = [
         ("What each pick added, beside random subsets", plot_gains(selection, random=random)),

@@ -24,18 +24,20 @@ from jaxtyping import Float, Int64
 from safetensors import safe_open
 from torch import Tensor, distributed, nn
 
+from hf_gip.core import spice as core
 from hf_gip.core.explain import SpiceExplanation, explain_spice_candidate, explain_spice_pick
-from hf_gip.core.metrics import curvature, curvature_factor, random_sets, set_quality
-from hf_gip.core.spice import Fisher, spice, window_quotas
+from hf_gip.core.matrix import unit_rows
+from hf_gip.core.metrics import curvature, curvature_factor, log_det_guarantee, random_sets, set_quality
 from hf_gip.dataset.cache import cache_folder, cached_gradients
 from hf_gip.dataset.options import SPICE_PARAMETERS, SpiceOptions
 from hf_gip.dataset.select import attach, check_dataset, check_pool_row, environment, report_picks, select_once, splits
 from hf_gip.dataset.values import plain_value
 from hf_gip.distributed import all_gather, rank_and_world, run_on_all, world_group
+from hf_gip.features import proxy as proxies
 from hf_gip.features.gradients import context_length
 from hf_gip.features.per_example_gradients import GradientRecipe, PerExampleGradients
 from hf_gip.features.progress import announce
-from hf_gip.features.proxy import ModelRef, ProxyTrainer, resolve_model, with_lora
+from hf_gip.features.proxy import ModelRef, ProxyTrainer, linear_schedule, resolve_model, with_lora
 from hf_gip.features.tokenization import RowCounts, TokenBatch, TokenRows, columns_read, token_batches, tokenize_rows
 from hf_gip.hashing import hash_json, hash_rows
 from hf_gip.io import save_safetensors_atomically
@@ -45,14 +47,14 @@ logger = logging.getLogger(__name__)
 
 Pool = TypeVar("Pool", Dataset, DatasetDict)
 Gradients = Callable[[Int64[Tensor, " w"]], Float[Tensor, "w d"]]
-VERSION = 2  # of the result: raise it when the same call would choose other rows, so that old caches are left behind
+VERSION = 3  # of the result: raise it when the same call would choose other rows, so that old caches are left behind
 SAVE_SECONDS = 10.0  # what a kill costs at most, besides the window in work
 RANDOM_SETS = 3  # that the picks of each window are compared with
 
 
 def spice_select(
     dataset: Pool,
-    k: int | Mapping[str, int],
+    k: int | Mapping[str, int | None] | None,
     *,
     model: str | nn.Module,
     tokenizer: Any = None,
@@ -61,10 +63,12 @@ def spice_select(
     projection_dim: int | None = SpiceOptions.projection_dim,
     window: int | None = SpiceOptions.window,
     update_every: int | None = SpiceOptions.update_every,
+    normalize: bool = SpiceOptions.normalize,
     alpha: float = SpiceOptions.alpha,
+    absolute_alpha: bool = SpiceOptions.absolute_alpha,
     conflict_penalty: float = SpiceOptions.conflict_penalty,
     stop_ratio: float | None = SpiceOptions.stop_ratio,
-    fisher: Fisher = SpiceOptions.fisher,
+    fisher: core.Fisher = SpiceOptions.fisher,
     max_length: int = SpiceOptions.max_length,
     batch_size: int = SpiceOptions.batch_size,
     seed: int = SpiceOptions.seed,
@@ -78,19 +82,26 @@ def spice_select(
     takes one AdamW step on them ([paper](https://huggingface.co/papers/2601.23155)). The union of all windows' picks
     is the subset. A small model of the target's family is the proxy to use: Qwen2-0.5B for Qwen2-7B.
 
+    A step inside a window is followed by new gradients of the window's remaining rows; what was chosen before keeps
+    the gradient it was chosen by. The learning rate, at its peak that of the released code (2e-4), rises over the
+    first 3 % of the picks and then falls to 0 in a straight line.
+
     With `update_every=None` the proxy stays as it is: its gradients are taken once, kept in the datasets cache, and
     serve every later call, whatever its `k` or penalty; then `window=None` chooses from all rows at once. Finished
     selections are cached, and a killed run goes on where it was, with the same picks. Ranks with a process group and
     one datasets cache share the gradients and return the same rows.
 
-    Costs one training step of the proxy per row that is looked at (`benchmarks/gradients.py`), and one forward pass
-    in memory per batch, besides n · `projection_dim` numbers where the proxy is frozen.
+    Costs one training step of the proxy per row whose gradient is taken (`benchmarks/gradients.py`): each once, and
+    again after each step inside its window. At the defaults, a tenth of the rows and a step every 10 of a window's 12
+    picks, that is about twice; a window's picks divisible by `update_every` leave it at once. In memory it takes one
+    forward pass per batch, besides n · `projection_dim` numbers where the proxy is frozen.
 
     Args:
         dataset: The pool: rows of text, or tokenized ones with `input_ids` and, where not every token counts,
             `labels`. Rows without a label are left out and counted. Of a `DatasetDict` each split named in `k` is
             replaced by its subset.
-        k: How many rows; for a `DatasetDict` a mapping from split to rows, or a number for its `train` split.
+        k: How many rows; for a `DatasetDict` a mapping from split to rows, or a number for its `train` split. With
+            `stop_ratio`, how many at most; None: as many as `stop_ratio` lets pass.
         model: The proxy: a Hub id, a local folder, or a live model, which is left as it was.
         tokenizer: For rows of text with a live model; otherwise the model's own.
         columns: Text columns, instead of the detected layout; every token of the text counts, as in the paper.
@@ -98,12 +109,16 @@ def spice_select(
             pattern of layer names, see `hf_gip.gradient_features`. The same weights are trained.
         projection_dim: Width the gradients are projected to; None keeps them whole.
         window: Rows looked at together; None, all of them, needs a frozen proxy.
-        update_every: Rows chosen per step of the proxy, counted in selections across windows: 1, 10 or 50 in the
-            paper. None: never.
-        alpha: Weight α of the gradients against the identity.
+        update_every: Rows chosen per step of the proxy, the paper's T: 1, 10 or 50 there. It counts picks, across
+            windows and inside them; in the released code it counts windows. None: never.
+        normalize: Give every gradient unit length. Raw lengths mostly say how short an answer is, and the longest
+            gradients win.
+        alpha: Weight α of the gradients against the identity, in units of 1/mean‖g‖² of the window.
+        absolute_alpha: Take α as it stands, as the released code does.
         conflict_penalty: Weight λ of the conflict.
         stop_ratio: Leave a window once a pick would bring at most this share of the window's first one: fewer rows
-            than `k`, as many as the record then says. 0.5 is the paper's, as "SPICE+". None: exactly `k` rows.
+            than `k`, as many as the record then says. With `k=None` it alone decides, the paper's "SPICE+", whose
+            value is 0.5. None: exactly `k` rows.
         fisher: `"full"`, `"diagonal"` as in the paper, or `"diagonal_g4"` as in the released code.
         max_length: Tokens per row at most, within the model's context; longer rows are cut and counted.
         batch_size: Rows per forward pass.
@@ -125,7 +140,9 @@ def spice_select(
         projection_dim=projection_dim,
         window=window,
         update_every=update_every,
+        normalize=normalize,
         alpha=alpha,
+        absolute_alpha=absolute_alpha,
         conflict_penalty=conflict_penalty,
         stop_ratio=stop_ratio,
         fisher=fisher,
@@ -141,8 +158,9 @@ def spice_select(
             for name, n in splits(dataset, k)
         }
         return cast("Pool", DatasetDict({**dataset, **subsets}))
-    k = plain_value(k)
-    check_dataset(dataset, k, options.id_column)
+    k = cast("int | None", plain_value(k))
+    check_dataset(dataset, 1 if k is None else k, options.id_column)
+    core.check_spice_k(k, len(dataset), options.stop_ratio)
     text_columns = columns_read(dataset, options.columns)  # refuses wrong ones before a model is opened
     proxy = resolve_model(model, tokenizer, device=str(options.device))
     request = {
@@ -154,20 +172,20 @@ def spice_select(
         "rows": hash_rows(dataset, text_columns),
     }
     folder = cache_folder("runs", hash_json(request))
-    selection = select_once(request, lambda: _select(dataset, cast("int", k), proxy, options, folder), shared=True)
+    selection = select_once(request, lambda: _select(dataset, k, proxy, options, folder), shared=True)
     clear_state(folder)
     return attach(dataset, replace(selection, context=SpiceContext(dataset, proxy, options)))
 
 
-def _select(dataset: Dataset, k: int, proxy: ModelRef, options: SpiceOptions, folder: Path | None) -> Selection:
+def _select(dataset: Dataset, k: int | None, proxy: ModelRef, options: SpiceOptions, folder: Path | None) -> Selection:
     """Choose the rows; a run in training keeps its state in `folder`.
 
     Raises:
-        ValueError: If fewer than `k` rows have a labeled token.
+        ValueError: If fewer than `k` rows, or none, have a labeled token.
     """
     started = time.perf_counter()
     model, tokens, options = _open(dataset, proxy, options)
-    if k > len(tokens.usable):
+    if len(tokens.usable) < (k or 1):
         raise ValueError(
             f"`k` must be at most the number of rows with a labeled token ({len(tokens.usable)} of {len(dataset)}), "
             f"got {k}."
@@ -177,7 +195,9 @@ def _select(dataset: Dataset, k: int, proxy: ModelRef, options: SpiceOptions, fo
             state = _run_frozen(adapted, tokens, k, options)
         else:
             state = _run_trained(adapted, tokens, k, options, folder)
-    if len(state.rows) < k:
+    if k is None and len(state.rows) == len(tokens.usable):
+        logger.warning("`stop_ratio` ended no window: all %d rows chosen; raise it, or give `k`", len(state.rows))
+    elif k is not None and len(state.rows) < k:
         logger.warning("`stop_ratio` ended windows before `k`: %d of %d rows chosen", len(state.rows), k)
     record = {
         "method": "spice",
@@ -215,7 +235,7 @@ def _shuffled(rows: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:
 # --- the two pipelines -----------------------------------------------------------------------------------------------
 
 
-def _run_frozen(model: nn.Module, tokens: TokenRows, k: int, options: SpiceOptions) -> "SpiceState":
+def _run_frozen(model: nn.Module, tokens: TokenRows, k: int | None, options: SpiceOptions) -> "SpiceState":
     """One shot: all gradients into a store, then windows of shuffled rows, or all rows at once."""
     order = tokens.usable if options.window is None else _shuffled(tokens.usable, options.seed)
     with tempfile.TemporaryDirectory() as scratch:
@@ -224,12 +244,11 @@ def _run_frozen(model: nn.Module, tokens: TokenRows, k: int, options: SpiceOptio
         matrix = store.features.load()
     position = torch.full((len(tokens.rows),), -1)
     position[store.rows] = torch.arange(len(store.rows))
-    run = WindowedRun(order, k, options)
-    return run.run(lambda rows: matrix[position[rows]].to(str(options.device)), lambda state: None)
+    return WindowedRun(order, k, options).run(lambda rows: matrix[position[rows]].to(str(options.device)))
 
 
 def _run_trained(
-    model: nn.Module, tokens: TokenRows, k: int, options: SpiceOptions, folder: Path | None
+    model: nn.Module, tokens: TokenRows, k: int | None, options: SpiceOptions, folder: Path | None
 ) -> "SpiceState":
     """The paper's pipeline: window by window, the proxy trained on what was chosen."""
     proxy = TrainedProxy(PerExampleGradients(model, _gradient_recipe(options)), tokens.rows, options, folder)
@@ -244,10 +263,10 @@ def _run_trained(
                 remaining[:: proxy.world],
                 batch_size=options.batch_size,
                 max_length=options.max_length,
-                extra=k - len(run.state.rows),
+                extra=run.work_besides(),
                 note=f"{len(run.windows)} windows, a step of the proxy per {options.update_every} picks",
             )
-        return run.run(proxy.gradients, proxy.after_window)
+        return run.run(proxy.gradients, proxy)
     finally:
         proxy.trainer.restore_initial()
 
@@ -278,15 +297,24 @@ class SpiceState:
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     stopped_early: bool = False
 
+    def add(self, rows: list[int], trace: core.SpiceTrace) -> None:
+        """Add what a greedy run chose, by its `rows` in the pool."""
+        self.rows += rows
+        self.untrained += rows
+        self.gains += trace.gains
+        self.conflict += trace.conflicts
+        self.overlap += trace.overlaps
+        self.stopped_early |= trace.stopped
+
 
 class WindowedRun:
-    """Goes through `order` in windows of `options.window` rows, and takes each one's share of `k`."""
+    """Goes through `order` in windows of `options.window` rows, and takes each one's share of `k`, or all it has."""
 
-    def __init__(self, order: Int64[Tensor, " n"], k: int, options: SpiceOptions) -> None:
+    def __init__(self, order: Int64[Tensor, " n"], k: int | None, options: SpiceOptions) -> None:
         """Cut the windows; nothing is chosen yet."""
         window = min(options.window or len(order), len(order))
         self.windows = order.split(window)
-        self.quotas = window_quotas(len(order), k, window).tolist()
+        self.quotas = core.window_quotas(len(order), len(order) if k is None else k, window).tolist()
         self.options = options
         self.state = SpiceState()
 
@@ -294,47 +322,91 @@ class WindowedRun:
         """Numbers of the windows that are still to be looked at."""
         return [number for number in range(self.state.window, len(self.windows)) if self.quotas[number]]
 
-    def run(self, gradients: Gradients, after_window: Callable[[SpiceState], None]) -> SpiceState:
-        """Choose from every window that is still to do; `after_window` is called behind each."""
+    def work_besides(self) -> int:
+        """Rows' worth of work besides each row's first gradient: the proxy's steps, and new gradients after them."""
+        every, picks, work = cast("int", self.options.update_every), len(self.state.untrained), 0
+        for number in self.remaining():
+            steps, picks = divmod(picks + self.quotas[number], every)
+            work += every * steps + (steps - (picks == 0)) * len(self.windows[number])
+        return work
+
+    def run(self, gradients: Gradients, proxy: "TrainedProxy | None" = None) -> SpiceState:
+        """Choose from every window that is still to do; `proxy`, if it is trained, learns from the picks."""
         sizes = [len(rows) if quota else 0 for rows, quota in zip(self.windows, self.quotas, strict=True)]
         with tqdm(total=sum(sizes), initial=sum(sizes[: self.state.window]), unit="row", desc="SPICE") as bar:
             for number in range(self.state.window, len(self.windows)):
                 if self.quotas[number]:
-                    self.choose(self.windows[number], self.quotas[number], gradients)
+                    self.choose(number, gradients, proxy)
                 self.state.window = number + 1
-                after_window(self.state)
+                if proxy is not None:
+                    proxy.save(self.state)
                 bar.update(sizes[number])
         return self.state
 
-    def choose(self, rows: Int64[Tensor, " w"], quota: int, gradients: Gradients) -> None:
-        """Add the picks of one window, and how they compare with random ones and with those without a penalty."""
-        G, state, alpha, penalty = gradients(rows), self.state, self.options.alpha, self.options.conflict_penalty
-        core: dict[str, Any] = {"alpha": alpha, "fisher": self.options.fisher}
-        selection = spice(G, quota, conflict_penalty=penalty, stop_ratio=self.options.stop_ratio, **core)
-        k = len(selection)
-        unpenalized = spice(G, k, conflict_penalty=0.0, **core) if penalty else selection
+    def choose(self, number: int, gradients: Gradients, proxy: "TrainedProxy | None") -> None:
+        """Add the picks of one window; after every `update_every` picks the proxy takes a step.
+
+        A step changes the gradients of the rows still free. Those chosen keep the gradient they were chosen by.
+        """
+        rows, quota, state, options = self.windows[number], self.quotas[number], self.state, self.options
+        score = core.SpiceOptions(options.alpha, options.conflict_penalty, options.stop_ratio, options.fisher)
+        first, scale = self.in_units_of_alpha(gradients(rows))
+        free, current, chosen = torch.arange(len(rows)), first, first[:0]
+        picks: list[int] = []
+        trace = core.SpiceTrace()
+        while len(picks) < quota and not trace.stopped:
+            due = quota if proxy is None else cast("int", options.update_every) - len(state.untrained)
+            trace = core.continue_greedy(
+                current, min(due, quota - len(picks)), score, chosen=chosen, first_gain=trace.first_gain
+            )
+            new = torch.tensor(trace.rows, dtype=torch.int64)
+            picks += free[new].tolist()
+            state.add(rows[free[new]].tolist(), trace)
+            chosen = torch.cat([chosen, current[new.to(current.device)]])
+            is_free = torch.ones(len(free), dtype=torch.bool).index_fill_(0, new, value=False)
+            free, current = free[is_free], current[is_free.to(current.device)]
+            if proxy is not None and len(state.untrained) == options.update_every:
+                proxy.step(state, (sum(self.quotas[:number]) + len(picks)) / sum(self.quotas))
+                if len(picks) < quota and not trace.stopped:
+                    current, _ = self.in_units_of_alpha(gradients(rows[free]), scale)
+        self.compare(first, torch.tensor(picks))
+
+    def in_units_of_alpha(
+        self, gradients: Float[Tensor, "w d"], scale: float | None = None
+    ) -> tuple[Float[Tensor, "w d"], float]:
+        """The gradients, of unit length if that is wanted, times `scale`; by default one over their mean length."""
+        G = unit_rows(gradients) if self.options.normalize else gradients
+        if scale is None:
+            energy = torch.linalg.vector_norm(G, dim=1, dtype=torch.float64).square()
+            scale = 1.0 if self.options.absolute_alpha else float(core.mean_energy(energy)[0]) ** -0.5
+        return G * scale, scale
+
+    def compare(self, G: Float[Tensor, "w d"], picks: Int64[Tensor, " k"]) -> None:
+        """Note how the picks of a window compare with random ones and with those without a penalty.
+
+        All under the gradients that the window began with, in units of α.
+        """
+        options, k = self.options, len(picks)
+        alpha, unpenalized = options.alpha, picks
+        if options.conflict_penalty:
+            score = core.SpiceOptions(alpha, 0.0, None, options.fisher)
+            unpenalized = torch.tensor(core.continue_greedy(G, k, score).rows)
         subsets = {
-            "chosen": [selection.indices],
-            "without_penalty": [unpenalized.indices],
-            "random": random_sets(len(G), k, RANDOM_SETS, seed=self.options.seed + len(state.rows)),
+            "chosen": [picks],
+            "without_penalty": [unpenalized],
+            "random": random_sets(len(G), k, RANDOM_SETS, seed=options.seed + len(self.state.rows) - k),
         }
         quality = {name: [set_quality(G[rows], alpha) for rows in each] for name, each in subsets.items()}
-        state.comparisons.append(
+        guarantee = log_det_guarantee(G, picks, torch.tensor([alpha]))
+        self.state.comparisons.append(
             {
                 "log_det": {name: [one.log_det for one in each] for name, each in quality.items()},
                 "conflict": {name: [one.conflict for one in each] for name, each in quality.items()},
                 "curvature": curvature(G, alpha),
-                "greedy_guarantee": selection.record["greedy_guarantee"],
-                "fisher_norm": selection.record["fisher_norm"],
+                "greedy_guarantee": guarantee.share,
+                "fisher_norm": guarantee.fisher_norm,
             }
         )
-        picks = rows[selection.indices].tolist()
-        state.rows += picks
-        state.untrained += picks
-        state.gains += selection.gains.tolist()
-        state.conflict += selection.curves["conflict"].tolist()
-        state.overlap += selection.curves["overlap"].tolist()
-        state.stopped_early |= bool(selection.record["stopped_early"])
 
 
 class TrainedProxy:
@@ -365,13 +437,15 @@ class TrainedProxy:
         distributed.all_reduce(on_device, group=self.group)  # every row is zero on all ranks but one: the sum is exact
         return on_device.cpu()
 
-    def after_window(self, state: SpiceState) -> None:
-        """Take the steps that are due, and save now and then."""
-        update_every = cast("int", self.options.update_every)
-        while len(state.untrained) >= update_every:
-            self.trainer.step(list(_batches(self.rows, state.untrained[:update_every], self.options)))
-            del state.untrained[:update_every]
-            state.steps += 1
+    def step(self, state: SpiceState, progress: float) -> None:
+        """Take one step on the untrained picks, after a share `progress` of all picks."""
+        self.trainer.optimizer.param_groups[0]["lr"] = proxies.LEARNING_RATE * linear_schedule(progress)
+        self.trainer.step(list(_batches(self.rows, state.untrained, self.options)))
+        state.untrained.clear()
+        state.steps += 1
+
+    def save(self, state: SpiceState) -> None:
+        """Save the state of the run now and then."""
         if self._state_path and self.rank == 0 and time.monotonic() - self._last_save >= SAVE_SECONDS:
             metadata = {"state": json.dumps(vars(state))}
             save_safetensors_atomically(self._state_path, self.trainer.state(), metadata)
@@ -488,7 +562,8 @@ class SpiceContext:
         """Explain `row` of the pool; one left out costs the gradients of the picks it competed with.
 
         Raises:
-            ValueError: If `row` is no row of the pool or took no part, or was left out and the proxy has moved on.
+            ValueError: If `row` is no row of the pool or took no part, was left out and the proxy has moved on, or its
+                window gave no pick to compare it with.
         """
         check_pool_row(row, self.dataset)
         if self.options.update_every is not None or row in selection.indices.tolist():
@@ -500,11 +575,20 @@ class SpiceContext:
         if options.window is not None:
             windows = _shuffled(tokens.usable, options.seed).split(options.window)
         rivals = next(rows for window in windows if row in (rows := set(window.tolist())))
-        picks = [pick for pick in selection.indices.tolist() if pick in rivals]
+        steps = [step for step, pick in enumerate(selection.indices.tolist()) if pick in rivals]
+        if not steps:
+            raise ValueError(f"`row` must have competed with a pick, got row {row}, whose window gave none.")
+        picks = selection.indices[steps].tolist()
         with with_lora(model, options.target_modules, options.seed) as adapted:
             per_example = PerExampleGradients(adapted, _gradient_recipe(options))
-            G = _compute_rows(per_example, tokens.rows, [*picks, row], options)
-        return explain_spice_candidate(row, G[-1], picks, G[:-1], dict(selection.record["parameters"]))
+            G = _compute_rows(per_example, tokens.rows, [*picks, row], options).double()
+        G = unit_rows(G) if options.normalize else G
+        # The unit of α is a mean over rows not read here: what a pick brought alone, log(1 + α‖g‖²), gives it back.
+        alone = (selection.gains - selection.curves["overlap"])[steps]
+        longest = int(alone.argmax())
+        length = float(G[longest].norm())
+        scale = float(torch.expm1(alone[longest]) / options.alpha) ** 0.5 / length if length else 1.0
+        return explain_spice_candidate(row, scale * G[-1], picks, scale * G[:-1], dict(selection.record["parameters"]))
 
     def report(self, selection: Selection, path: str | PathLike[str]) -> Path:
         """Write the page about `selection`."""

@@ -301,7 +301,7 @@ def _encoder(recipe: Mapping[str, Any], inputs: Inputs) -> Any:
     Raises:
         ValueError: If it was left out, is no folder where it was one, or holds other files.
     """
-    from hf_gip.features.encoders import installed_copy
+    from hf_gip.features.sentence_transformer import installed_copy
     from hf_gip.hashing import hash_folder
 
     if recipe["encoder"] == "lexical":
