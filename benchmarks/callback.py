@@ -209,7 +209,7 @@ def epoch(folder: str, count: int, k: int, features: Any) -> dict[str, Any]:
         "train_s": (whole - selecting) / epochs,
         "features_s": selecting * (1 - picks) / epochs,
         "select_s": selecting * picks / epochs,
-        "swap_s": seconds(lambda: callback.reselector.restore(chosen)),
+        "swap_s": seconds(lambda: callback.reselector.view.show(chosen.rows)),
         "overhead": selecting / (whole - selecting),
     }
 

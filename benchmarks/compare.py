@@ -16,7 +16,7 @@ from datasets import Dataset
 from machine import write_results
 
 import hf_gip
-from hf_gip.features.encoders import DEFAULT_ENCODER
+from hf_gip.features.sentence_transformer import DEFAULT_ENCODER
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 JUDGES = ["score_gpt4o_mini", "score_llama31_8b", "score_mistral_7b"]

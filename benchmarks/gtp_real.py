@@ -124,9 +124,9 @@ def hidden_states(model: nn.Module, dataset: Dataset) -> Tensor:
     return features
 
 
-def main() -> None:
-    """Train, take gradients along the run, choose, compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(description: str | None) -> argparse.Namespace:
+    """What the experiment is made of."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--alpaca", type=int, default=600)
     parser.add_argument("--gsm8k", type=int, default=150)
@@ -134,7 +134,11 @@ def main() -> None:
     parser.add_argument("--target", type=int, default=50)
     parser.add_argument("--k", type=int, default=50)
     parser.add_argument("--steps", type=int, default=120)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def set_up(args: argparse.Namespace) -> tuple[nn.Module, Dataset, Dataset, Tensor, str]:
+    """A small trained model, the pool, the target, which rows of the pool are GSM8K's, and all that in words."""
     torch.set_num_threads(1)
     disable_progress_bars()
     alpaca = pairs(args.data, "alpaca", 2 * args.alpaca, 0)
@@ -150,6 +154,28 @@ def main() -> None:
     pool = tokens(alpaca[: args.alpaca] + math_rows + repeated, tokenizer)
     target = tokens(pairs(args.data, "gsm8k_test", args.target, 0), tokenizer)
     from_gsm8k = torch.arange(len(pool)) >= len(pool) - len(math_rows) - len(repeated)
+    words = (
+        f"{len(pool)} rows: {args.alpaca} of Alpaca and {args.gsm8k} of GSM8K, {args.repeated} of these once more "
+        f"behind other words; target: {args.target} test rows of GSM8K; answers count. Llama of 3 layers, width "
+        f"96, trained {args.steps} steps on as many other rows (loss {first:.2f} to {last:.2f}); then a warm-up "
+        f"run of {RUN['warmup_epochs']} epochs on a {RUN['warmup_fraction']:.0%} share at "
+        f"{RUN['warmup_learning_rate']:g}, LoRA gradients after each epoch; k = {args.k}."
+    )
+    return model, pool, target, from_gsm8k, words
+
+
+def command(name: str, args: argparse.Namespace) -> str:
+    """What a reader types."""
+    return (
+        f"python benchmarks/{name}.py --data DATA --alpaca {args.alpaca} --gsm8k {args.gsm8k}"
+        f" --repeated {args.repeated} --target {args.target} --k {args.k} --steps {args.steps}"
+    )
+
+
+def main() -> None:
+    """Train, take gradients along the run, choose, compare."""
+    args = arguments(__doc__)
+    model, pool, target, from_gsm8k, words = set_up(args)
     hidden = hidden_states(model, pool), hidden_states(model, target)
     with TemporaryDirectory() as cache:
         config.HF_DATASETS_CACHE = Path(cache)  # the warm-up run serves both
@@ -161,19 +187,13 @@ def main() -> None:
             for trajectories in (plain, adam)
             for line in measure(trajectories, plain, select_by_rule(trajectories, hidden, args.k), from_gsm8k)
         ]
-    run = RUN["warmup_epochs"], RUN["warmup_fraction"], RUN["warmup_learning_rate"]
     write_results(
         "gtp_real",
         table,
-        command=f"python benchmarks/gtp_real.py --data DATA --alpaca {args.alpaca} --gsm8k {args.gsm8k}"
-        f" --repeated {args.repeated} --target {args.target} --k {args.k} --steps {args.steps}",
+        command=command("gtp_real", args),
         packages=("torch", "transformers", "peft", "tokenizers"),
         notes=[
-            f"{len(pool)} rows: {args.alpaca} of Alpaca and {args.gsm8k} of GSM8K, {args.repeated} of these once more "
-            f"behind other words; target: {args.target} test rows of GSM8K; answers count. Llama of 3 layers, width "
-            f"96, trained {args.steps} steps on as many other rows (loss {first:.2f} to {last:.2f}); then a warm-up "
-            f"run of {run[0]} epochs on a {run[1]:.0%} share at {run[2]:g}, LoRA gradients in {RUN['dims']:,} "
-            f"dimensions after each epoch; k = {args.k}.",
+            f"{words} Sketched to {RUN['projection_dim']:,} numbers per checkpoint.",
             "residual: ‖b − Aᵀw‖ / ‖b‖ along the run, in the space that the rule chose in, with the best non-negative "
             "weights on its rows; residual_plain: the same rows judged by plain gradients on both sides. "
             f"near_copies: rows whose plain gradient along the run has a cosine above {NEAR} with one chosen before.",

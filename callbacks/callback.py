@@ -241,7 +241,7 @@ class GIPSelectionCallback(TrainerCallback, ExportableState):
         self.round = Round.from_json(saved["round"])
         if saved["used"] is not None:
             self.reselector.sampler.used.copy_(decode_tensor(saved["used"]))
-        self.reselector.restore(self.round)
+        self.reselector.view.show(self.round.rows)
 
     def _run_identity(self) -> dict[str, Any]:
         """What must be the same in a checkpoint and in the run that goes on from it."""

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from hf_gip.dataset.select import check_id_column
 from hf_gip.hashing import hash_rows, hash_token_rows, row_hashes
 
 from .packing import Packing, no_progress_bars
@@ -107,15 +108,9 @@ def token_counts(rows: Dataset) -> Tensor:
 def _row_ids(rows: Dataset, positions: Tensor, id_column: str | None) -> pa.Array:
     if id_column is None:
         return pa.array(positions.numpy())
-    if id_column not in rows.column_names:
-        raise ValueError(
-            f"`id_column` must name a column of the training set, got {id_column!r}: it has {rows.column_names}."
-        )
+    check_id_column(rows, id_column, of="training set")
     table: Any = rows.select_columns(id_column).with_format("arrow")[:]
-    ids = table[id_column].combine_chunks()
-    if len(ids.unique()) != len(rows):
-        raise ValueError(f"`id_column` must tell rows apart, got repeated values in {id_column!r}.")
-    return ids
+    return table[id_column].combine_chunks()
 
 
 # --- Rows: `raw` against the trainer's -------------------------------------------------------------------------------

@@ -164,10 +164,6 @@ class Reselector:
         seconds = {"features": feature_seconds, "select": time.perf_counter() - start - feature_seconds}
         return self._serve(ranking, fitting, epoch, step, seconds)
 
-    def restore(self, saved: Round) -> None:
-        """Serve a round of a checkpoint."""
-        self.view.show(saved.rows)
-
     def _initial_ranking(self) -> Selection:
         initial = self.initial_selection
         if initial is None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 from transformers import Trainer
 
-from hf_gip.hashing import hash_lines, hash_token_rows
+from hf_gip.hashing import hash_item, hash_lines
 from hf_gip.manifest.training_run import Epoch
 
 
@@ -23,7 +23,7 @@ class ServingLog:
 
     Attributes:
         counts: How often each item was served, (items,).
-        digests: The first 8 bytes of the SHA-256 of each item's tokens and labels as served, (items,).
+        digests: The first 8 bytes of the SHA-256 of each item's values as served, (items,).
         expected: The same of the items as chosen, (items,).
     """
 
@@ -117,7 +117,7 @@ def check_epoch(trainer: Trainer, loader: Any, log: ServingLog, epoch: int, *, i
 
 
 def _digests(items: Iterable[Mapping[str, Any]]) -> Tensor:
-    digests = [int.from_bytes(bytes.fromhex(hash_token_rows([item])), "big", signed=True) for item in items]
+    digests = [int.from_bytes(bytes.fromhex(hash_item(item)), "big", signed=True) for item in items]
     return torch.tensor(digests, dtype=torch.int64)
 
 

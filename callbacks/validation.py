@@ -10,10 +10,11 @@ from datasets import Dataset
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from hf_gip.core.validation import as_list, brief, check_bool, check_choice, check_int, check_number
+from hf_gip.core.validation import as_list, brief, check_bool, check_choice, check_int, check_number, check_type
 from hf_gip.features.encoders import resolve_encoder
 from hf_gip.features.per_example_gradients import lora_layers
 from hf_gip.features.text import check_no_transform
+from hf_gip.hub.push import check_repo_id
 from hf_gip.selection import Selection
 
 from .trainer_access import is_sharded, packing_of
@@ -30,19 +31,15 @@ SORTED_BY_LENGTH = ("group_by_length", "batch_rebalance")
 # --- When the callback is made ---------------------------------------------------------------------------------------
 
 
-def check_trainer(trainer: object) -> None:
+def check_trainer(trainer: Trainer) -> None:
     """Raise if re-selection would go wrong in silence; warn if it merely costs.
 
     Raises:
         TypeError: If it is no trainer, or its training set no `datasets.Dataset`.
         ValueError: If it has a selection already, splits a batch over processes, or has no row to train on.
     """
-    if not isinstance(trainer, Trainer):
-        raise TypeError(
-            f"`trainer` must be a `transformers.Trainer`, got {type(trainer).__name__}: "
-            "`GIPSelectionCallback(trainer, k)`."
-        )
-    rows = trainer.train_dataset
+    check_type("trainer", trainer, Trainer, "a `transformers.Trainer`", ": `GIPSelectionCallback(trainer, k)`")
+    rows: Any = trainer.train_dataset
     if isinstance(rows, SelectionView | PackedView):
         raise ValueError(
             "`trainer` must have no other selection callback, got one whose training set is a selection already: use "
@@ -55,11 +52,8 @@ def check_trainer(trainer: object) -> None:
                 f"`trainer` must give every process its own batches, got {kind} parallelism over {size}: use data "
                 "parallelism (DDP, FSDP, ZeRO)."
             )
-    if not isinstance(rows, Dataset):
-        raise TypeError(
-            f"`trainer.train_dataset` must be a `datasets.Dataset`, got {type(rows).__name__}: rows are chosen by "
-            "position, so load or materialize the dataset first (`Dataset.from_generator`)."
-        )
+    advice = ": rows are chosen by position, so load or materialize the dataset first (`Dataset.from_generator`)"
+    check_type("trainer.train_dataset", rows, Dataset, "a `datasets.Dataset`", advice)
     check_no_transform("trainer.train_dataset", rows)
     if not len(rows):
         raise ValueError(
@@ -108,11 +102,8 @@ def check_arguments(
     check_bool("allow_repeats", allow_repeats)
     if select is not None and not callable(select):
         raise TypeError(f"`select` must be a function or None, got {brief(select)}.")
-    if not isinstance(initial_selection, Selection | None):
-        raise TypeError(
-            f"`initial_selection` must be a `Selection`, got {type(initial_selection).__name__}: a subset has it as "
-            "`.selection`."
-        )
+    advice = ": a subset has it as `.selection`"
+    check_type("initial_selection", initial_selection, Selection | None, "a `Selection`", advice)
     _check_model(trainer, features)
     _check_encoder(trainer, features, encoder)
     _check_pool(trainer, pool)
@@ -156,9 +147,8 @@ def _check_encoder(trainer: Trainer, features: str, encoder: Any) -> None:
         )
 
 
-def _check_pool(trainer: Trainer, pool: object) -> None:
-    if not isinstance(pool, Dataset | None):
-        raise TypeError(f"`pool` must be a `datasets.Dataset`, got {type(pool).__name__}.")
+def _check_pool(trainer: Trainer, pool: Dataset | None) -> None:
+    check_type("pool", pool, Dataset | None, "a `datasets.Dataset`")
     if pool is not None:
         check_no_transform("pool", pool)
     elif packing_of(trainer) is not None:
@@ -173,8 +163,7 @@ def _check_push(push_to: object, push_every_selection: bool, pool: Dataset | Non
         if push_every_selection:
             raise ValueError("`push_every_selection` needs the repository to push to, got `push_to=None`: name one.")
         return
-    if not isinstance(push_to, str) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", push_to):
-        raise ValueError(f"`push_to` must be a dataset repository such as 'me/subset', got {brief(push_to)}.")
+    check_repo_id("push_to", push_to)
     if pool is None:
         raise ValueError(
             "`push_to` publishes rows as they were given to the trainer, got `pool=None`: pass that dataset."

@@ -9,6 +9,7 @@ import datetime
 import decimal
 import hashlib
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 1_000  # rows that become Python values at a time
 ARROW_ROWS = 65_536  # rows whose buffers are hashed at a time
+KNOWN_CODE = {"torch", "transformers", "peft", "accelerate", "trl", "hf_gip"}  # whose hooks belong to their modules
 NOT_COMPUTED = {  # entries of a model's configuration that change no gradient
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict"),
     *("output_hidden_states", "output_attentions", "pad_token_id", "bos_token_id", "eos_token_id", "peft_config"),
 }
+NO_SETTING = {"training", "gradient_checkpointing", "name_or_path"}  # attributes of modules that change no result
 WIDE_ROW = 4_096  # bytes
+TAGS = {"bytes", "time", "seconds", "text", "struct"}  # of what JSON has no word for
 
 
 # --- JSON, texts, arrays, models, files ----------------------------------------------------------------------------
@@ -91,8 +95,21 @@ def hash_tensors(tensors: "Mapping[str, Tensor]") -> str:
 def hash_model(model: "nn.Module") -> str:
     """16 hex digits that depend on every weight and on what is computed with them; half a second per gigabyte.
 
-    Equal weights with another number of heads, another rope or another scale of the LoRA layers are another model.
+    Equal weights with another number of heads, another rope, another activation or another scale of the LoRA layers
+    are another model, whether the configuration says so or a module was changed in place.
+
+    Raises:
+        ValueError: If it runs code of the user's, in hooks or in place of a `forward`: no digest covers that.
     """
+    for name, module in model.named_modules():
+        hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks
+        replaced = [vars(module)["forward"]] if "forward" in vars(module) else []
+        for code in [*replaced, *(hook for each in hooks for hook in each.values())]:
+            if getattr(getattr(code, "func", code), "__module__", "").split(".")[0] not in KNOWN_CODE:
+                raise ValueError(
+                    f"`model` must be known by its weights and settings, got a hook or a `forward` of your own in "
+                    f"{name or 'the model'!r}, whose effect no digest covers: remove it while rows are selected."
+                )
     config: Any = getattr(model, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
     adapters = [
@@ -101,7 +118,19 @@ def hash_model(model: "nn.Module") -> str:
         if hasattr(module, "lora_A")
     ]
     computed = {name: repr(value) for name, value in settings.items() if name not in NOT_COMPUTED}
-    return hash_json({"weights": hash_tensors(model.state_dict()), "config": computed, "adapters": adapters})
+    plain = {
+        name: {"class": type(module).__qualname__}
+        | {key: repr(each) for key, each in vars(module).items() if _is_setting(key, each)}
+        for name, module in model.named_modules()
+    }
+    tensors = {**model.state_dict(), **dict(model.named_buffers())}  # also buffers that are not saved
+    return hash_json(
+        {"weights": hash_tensors(tensors), "config": computed, "adapters": adapters, "modules": hash_json(plain)}
+    )
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    return isinstance(value, bool | int | float | str) and not name.startswith("_") and name not in NO_SETTING
 
 
 def hash_tokenizer(tokenizer: Any) -> str:
@@ -113,6 +142,8 @@ def hash_tokenizer(tokenizer: Any) -> str:
         special = repr(getattr(tokenizer, "special_tokens_map", None))
         return hash_json({"kind": type(tokenizer).__name__, "words": words, "options": options, "special": special})
     plain = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    if getattr(tokenizer, "split_special_tokens", False):  # `<eos>` in a text is then read as any other word
+        plain["split_special_tokens"] = True
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -123,6 +154,24 @@ def hash_token_rows(rows: Iterable[Any]) -> str:
         read = [_plain_numbers(row[name]) if name in row else None for name in names]
         digest.update(json.dumps(read).encode())
     return digest.hexdigest()[:16]
+
+
+def hash_item(item: Mapping[str, Any]) -> str:
+    """16 hex digits that depend on every value of an item that goes to a collator: tokens, masks, bounds, pictures."""
+    plain = {name: _plain_numbers(item[name]) for name in item}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=_item_form).encode()).hexdigest()[:16]
+
+
+def _item_form(value: Any) -> Any:
+    """What an item holds besides plain values; of what has neither numbers nor bytes, its kind."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "tobytes"):  # a picture
+        return [str(getattr(value, "size", None)), hash_bytes(value.tobytes())]
+    try:
+        return _json_form(value)
+    except TypeError:
+        return type(value).__qualname__
 
 
 def _plain_numbers(value: Any) -> Any:
@@ -139,14 +188,23 @@ def hash_file(path: Path) -> str:
 
 
 def hash_folder(folder: Path) -> str:
-    """SHA-256 over the files that make a model: every regular file's name and content, hidden ones apart."""
+    """SHA-256 over the files that make a model, also behind links: each one's name and content, hidden ones apart."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        inside = path.relative_to(folder).parts
-        if "__pycache__" in inside or any(part.startswith(".") for part in inside):  # of tools, not of the model
-            continue
+    for path in sorted(_model_files(folder, set())):
         digest.update(json.dumps([path.relative_to(folder).as_posix(), hash_file(path)]).encode())
     return digest.hexdigest()
+
+
+def _model_files(folder: Path, outer: set[str]) -> Iterator[Path]:
+    """Every regular file; a link back to a folder around it is not followed."""
+    outer = outer | {os.path.realpath(folder)}
+    for path in folder.iterdir():
+        if path.name == "__pycache__" or path.name.startswith("."):  # of tools, not of the model
+            continue
+        if path.is_dir() and os.path.realpath(path) not in outer:
+            yield from _model_files(path, outer)
+        elif path.is_file():
+            yield path
 
 
 # --- rows as a whole, through Arrow ----------------------------------------------------------------------------------
@@ -169,11 +227,28 @@ def hash_rows(dataset: Dataset, columns: Sequence[str] | None = None) -> str:
         for name in names:
             for chunk in table.column(name).chunks:
                 _update(leaves, json.dumps(name), chunk)
-    labels = {name: feature.names for name in names if hasattr(feature := dataset.features[name], "names")}
-    digest = hashlib.sha256(json.dumps([names, len(dataset), labels]).encode())
+    digest = hashlib.sha256(json.dumps([names, len(dataset), label_names(dataset.features, names)]).encode())
     for path in sorted(leaves):
         digest.update(leaves[path].digest(path))
     return digest.hexdigest()
+
+
+def label_names(features: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The names of each `ClassLabel`, at any depth, by its place; what its numbers mean."""
+    found: dict[str, Any] = {}
+
+    def visit(place: str, feature: Any) -> None:
+        if isinstance(feature, dict):
+            for key in sorted(feature):
+                visit(f"{place}.{json.dumps(key)}", feature[key])
+        elif hasattr(feature, "feature"):
+            visit(f"{place}[]", feature.feature)
+        elif hasattr(feature, "names"):
+            found[place] = feature.names
+
+    for name in names:
+        visit(name, features[name])
+    return found
 
 
 def content_fingerprint(dataset: Dataset) -> str:
@@ -325,6 +400,12 @@ def row_hashes(dataset: Dataset, columns: Sequence[str]) -> Iterator[str]:
         yield from hash_table(table, columns)
 
 
+def hash_pool(dataset: Dataset, columns: Sequence[str]) -> str:
+    """SHA-256 over the `row_hashes` of all rows, and over the names that the numbers of a `ClassLabel` stand for."""
+    labels = label_names(dataset.features, sorted(columns))
+    return hash_lines([*row_hashes(dataset, columns), *([json.dumps(labels)] if labels else [])])
+
+
 def rows_digest(rows: Dataset, columns: Sequence[str]) -> str:
     """SHA-256 of the values in these columns, row by row: the same however the rows are stored.
 
@@ -350,9 +431,46 @@ def iter_tables(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def hash_table(table: pa.Table, columns: Sequence[str]) -> list[str]:
-    """SHA-256 of each row of a table over `columns`."""
-    rows = table.select(sorted(columns)).to_pylist()
+    """SHA-256 of each row of a table over `columns`.
+
+    Raises:
+        TypeError: If a value has no stable form.
+    """
+    table = table.select(sorted(columns))
+    for number, field in enumerate(table.schema):
+        if field.type == pa.time64("ns"):  # Python's times end at microseconds
+            exact = pa.chunked_array([_as_struct("time", chunk) for chunk in table.column(number).chunks])
+            table = table.set_column(number, field.name, exact)
+        elif "time64[ns]" in str(field.type):
+            raise TypeError(
+                f"cannot hash nested times in nanoseconds, got column {field.name!r} of type {field.type}: cast them "
+                "to microseconds before selecting."
+            )
+    rows = table.to_pylist()
+    if any(_has_tag_struct(kind) for kind in table.schema.types):
+        rows = [{name: _escape(value) for name, value in row.items()} for row in rows]
     return [hashlib.sha256(canonical(row)).hexdigest() for row in rows]
+
+
+def _as_struct(tag: str, array: pa.Array) -> pa.Array:
+    return pa.StructArray.from_arrays([array.cast(pa.string())], [tag], mask=array.is_null())
+
+
+def _has_tag_struct(kind: pa.DataType) -> bool:
+    """Whether values of this type may look like a tagged one: a struct of one field that is called like a tag."""
+    fields = [kind.field(number) for number in range(kind.num_fields)]
+    alike = pa.types.is_struct(kind) and len(fields) == 1 and fields[0].name in TAGS
+    return alike or any(_has_tag_struct(field.type) for field in fields)
+
+
+def _escape(value: Any) -> Any:
+    """A value in which no struct of the user's looks like a tagged one."""
+    if isinstance(value, list):
+        return [_escape(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    inner = {name: _escape(each) for name, each in value.items()}
+    return {"struct": inner} if len(inner) == 1 and TAGS & inner.keys() else inner
 
 
 def canonical(row: dict[str, Any]) -> bytes:
@@ -378,7 +496,9 @@ def _json_form(value: Any) -> Any:
     if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
         return {"time": value.isoformat()}
     if isinstance(value, datetime.timedelta):
-        return {"seconds": str(value.total_seconds())}
+        exact = decimal.Decimal(value.days * 86_400 + value.seconds) + decimal.Decimal(value.microseconds).scaleb(-6)
+        exact += decimal.Decimal(getattr(value, "nanoseconds", 0)).scaleb(-9)  # of pandas
+        return {"seconds": str(exact.normalize())}
     if isinstance(value, decimal.Decimal | uuid.UUID):
         return {"text": str(value)}
     if isinstance(value, np.ndarray | np.generic):

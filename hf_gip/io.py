@@ -29,6 +29,11 @@ def check_path(name: str, path: Any, expected: str) -> None:
         )
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its kind if it says nothing: some libraries go on for a page."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def friendly_disk_errors(path: str | os.PathLike[str], advice: str = CACHE_ADVICE) -> Iterator[None]:
     """Say in one sentence that the disk below `path` is full, read-only or closed to this user; other errors pass.

@@ -37,8 +37,9 @@ def plot_gains(
 
     Args:
         selection: What a selector returned.
-        random: Size → shares of the total that random subsets of it reach, drawn as a band from least to most.
-        ax: Axes to draw into, instead of a new figure.
+        random: Size → shares of the total that random subsets of it reach, drawn as a band from least to most,
+            *optional*.
+        ax: Axes to draw into, instead of a new figure, *optional*.
 
     Returns:
         The figure.
@@ -52,8 +53,8 @@ def plot_gains(
         share.plot(steps, (selection.gains.cumsum(0) / selection.total).numpy(), color=ACCENT, linewidth=1.8)
         if random:
             sizes = sorted(random)
-            least, most = ([end(random[size]) for size in sizes] for end in (min, max))
-            share.fill_between(sizes, least, most, color=ACCENT, alpha=0.3, linewidth=1, label="random subsets")
+            lowest, highest = ([end(random[size]) for size in sizes] for end in (min, max))
+            share.fill_between(sizes, lowest, highest, color=ACCENT, alpha=0.3, linewidth=1, label="random subsets")
             share.legend(loc="lower right", frameon=False)
         share.set(ylabel="share captured")
         share.set_ylim(0, 1)
@@ -74,10 +75,11 @@ def plot_map(
     Args:
         features: The pool's vectors, (n, d).
         selection: What a selector chose from them.
-        queries: The target's vectors, (m, d), drawn as crosses.
-        projection: `"pca"`, the first two principal components; or `"umap"`, which keeps neighbours (by cosine)
-            together: `pip install umap-learn`; minutes for a large pool, of which some 20,000 rows are drawn.
-        ax: Axes to draw into, instead of a new figure.
+        queries: The target's vectors, (m, d), drawn as crosses, *optional*.
+        projection: `"pca"`, the first two principal components, *optional*, defaults to `"pca"`; or `"umap"`, which
+            keeps neighbours (by cosine) together: `pip install umap-learn`; minutes for a large pool, of which some
+            20,000 rows are drawn.
+        ax: Axes to draw into, instead of a new figure, *optional*.
 
     Returns:
         The figure.
@@ -92,9 +94,9 @@ def plot_map(
     pool = _wide(features)
     sample = pool[:: max(1, len(pool) // MAP_ROWS)]
     plane = _principal_plane(sample) if projection == "pca" else _neighbour_plane(sample)
-    shown = pool if projection == "pca" else sample
+    drawn = pool if projection == "pca" else sample
     for points, style in (
-        (shown, {"s": 4, "color": POOL, "label": f"pool ({len(pool):,})"}),
+        (drawn, {"s": 4, "color": POOL, "label": f"pool ({len(pool):,})"}),
         (pool[selection.indices], {"s": 14, "color": INK, "label": f"chosen ({len(selection):,})"}),
         (queries, {"s": 40, "color": ACCENT, "marker": "x", "label": "target"}),
     ):
@@ -111,16 +113,16 @@ def _wide(points: "Tensor") -> "Tensor":
     """The points with at least two coordinates: a single one is drawn on a line."""
     from torch.nn.functional import pad
 
-    return pad(points.float().cpu(), (0, max(0, 2 - points.shape[1])))
+    return pad(points.detach().float().cpu(), (0, max(0, 2 - points.shape[1])))
 
 
 def _principal_plane(rows: "Tensor") -> Any:
     import numpy as np
     from sklearn.decomposition import PCA
 
-    least = rows if len(rows) > 1 else rows.repeat(2, 1)
+    repeated = rows if len(rows) > 1 else rows.repeat(2, 1)
     with np.errstate(invalid="ignore"):  # equal rows have no variance to take shares of
-        return PCA(2, svd_solver="randomized", random_state=0).fit(least.numpy())
+        return PCA(2, svd_solver="randomized", random_state=0).fit(repeated.numpy())
 
 
 def _neighbour_plane(rows: "Tensor") -> Any:
@@ -130,8 +132,8 @@ def _neighbour_plane(rows: "Tensor") -> Any:
         umap = import_module("umap")
     except ImportError as error:
         raise ImportError('`projection="umap"` needs umap-learn: pip install umap-learn.') from error
-    near = min(15, len(rows) - 1)
-    return umap.UMAP(n_neighbors=near, metric="cosine", random_state=0, n_jobs=1).fit(rows.numpy())
+    neighbors = min(15, len(rows) - 1)
+    return umap.UMAP(n_neighbors=neighbors, metric="cosine", random_state=0, n_jobs=1).fit(rows.numpy())
 
 
 def plot_histogram(pool: "Tensor", chosen: "Tensor", name: str, *, ax: "Axes | None" = None) -> "Figure":
@@ -149,15 +151,19 @@ def plot_histogram(pool: "Tensor", chosen: "Tensor", name: str, *, ax: "Axes | N
     import numpy as np
 
     ax = ax or _new_axes()
-    known, taken = (values[~values.isnan()].double().numpy() for values in (pool, chosen))
-    if len(marks := np.unique(known)) <= FEW_VALUES:  # ratings: a bin for each
+    pool_values, chosen_values = (values[~values.isnan()].double().numpy() for values in (pool, chosen))
+    if len(marks := np.unique(pool_values)) <= FEW_VALUES:  # ratings: a bin for each
         edges = np.r_[marks[0] - 0.5, (marks[1:] + marks[:-1]) / 2, marks[-1] + 0.5]
     else:
-        edges = np.linspace(known.min(), np.quantile(known, 0.995), 41)  # a few very long rows would flatten the rest
-    share = (np.full(len(values), 1 / max(1, len(values))) for values in (known, taken))
-    ax.hist(np.clip(known, edges[0], edges[-1]), bins=list(edges), weights=next(share), color=POOL, label="pool")
-    taken = np.clip(taken, edges[0], edges[-1])
-    ax.hist(taken, bins=list(edges), weights=next(share), color=INK, label="chosen", histtype="step", linewidth=1.6)
+        edges = np.linspace(
+            pool_values.min(), np.quantile(pool_values, 0.995), 41
+        )  # a few very long rows would flatten the rest
+    share = (np.full(len(values), 1 / max(1, len(values))) for values in (pool_values, chosen_values))
+    ax.hist(np.clip(pool_values, edges[0], edges[-1]), bins=list(edges), weights=next(share), color=POOL, label="pool")
+    chosen_values = np.clip(chosen_values, edges[0], edges[-1])
+    ax.hist(
+        chosen_values, bins=list(edges), weights=next(share), color=INK, label="chosen", histtype="step", linewidth=1.6
+    )
     ax.set(xlabel=name, ylabel="share of rows", title=f"{name}: pool and chosen")
     ax.legend(loc="best", frameon=False)
     return _figure(ax)

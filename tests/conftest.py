@@ -82,3 +82,11 @@ def without_shape_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny sentence-transformers model."""
+    from tiny_encoders import save_model
+
+    return save_model(tmp_path_factory.mktemp("model"))

@@ -65,6 +65,19 @@ def matching_pursuit(X: Matrix, Q: Matrix, k: int) -> tuple[list[int], list[floa
     return rows, removed
 
 
+def dual_pursuit_gains(X: Matrix, scores: Matrix, rows: Sequence[int]) -> list[Matrix]:
+    """Literal matching pursuit in the dual, from the whole Gram matrix: every row's gain before each of these picks.
+
+    C starts as the scores; row i can explain ‖Cᵢ‖² / Kᵢᵢ; a pick j takes K_j Cⱼ / Kⱼⱼ from C.
+    """
+    K, C, gains = X @ X.T, scores.copy(), []
+    norms = np.where(np.diag(K) == 0, np.inf, np.diag(K))  # a zero row explains nothing
+    for j in rows:
+        gains.append((C**2).sum(1) / norms)
+        C -= np.outer(K[:, j], C[j]) / norms[j]
+    return gains
+
+
 def greedy_dpp(X: Matrix, sigma2: float, k: int) -> list[int]:
     """Greedy log det(I + X_S X_Sᵀ / σ²), one determinant per candidate and pick (D-optimal, MAP of a DPP)."""
     L = np.eye(len(X)) + X @ X.T / sigma2

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,6 +62,14 @@ class Words:
         return {"input_ids": [len(text)]}
 
 
+STORE = f"{tempfile.mkdtemp()}/store"
+
+
+def store_embeddings(**options: Any) -> Any:
+    """Into one store, as other names are as good."""
+    return hf_gip.store_embeddings(store=STORE, **options)
+
+
 CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     hf_gip.gip: {
         "features": ROWS,
@@ -111,6 +120,19 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "precision": None,
         "names": None,
     },
+    store_embeddings: {
+        "dataset": POOL,
+        "encoder": "lexical",
+        "columns": None,
+        "template": None,
+        "dtype": "float16",
+        "shard_rows": None,
+        "rank": None,
+        "world_size": None,
+        "device": "cpu",
+        "encoder_id": None,
+        "encoder_kwargs": None,
+    },
     hf_gip.embed: {
         "dataset": POOL,
         "encoder": "lexical",
@@ -160,6 +182,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "encoder": "lexical",
         "encoder_id": None,
         "objective": "projection",
+        "pursuit": "orthogonal",
         "noise": None,
         "diversity": None,
         "quality": None,
@@ -206,6 +229,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "columns": None,
         "subspace": "random",
         "adam": False,
+        "normalize": True,
         "warmup_fraction": 0.5,
         "warmup_epochs": 1,
         "warmup_learning_rate": 1e-4,

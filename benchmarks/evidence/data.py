@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 
 import hf_gip
-from hf_gip.features.encoders import DEFAULT_ENCODER
+from hf_gip.features.sentence_transformer import DEFAULT_ENCODER
 
 JUDGES = ("score_gpt4o_mini", "score_llama31_8b", "score_mistral_7b")
 BASE, BANK, SHUFFLED, REFERENCE, HELD_OUT = 6_000, 14_000, 800, 200, 1_000  # disjoint parts of Alpaca, in this order

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from hf_gip.features.encoders import DEFAULT_ENCODER
+from hf_gip.features.sentence_transformer import DEFAULT_ENCODER
 
 from .data import cache_folder
 

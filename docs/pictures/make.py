@@ -5,9 +5,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from hf_gip import gip
+from hf_gip import gip, plot_gains
 from hf_gip.core.metrics import captured_share
-from hf_gip.plots import plot_gains
 
 HERE = Path(__file__).parent
 

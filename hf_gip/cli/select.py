@@ -12,6 +12,8 @@ from hf_gip.cli.options import (
     BatchSize,
     Config,
     Device,
+    Devices,
+    EncoderKwargs,
     ExcludeConfig,
     ExcludeSplit,
     IdColumn,
@@ -38,6 +40,7 @@ from hf_gip.cli.options import (
     open_target,
     open_target_rows,
     parse_floats,
+    parse_json,
     parse_list,
     parse_quotas,
     parse_weights,
@@ -62,7 +65,7 @@ def select_command(
         str | None, typer.Option(help="Numeric columns, larger is better: a,b or a=2,b=1.")
     ] = GIP.scores,
     scores_as: Annotated[
-        Literal["precision", "queries"], typer.Option(help="How far rows are trusted, or what is wanted.")
+        Literal["precision", "queries"] | None, typer.Option(help="How far rows are trusted, or what is wanted.")
     ] = GIP.scores_as,
     target: SelectTarget = GIP.target,
     target_split: TargetSplit = None,
@@ -70,10 +73,14 @@ def select_command(
     columns: TextColumns = GIP.columns,
     template: Annotated[str | None, typer.Option(help="A text with column names in braces, instead.")] = GIP.template,
     encoder: SelectEncoder = GIP.encoder,
+    encoder_kwargs: EncoderKwargs = GIP.encoder_kwargs,
     features: SelectFeatures = GIP.features,
     objective: Annotated[
         Literal["projection", "information"], typer.Option(help="Captured energy, or log-det information.")
     ] = GIP.objective,
+    pursuit: Annotated[
+        Literal["orthogonal", "matching"], typer.Option(help="matching: the paper's own rank-one pursuit.")
+    ] = GIP.pursuit,
     noise: Annotated[float | None, typer.Option(help="Ridge in units of the rows' mean energy.")] = GIP.noise,
     diversity: Annotated[float | None, typer.Option(help="0 (most relevant) to 1 (most spread).")] = GIP.diversity,
     quality: Annotated[
@@ -106,12 +113,12 @@ def select_command(
     split: Split = "train",
     config: Config = None,
     revision: Revision = None,
-    device: Device = GIP.device,
+    device: Devices = GIP.device,
     include_rows: IncludeRows = True,
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
     arguments = locals()
-    from hf_gip.cli.output import show
+    from hf_gip.cli.output import is_first_rank, show
     from hf_gip.core.validation import check_int
     from hf_gip.dataset.gip import gip_select
     from hf_gip.dataset.loading import describe_source
@@ -129,6 +136,8 @@ def select_command(
         "target": open_target(target, split=target_split, config=target_config),
         "features": column_or_npy(features),
         "columns": parse_list(columns),
+        "encoder_kwargs": parse_json("--encoder-kwargs", encoder_kwargs),
+        "device": parse_list(device) if device is not None and "," in device else device,
         "cover_columns": parse_weights("--cover-columns", cover_columns),
         "max_per_group": parse_quotas("--max-per-group", max_per_group),
         "min_per_group": parse_quotas("--min-per-group", min_per_group),
@@ -137,7 +146,7 @@ def select_command(
     subset = _select(gip_select, pool, k, options)
     if out is not None:
         save_result(subset, out, include_rows=include_rows)
-    if push_to is not None:
+    if push_to is not None and is_first_rank():
         commit = push_to_hub(subset, push_to, include_rows=include_rows, private=private, split="train")
         visibility = "private" if commit.private else "public"
         show(f"Published {commit.commit_url} ({visibility}): check it with `hf-gip verify {push_to}`.")
@@ -266,6 +275,9 @@ def gtp_command(
     adam: Annotated[
         bool, typer.Option("--adam", help="The pool's gradients through Adam's moments, as in LESS.")
     ] = GTP.adam,
+    normalize: Annotated[
+        bool, typer.Option("--normalize/--no-normalize", help="Unit gradients; without, raw ones.")
+    ] = GTP.normalize,
     warmup_fraction: Annotated[
         float, typer.Option(help="Part of the pool that the warm-up run trains on.")
     ] = GTP.warmup_fraction,

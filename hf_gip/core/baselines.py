@@ -13,6 +13,7 @@ from hf_gip.core.validation import as_list, brief, check_k, check_matrix
 from hf_gip.selection import Selection
 
 
+@torch.no_grad()
 def less(
     trajectories: Tensor | MatrixSource | Sequence[Tensor | MatrixSource],
     target: Tensor | Sequence[Tensor],
@@ -64,6 +65,7 @@ def less(
     return Selection(order[:k], values[:k], record=record)
 
 
+@torch.no_grad()
 def rds(features: Float[Tensor, "n d"] | MatrixSource, queries: Float[Tensor, "m q"], k: int) -> Selection:
     """Choose `k` rows round-robin: each query takes its nearest row that is not yet chosen, until `k` are.
 
@@ -103,6 +105,7 @@ def rds(features: Float[Tensor, "n d"] | MatrixSource, queries: Float[Tensor, "m
     )
 
 
+@torch.no_grad()
 def k_center(features: Float[Tensor, "n d"], k: int) -> Int64[Tensor, " k"]:
     """Farthest first: each pick is the row with the smallest best cosine to the picks so far (Gonzalez, 1985).
 
@@ -124,6 +127,7 @@ def k_center(features: Float[Tensor, "n d"], k: int) -> Int64[Tensor, " k"]:
     return torch.tensor(picks)
 
 
+@torch.no_grad()
 def nearest_rows(features: Float[Tensor, "n d"], count: int) -> tuple[Float[Tensor, "n c"], Int64[Tensor, "n c"]]:
     """The cosines of each row to its `count` nearest rows (itself among them), and which they are. O(n² d) time."""
     unit = unit_rows(features.float())

@@ -26,6 +26,7 @@ ROUNDING = 1e-12  # a row's own energy beside the picks is told from none above 
 # --- GIP -------------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def explain(
     selection: Selection,
     row: int,
@@ -68,9 +69,9 @@ def explain(
     if query_names is not None and len(query_names) != (0 if queries is None else len(queries)):
         raise ValueError(f"`names` must hold one name per query, got {len(query_names)}.")
     parameters = selection.record.get("parameters", {})
-    if selection.record.get("method") != "gip" or parameters.get("pursuit") != "orthogonal":
-        method = [selection.record.get("method"), parameters.get("pursuit")]
-        raise ValueError(f"`selection` must come from `gip` with the orthogonal pursuit, got {method}.")
+    if selection.record.get("method") != "gip" or parameters.get("dual"):
+        method = "the dual, which has no queries" if parameters.get("dual") else selection.record.get("method")
+        raise ValueError(f"`selection` must come from `gip`, got one by {method}.")
     if not 0 <= row < len(features):
         raise ValueError(f"`row` must be a row of the pool, 0 to {len(features) - 1}, got {row!r}.")
     picks = selection.indices.tolist()
@@ -79,7 +80,10 @@ def explain(
     chosen = _float64_rows(features, picks) * weight[picks][:, None]
     x = _float64_rows(features, [row])[0] * weight[row]
     Q = gram_sqrt(features).cpu() if queries is None else queries.detach().double().cpu()
-    course = _course_of_row(chosen, x, Q, parameters["sigma2"], parameters["tau2"], parameters["objective"])
+    if parameters["pursuit"] == "matching":
+        course = _course_of_matching(chosen, x, Q)
+    else:
+        course = _course_of_row(chosen, x, Q, parameters["sigma2"], parameters["tau2"], parameters["objective"])
     step = len(picks) if rank is None else rank - 1
     lost = course.gains[:step] - course.gains[1 : step + 1]
     served = course.shares[step] if queries is not None else torch.zeros(0, dtype=torch.float64)
@@ -123,7 +127,28 @@ def _course_of_row(
     of_x = torch.linalg.solve_triangular(factor, (Q @ x)[:, None], upper=False)[:, 0]
     kernel, cross, energy = kernel - of_chosen.T @ of_chosen, chosen @ x - of_chosen.T @ of_x, x @ x - of_x @ of_x
     variance_with_queries = _condition(kernel, cross, energy, kernel[:, :0], sigma2)[0]
-    return _Course(0.5 * ((variance + sigma2) / (variance_with_queries + sigma2)).log(), variance, shares)
+    difference = variance - variance_with_queries
+    return _Course(0.5 * (difference / (variance_with_queries + sigma2)).log1p(), variance, shares)
+
+
+def _course_of_matching(chosen: Float[Tensor, "k d"], x: Float[Tensor, " d"], Q: Float[Tensor, "m d"]) -> _Course:
+    """The same for matching pursuit, in which the row keeps ‖Cx‖² / ‖x‖² of what it shares with the residual."""
+    energy = float(x @ x) or 1.0
+    at_picks = _matching_correlations(chosen, Q)
+    shares = (chosen @ x / chosen.square().sum(1).clamp(min=1e-300))[:, None] * at_picks
+    correlation = Q @ x - torch.cat([shares.new_zeros(1, len(Q)), shares.cumsum(0)])
+    gains = correlation.square().sum(1) / energy
+    parts = correlation.square() / correlation.square().sum(1, keepdim=True).clamp(min=1e-300)
+    kernel, jitter = chosen @ chosen.T, 1e-9 * float(chosen.square().sum(1).max())
+    return _Course(gains, _condition(kernel, chosen @ x, x @ x, kernel[:, :0], jitter)[0], parts)
+
+
+def _matching_correlations(chosen: Float[Tensor, "k d"], Q: Float[Tensor, "m d"]) -> Float[Tensor, "k m"]:
+    """What each pick of a matching pursuit shared with the residual of each query when it was picked."""
+    C, kernel = chosen @ Q.T, chosen @ chosen.T
+    for t in range(len(chosen)):
+        C[t + 1 :] -= torch.outer(kernel[t + 1 :, t] / kernel[t, t].clamp(min=1e-300), C[t])
+    return C
 
 
 def _condition(
@@ -171,6 +196,7 @@ class PickSummary:
     cosine: Float[Tensor, " k"]
 
 
+@torch.no_grad()
 def summarize_picks(
     selection: Selection,
     features: Float[Tensor, "n d"],
@@ -199,9 +225,9 @@ def summarize_picks(
     Q = chosen[:0] if queries is None else queries.detach().double().cpu()
     query_names: list[int | str | None] = [*(range(len(Q)) if names is None else names)]
     is_named = torch.tensor([name is not None for name in query_names], dtype=torch.bool)
-    novelty, best_queries, shares = _course_of_picks(
-        chosen, Q, is_named, float(selection.record["parameters"]["sigma2"])
-    )
+    parameters = selection.record["parameters"]
+    correlations = _matching_correlations(chosen, Q) if parameters["pursuit"] == "matching" else None
+    novelty, best_queries, shares = _course_of_picks(chosen, Q, is_named, float(parameters["sigma2"]), correlations)
     served = [
         tuple(
             (name, share)
@@ -215,15 +241,22 @@ def summarize_picks(
 
 
 def _course_of_picks(
-    chosen: Float[Tensor, "k d"], Q: Float[Tensor, "m d"], is_named: Bool[Tensor, " m"], sigma2: float
+    chosen: Float[Tensor, "k d"],
+    Q: Float[Tensor, "m d"],
+    is_named: Bool[Tensor, " m"],
+    sigma2: float,
+    correlations: Float[Tensor, "k m"] | None,
 ) -> tuple[Float[Tensor, " k"], Int64[Tensor, "k s"], Float[Tensor, "k s"]]:
-    """How new each pick was, and the named queries that it served most, with their shares."""
+    """How new each pick was, and the named queries that it served most, with their shares.
+
+    The picks' correlations with the queries are those given, or follow from the posterior.
+    """
     energy = chosen.square().sum(1)
-    jitter = sigma2 + 1e-13 * float(energy.max())
+    jitter = sigma2 + (1e-13 if correlations is None else 1e-9) * float(energy.max())
     Sigma = torch.eye(chosen.shape[1], dtype=torch.float64)
     num_named = min(MAX_NAMED_PER_PICK, int(is_named.sum()))
     variances, best_queries, best_shares = [], [], []
-    for rows in chosen.split(BLOCK):
+    for start, rows in zip(range(0, len(chosen), BLOCK), chosen.split(BLOCK), strict=True):
         projected = rows @ Sigma
         kernel = projected @ rows.T
         kernel.diagonal().add_(jitter)
@@ -231,7 +264,7 @@ def _course_of_picks(
         V = torch.linalg.solve_triangular(factor, projected, upper=False)
         Sigma -= V.T @ V
         variances.append(factor.diagonal().square() - jitter)
-        shares = (V @ Q.T).square()
+        shares = (V @ Q.T if correlations is None else correlations[start : start + len(rows)]).square()
         shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-300)
         best = shares.masked_fill(~is_named, 0.0).topk(num_named, dim=1)
         best_queries.append(best.indices)
@@ -300,6 +333,7 @@ def explain_spice_pick(selection: Selection, row: int) -> SpiceExplanation:
     return SpiceExplanation(row, step + 1, gain, gain - overlap, novelty, (), (), conflict=conflict)
 
 
+@torch.no_grad()
 def explain_spice_candidate(
     row: int, gradient: Float[Tensor, " d"], picks: list[int], chosen: Float[Tensor, "j d"], parameters: dict[str, Any]
 ) -> SpiceExplanation:
@@ -371,6 +405,7 @@ class GtpExplanation(Explanation):
         return " ".join([*words, *self.covered_words()])
 
 
+@torch.no_grad()
 def explain_gtp(
     selection: Selection,
     row: int,
@@ -391,7 +426,7 @@ def explain_gtp(
         The explanation; O(k² d + k³) in float64.
     """
     picks = selection.indices.tolist()
-    weights = _weights_per_target(selection)
+    weights = weights_per_target(selection)
     a, A, b = values.double(), chosen.double(), targets.double()
     energy = float(a @ a)
     rank = picks.index(row) + 1 if row in picks else None
@@ -414,7 +449,7 @@ def explain_gtp(
     return GtpExplanation(row, rank, gain, alone, novelty, (), covered, weight=total, loss_without=lost)
 
 
-def _weights_per_target(selection: Selection) -> Float[Tensor, "m k"]:
+def weights_per_target(selection: Selection) -> Float[Tensor, "m k"]:
     """Weights for each target."""
     assert selection.weights is not None
     names = [name for name in selection.curves if name.startswith("weight_")]

@@ -14,11 +14,12 @@ with vᵢ = xᵢᵀ Σ_S xᵢ the row's variance given S, and uᵢ that given S 
 The paper maximizes (3), I(z_S; y), through (2), which bounds it from below.)
 
 `gip_reference` is (1) to (3) as written. `gip` makes the same picks through `engine/`, which reads the rows once per
-block of picks. `gip_dual` starts from X Qᵀ instead of Q, `matching_pursuit` never revises a pick.
+block of picks. `gip_dual` starts from X Qᵀ instead of Q, `matching_pursuit` never revises a pick; both together are
+what the paper runs.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,10 +28,10 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hf_gip.core.constraints import Constraints, ConstraintState
+from hf_gip.core.constraints import Constraints, ConstraintState, Unconstrained
 from hf_gip.core.engine.greedy import GreedyResult, greedy
 from hf_gip.core.engine.shortlist import first_best, gain_ratio, tie_slack
-from hf_gip.core.engine.state import InformationState, ObjectiveState, ProjectionState
+from hf_gip.core.engine.state import InformationState, ObjectiveState, ProjectionState, row_energies, scaled_product
 from hf_gip.core.matrix import InMemoryMatrix, MatrixSource, as_source, gather_numbered, gram, working_dtype
 from hf_gip.core.normalize import NormalizedProblem, mean_row_energy, normalize_problem
 from hf_gip.core.validation import (
@@ -48,6 +49,7 @@ from hf_gip.selection import Selection
 SATURATED = 0.999  # share of the queries' energy from which the picks' span counts as full
 
 
+@torch.no_grad()
 def gip_reference(
     X: Float[Tensor, "n d"], Q: Float[Tensor, "m d"], k: int, *, sigma2: float, tau2: float | None = None
 ) -> tuple[list[int], list[float]]:
@@ -65,7 +67,7 @@ def gip_reference(
         if tau2 is None:
             gain = (X @ Sigma @ Q.T).square().sum(1) / variance  # (2)
         else:
-            gain = 0.5 * (variance / (((X @ Sigma_y) * X).sum(1) + sigma2)).log()  # (3)
+            gain = 0.5 * (((X @ (Sigma - Sigma_y)) * X).sum(1) / (((X @ Sigma_y) * X).sum(1) + sigma2)).log1p()  # (3)
         gain[indices] = -torch.inf
         i = int((gain >= gain.max() - tie_slack(torch.float64) * gain.max().abs()).to(torch.uint8).argmax())
         indices.append(i)
@@ -81,6 +83,7 @@ def condition_on(Sigma: Float[Tensor, "d d"], x: Float[Tensor, " d"], sigma2: fl
     return Sigma - torch.outer(b, b) / (x @ b + sigma2)
 
 
+@torch.no_grad()
 def gip(
     features: Float[Tensor, "n d"] | MatrixSource,
     queries: Float[Tensor, "m d"] | None,
@@ -116,7 +119,7 @@ def gip(
 
     Args:
         features: One row per example, (n, d): a tensor, or rows that stay elsewhere, such as
-            `hf_gip.features.matrix_files.npy_rows(path)`, which are read in order once per block.
+            `hf_gip.npy_rows(path)`, which are read in order once per block.
         queries: What the chosen rows should be able to express, (m, d); None means the features themselves.
         k: How many rows to choose.
         objective: What is maximized, *optional*, defaults to `"projection"`.
@@ -124,9 +127,9 @@ def gip(
             projection.
         precision: How far each row is to be trusted, wᵢ ≥ 0, (n,): its noise is σ²/wᵢ². *Optional*, defaults to 1 for
             all.
-        pursuit: `"orthogonal"` revises the whole projection at each pick; `"matching"` is plain matching pursuit: a
-            pick explains its own share ‖Rxᵢ‖² / ‖xᵢ‖² of the residual R and stays as it is (no noise, no precision).
-            *Optional*, defaults to `"orthogonal"`.
+        pursuit: `"orthogonal"` revises the whole projection at each pick; `"matching"` is the paper's rank-one
+            matching pursuit: a pick explains its own share ‖Rxᵢ‖² / ‖xᵢ‖² of the residual R and stays as it is, one
+            pass per pick (no precision; `noise` does not enter). *Optional*, defaults to `"orthogonal"`.
         prefilter: An approximation for huge pools, in rows: only this many rows with the largest first gains are
             candidates. `record["prefilter"]` holds the first gain of the last candidate and of the first row cut.
             *Optional*, defaults to all rows.
@@ -134,8 +137,9 @@ def gip(
             pick is the best row that is still allowed. A budget, and each initial row, costs one pass per pick.
         group: Processes that share the rows (`torch.distributed.group.WORLD` under `torchrun`), *optional*: `features`
             and `precision` are then this rank's share, rows are numbered through in rank order, and every rank returns
-            the whole selection. A block of picks costs one gather of its shortlist and one reduction. A rank that
-            ends makes the others fail; one that hangs does so within the group's `timeout`.
+            the whole selection; `constraints` are those of all rows on every rank. A block of picks costs one gather
+            of its shortlist and one reduction. A rank that ends makes the others fail; one that hangs does so within
+            the group's `timeout`.
         progress: Called after each pass with the number of picks and of passes so far, *optional*.
 
     Returns:
@@ -150,15 +154,17 @@ def gip(
     """
     check_objective(objective, noise)
     noise = float(noise)
-    _check_pursuit(pursuit, objective, features, precision)
+    _check_pursuit(pursuit, objective, precision)
+    if pursuit == "matching":
+        noise = 0.0
     check_group_and_progress(group, progress)
     source = check_on_all(lambda: _checked_rows(features, precision), group)
     if group is not None:
-        if pursuit == "matching" or prefilter is not None or constraints is not None:
-            raise ValueError(
-                "`group` must go without `pursuit`, `prefilter` and `constraints`: select in one process."
-            )
+        if pursuit == "matching" or prefilter is not None:
+            raise ValueError("`group` must go without `pursuit` and `prefilter`: select in one process.")
         arguments = {"k": k, "objective": objective, "noise": noise, "width": source.d, "dtype": str(source.dtype)}
+        if isinstance(constraints, Constraints):
+            arguments["constraints"] = constraints.checksum()
         assert_equal_on_all(arguments | {"queries": tensor_checksum(queries)}, group)
     partition = partition_rows(source.n, group)
     k = check_k(k, partition.n)
@@ -167,7 +173,7 @@ def gip(
             f"`prefilter` must lie between `k` ({k}) and the number of rows ({source.n}), got {brief(prefilter)}."
         )
     if constraints is not None:
-        _check_constraints(constraints, source.n, k, noise, prefilter is None and pursuit == "orthogonal")
+        _check_constraints(constraints, partition.n, k, noise > 0 or pursuit == "matching", prefilter is None)
     problem = normalize_problem(source, queries, precision, partition)
     solve = _Solver(problem, k, noise, objective, pursuit)
     if prefilter is None:
@@ -188,6 +194,7 @@ def gip(
             "noise": noise,
             "pursuit": pursuit,
             "precision": precision is not None,
+            **({"variant": "MP+SC"} if pursuit == "matching" and queries is None else {}),
             "sigma2": noise * problem.row_energy,
             "tau2": noise * problem.query_energy,
             "query_rank": problem.queries.shape[1],
@@ -219,13 +226,13 @@ class _Solver:
         partition: RowPartition | None,
         progress: Callable[[int, int], None] | None,
     ) -> GreedyResult:
-        if self.pursuit == "matching":
-            assert isinstance(source, InMemoryMatrix)
-            return matching_pursuit(source.matrix, scale, self.problem.queries, self.k)
-        allowed = None
+        allowed = Unconstrained()
         if constraints is not None:
             log_gain = self.objective == "information"
-            allowed = ConstraintState(constraints, source.n, self.k, scale.device, log_gain=log_gain)
+            n = source.n if partition is None else partition.n
+            allowed = ConstraintState(constraints, n, self.k, scale.device, log_gain=log_gain, partition=partition)
+        if self.pursuit == "matching":
+            return matching_pursuit(source, scale, self.k, queries=self.problem.queries, constraints=allowed)
         state = self.state(source, scale)
         return greedy(source, state, self.k, constraints=allowed, partition=partition, progress=progress)
 
@@ -249,28 +256,51 @@ class _Solver:
         return order[:size].sort().values, {"prefilter": cut}
 
 
-def gip_dual(features: Float[Tensor, "n d"], scores: Float[Tensor, "n s"], k: int, *, noise: float = 0.1) -> Selection:
-    r"""Choose `k` rows by the paper's dual form, in which no query vector is built ([GIP](https://huggingface.co/papers/2603.13790)).
+@torch.no_grad()
+def gip_dual(
+    features: Float[Tensor, "n d"] | MatrixSource,
+    scores: Float[Tensor, "n s"],
+    k: int,
+    *,
+    pursuit: Literal["orthogonal", "matching"] = "orthogonal",
+    noise: float = 0.1,
+    weights: Sequence[float] | None = None,
+    constraints: Constraints | None = None,
+) -> Selection:
+    r"""Choose `k` rows in the dual, in which no query vector is built ([GIP](https://huggingface.co/papers/2603.13790)).
 
     What a query would have in common with each row, C = X Qᵀ, starts as the scores themselves, one column each, and
-    every pick j takes from all rows what they share with it:
+    every pick j takes from all rows what they share with it. With K = X Xᵀ, of which one column per pick is computed:
 
-        j = argmax ‖Cᵢ‖² / (Dᵢ + σ²),  C ← C − a Cⱼ / √(Dⱼ + σ²),  D ← D − a²,  a = X Σ_S xⱼ / √(Dⱼ + σ²).
+    - `pursuit="matching"`, what the paper runs (its MP+MA): judgments as they are, rank-one matching pursuit,
 
-    Columns are brought to mean square 1, so that judges with other scales weigh alike, and are not centered: the gain
-    squares C and does not see signs, so that after centering the worst rows would count as much as the best. Scores
-    as precision (`gip`) choose better rows on real data; this form is here to compare with the paper. Cost and memory
-    as for `gip` with s queries.
+          j = argmax ‖Cᵢ‖² / Kᵢᵢ,  C ← C − K_j Cⱼ / Kⱼⱼ;
+
+    - `pursuit="orthogonal"`, an orthogonal, ridged reading of it, in which a pick revises the ones before and columns
+      are first brought to mean square 1, so that judges with other scales weigh alike:
+
+          j = argmax ‖Cᵢ‖² / (Dᵢ + σ²),  C ← C − a Cⱼ / √(Dⱼ + σ²),  D ← D − a²,  a = X Σ_S xⱼ / √(Dⱼ + σ²).
+
+    Scores are not centered: the gain squares C and does not see signs, so that after centering the worst rows would
+    count as much as the best. What of the scores lies outside the rows' span no pick changes: for k far above d both
+    end near top-k by ‖Cᵢ‖ / ‖xᵢ‖. Scores as precision (`gip`) choose better rows on real data
+    (`docs/concepts.md`); this form is here to compare with the paper. Cost and memory as for `gip` with s queries.
 
     Args:
         features: One row per example, (n, d).
         scores: One column per judge, at least 0, larger is better, NaN where a judge gave none (it then counts as
             the judge's mean), (n, s).
         k: How many rows to choose.
-        noise: The ridge σ² in units of the mean ‖xᵢ‖², above 0, *optional*, defaults to `0.1`.
+        pursuit: See above, *optional*, defaults to `"orthogonal"`.
+        noise: The ridge σ² in units of the mean ‖xᵢ‖², above 0, *optional*, defaults to `0.1`; the matching pursuit
+            has none.
+        weights: How much each judge counts, above 0: its column is multiplied by the root, (s,), *optional*, defaults
+            to 1 for all.
+        constraints: Initial rows, quotas per group, a budget of tokens (`hf_gip.Constraints`), *optional*.
 
     Returns:
-        The picks in order. There is no `total`: scores need not lie in the rows' span.
+        The picks in order; gains are ‖Cⱼ‖² / Kⱼⱼ, or those of the ridged form in its units. There is no `total`:
+        scores need not lie in the rows' span.
 
     Raises:
         TypeError: If a matrix is no floating-point tensor.
@@ -278,58 +308,110 @@ def gip_dual(features: Float[Tensor, "n d"], scores: Float[Tensor, "n s"], k: in
     """
     source = as_source("features", features)
     k = check_k(k, source.n)
+    check_choice("pursuit", pursuit, ("orthogonal", "matching"))
     if not (is_number(noise) and noise > 0):
         raise ValueError(f"`noise` must be a finite number above 0 for the dual form, got {noise!r}.")
-    noise = float(noise)
     row_energy, device = mean_row_energy(source)
-    filled = torch.where(scores.isnan(), scores.nanmean(dim=0), scores).detach().double()
+    columns = _score_columns(scores, source.n, weights, alike=pursuit == "orthogonal")
+    dtype = working_dtype(source.dtype)
+    scale = torch.full((source.n,), 1 / math.sqrt(row_energy), dtype=dtype, device=device)
+    allowed = Unconstrained()
+    if constraints is not None:
+        _check_constraints(constraints, source.n, k, True, True)
+        allowed = ConstraintState(constraints, source.n, k, device, log_gain=False)
+    if pursuit == "matching":
+        noise, unit = 0.0, float(columns.abs().max()) or 1.0
+        result = matching_pursuit(source, scale, k, correlation=columns.to(device) / unit, constraints=allowed)
+        gains = result.gains * unit**2 / row_energy
+    else:
+        noise = float(noise)
+        state = ProjectionState(source, scale, None, k, noise, correlation=columns.to(device, dtype))
+        result = greedy(source, state, k, constraints=allowed)
+        gains = result.gains
+    parameters = {
+        "k": k,
+        "objective": "projection",
+        "noise": noise,
+        "pursuit": pursuit,
+        "dual": True,
+        **({"variant": "MP+MA"} if pursuit == "matching" and weights is None else {}),
+        "sigma2": noise * row_energy,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    notes = selection_notes(k, len(gains), None, None if constraints is None else constraints.max_tokens)
+    return Selection(result.indices, gains, record={"method": "gip", "parameters": parameters, "notes": notes})
+
+
+def _score_columns(scores: object, n: int, weights: Sequence[float] | None, *, alike: bool) -> Float[Tensor, "n s"]:
+    """Scores in float64, holes filled, weighted; each column of mean square 1 where judges are to weigh `alike`.
+
+    Raises:
+        TypeError: If they are no floating-point tensor.
+        ValueError: If they have another shape, or one is negative or not finite.
+    """
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        raise TypeError(f"`scores` must be a floating-point tensor, got {brief(scores)}: use `.float()`.")
+    if scores.ndim != 2 or len(scores) != n or not scores.shape[1]:
+        raise ValueError(f"`scores` must hold one row per row of `features` ({n}), got shape {tuple(scores.shape)}.")
+    scores = scores.detach().double()
+    filled = torch.where(scores.isnan(), scores.nanmean(dim=0), scores)
+    if not bool(filled.isfinite().all()):
+        raise ValueError("`scores` must be finite, with a number in every column, got infinity or a column of NaN.")
     if float(filled.min()) < 0:
         raise ValueError(
             f"`scores` must be at least 0 as queries, got {float(filled.min()):g}: the projection does not see signs, "
             "so add a constant, or use them as precision."
         )
-    columns = filled / filled.square().mean(dim=0).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
-    dtype = working_dtype(source.dtype)
-    scale = torch.full((source.n,), 1 / math.sqrt(row_energy), dtype=dtype, device=device)
-    state = ProjectionState(source, scale, None, k, noise, correlation=columns.to(device, dtype))
-    result = greedy(source, state, k)
-    parameters = {
-        "k": k,
-        "objective": "projection",
-        "noise": noise,
-        "pursuit": "dual",
-        "sigma2": noise * row_energy,
-        "dtype": str(dtype).removeprefix("torch."),
-    }
-    return Selection(result.indices, result.gains, record={"method": "gip", "parameters": parameters, "notes": []})
+    if alike:
+        filled = filled / filled.square().mean(dim=0).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    return filled if weights is None else filled * torch.tensor(weights, dtype=torch.float64).to(filled).sqrt()
 
 
 def matching_pursuit(
-    features: Float[Tensor, "n d"], scale: Float[Tensor, " n"], queries: Float[Tensor, "d r"], k: int
+    source: MatrixSource,
+    scale: Float[Tensor, " n"],
+    k: int,
+    *,
+    queries: Float[Tensor, "d r"] | None = None,
+    correlation: Float[Tensor, "n r"] | None = None,
+    constraints: Unconstrained,
 ) -> GreedyResult:
-    """Plain matching pursuit, one pass a pick: each pick explains its share of the residual, none is revised."""
-    dtype = scale.dtype
-    residual, unit = queries.double().clone(), 1.0
-    C = (features.to(dtype) @ queries.to(dtype)) * scale[:, None]
-    D = (features.double().square().sum(1) * scale.double() ** 2).to(dtype)
-    D[D == 0] = 1.0  # a zero row has nothing to share: C is zero as well
+    """Rank-one matching pursuit, one pass a pick: each pick explains its share of the residual, none is revised.
+
+    It starts from queries, or in the dual from their correlation C with the rows. Each pick j takes its share
+    Cⱼ / ‖xⱼ‖² from C along X xⱼ, and from the residual of the queries along xⱼ.
+    """
+    residual, unit = None if queries is None else queries.double().clone(), 1.0
+    if residual is not None:
+        C = scaled_product(source, scale, residual)
+    else:
+        assert correlation is not None
+        C = correlation.to(scale.dtype, copy=True)
+    D = row_energies(source, scale, None)
+    D[D == 0] = torch.inf  # a zero row explains nothing, whatever its scores
     chosen = torch.zeros(len(D), dtype=torch.bool, device=D.device)
     indices, gains = [], []
     for _ in range(k):
-        best = int(first_best((C.square().sum(1) / D).masked_fill_(chosen, -torch.inf)))
-        x = features[best].double() * float(scale[best])
-        share = (residual.T @ x) / max(float(x @ x), torch.finfo(torch.float64).tiny)
-        indices.append(best)
-        gains.append(float(share @ share) * float(x @ x) * unit**2)
-        residual -= torch.outer(x, share)
+        rank = constraints.rank((C.square().sum(1) / D).masked_fill_(chosen, -torch.inf))
+        best = first_best(rank)
+        if float(rank[best]) == -torch.inf:
+            break  # no other row is allowed
+        constraints.update(best.view(1).cpu())
+        x = source.rows(best.view(1))[0].double() * scale[best].double()
+        common = C[best].double() if residual is None else residual.T @ x
+        share = common / (float(x @ x) or math.inf)
+        indices.append(int(best))
+        gains.append(float(common @ share) * unit**2)
         chosen[best] = True
-        norm = float(residual.norm())
-        if 0 < norm < 1e-2:  # it falls geometrically: start from fresh sums, far from underflow
-            residual /= norm
-            unit *= norm
-            C = (features.to(dtype) @ residual.to(dtype)) * scale[:, None]
-        else:
-            C -= torch.outer((features.to(dtype) @ x.to(dtype)) * scale, share.to(dtype))
+        if residual is not None:
+            residual -= torch.outer(x, share)
+            norm = float(residual.norm())
+            if 0 < norm < 1e-2:  # it falls geometrically: start from fresh sums, far from underflow
+                residual /= norm
+                unit *= norm
+                C = scaled_product(source, scale, residual)
+                continue
+        C -= scaled_product(source, scale, x[:, None]) * share.to(C)
     return GreedyResult(torch.tensor(indices, dtype=torch.int64), torch.tensor(gains, dtype=torch.float64))
 
 
@@ -368,12 +450,14 @@ def max_objective(
         return problem.query_energy * float(queries.square().sum())
     if k < source.d and not of_pool:
         return None
-    precision = partition.all_reduce_sum(gram(source, problem.scale.dtype, problem.scale)) / noise
-    precision.diagonal().add_(1.0)
-    unexplained = queries.T @ torch.linalg.solve(precision, queries)
-    eye = torch.eye(len(unexplained), dtype=torch.float64, device=unexplained.device)
-    prior = torch.linalg.slogdet(queries.T @ queries / noise + eye)[1]
-    return 0.5 * float(prior - torch.linalg.slogdet(unexplained / noise + eye)[1])
+    told = partition.all_reduce_sum(gram(source, problem.scale.dtype, problem.scale)) / noise
+    precision = told + torch.eye(len(told), dtype=torch.float64, device=told.device)
+    unexplained, explained = (queries.T @ torch.linalg.solve(precision, each) for each in (queries, told @ queries))
+    unexplained.diagonal().add_(noise)
+    factor = torch.linalg.cholesky(unexplained)
+    half = torch.linalg.solve_triangular(factor, explained, upper=False)
+    shares = torch.linalg.eigvalsh(torch.linalg.solve_triangular(factor, half.T, upper=False))
+    return 0.5 * float(shares.clamp(min=0).log1p().sum())  # no difference of two log det: much noise would drown it
 
 
 def selection_notes(k: int, num_picks: int, saturated_at: int | None, max_tokens: int | None) -> list[str]:
@@ -418,33 +502,29 @@ def check_precision(precision: Float[Tensor, " n"], n: int) -> None:
         raise ValueError("`precision` must be finite, at least 0 and not all 0: rescale the weights to (0, 1].")
 
 
-def _check_pursuit(pursuit: str, objective: str, features: object, precision: object) -> None:
+def _check_pursuit(pursuit: str, objective: str, precision: object) -> None:
     check_choice("pursuit", pursuit, ("orthogonal", "matching"))
-    if pursuit != "matching":
-        return
-    if objective == "information" or precision is not None:
+    if pursuit == "matching" and (objective == "information" or precision is not None):
         raise ValueError(
             '`pursuit="matching"` must go with the projection and without `precision`, got '
             f"objective={objective!r}, precision {'given' if precision is not None else 'not given'}: "
             'use `pursuit="orthogonal"`.'
         )
-    if isinstance(features, MatrixSource):
-        raise ValueError('`features` must be a tensor for `pursuit="matching"`, got rows elsewhere: load them.')
 
 
 def _checked_rows(features: Tensor | MatrixSource, precision: Float[Tensor, " n"] | None) -> MatrixSource:
     source = as_source("features", features)
-    if precision is not None:
+    if precision is not None and source.n:  # a rank may have no row left
         check_precision(precision, source.n)
     return source
 
 
-def _check_constraints(constraints: Constraints, n: int, k: int, noise: float, is_plain: bool) -> None:
+def _check_constraints(constraints: Constraints, n: int, k: int, has_noise: bool, has_all_rows: bool) -> None:
     if not isinstance(constraints, Constraints):
         raise TypeError(f"`constraints` must be `hf_gip.Constraints` or None, got {brief(constraints)}.")
-    if not is_plain or noise == 0:
+    if not (has_noise and has_all_rows):
         raise ValueError(
-            "`constraints` needs the orthogonal pursuit, `noise` above 0 and no `prefilter`, which could leave out "
-            "what a quota asks for: leave one of them out."
+            "`constraints` needs `noise` above 0 and no `prefilter`, which could leave out what a quota asks for: "
+            "leave one of them out."
         )
     constraints.check(n, k)

@@ -41,6 +41,7 @@ MIN_FALL = 1e-3  # a loss that falls by less than this share is as good as stead
 RATES = "a list of learning rates, one per checkpoint"
 
 
+@torch.no_grad()
 def gtp(
     trajectories: Tensor | MatrixSource | Sequence[Tensor | MatrixSource],
     target: Tensor | Sequence[Tensor] | None,

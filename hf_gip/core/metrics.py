@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hf_gip.core.matrix import InMemoryMatrix, gram, unit_rows
+from hf_gip.core.matrix import InMemoryMatrix, MatrixSource, gram, iter_chunks, unit_rows
 
 CHUNK_ROWS = 8_192  # rows whose similarities to the chosen ones exist at a time
 TINY = 1e-8  # keeps the cosine defined, as in the SPICE paper
 
 
+@torch.no_grad()
 def captured_share(
     features: Float[Tensor, "n d"], queries: Float[Tensor, "m d"] | None, indices: Int64[Tensor, " k"], noise: float
 ) -> float:
@@ -30,6 +31,7 @@ def captured_share(
     return 1.0 - float(unexplained / query_gram.trace())
 
 
+@torch.no_grad()
 def vendi(rows: Float[Tensor, "k d"]) -> float:
     """Effective number of distinct rows: exp of the entropy of the eigenvalues of their mean cosine matrix.
 
@@ -42,30 +44,33 @@ def vendi(rows: Float[Tensor, "k d"]) -> float:
     return math.exp(-float((values * values.log()).sum()))
 
 
+@torch.no_grad()
 def coverage(rows: Float[Tensor, "n d"], chosen: Float[Tensor, "k d"]) -> float:
     """Mean over the rows of the largest cosine to a chosen row. Time O(n k d), memory O(k) beside the inputs."""
-    return float(_nearest(rows, chosen)[0].double().mean())
+    return float(_nearest(InMemoryMatrix(rows), chosen)[0].double().mean())
 
 
+@torch.no_grad()
 def find_copies(
-    rows: Float[Tensor, "n d"], references: Float[Tensor, "m d"], min_cosine: float
+    rows: Float[Tensor, "n d"] | MatrixSource, references: Float[Tensor, "m d"], min_cosine: float
 ) -> tuple[Int64[Tensor, " c"], Int64[Tensor, " c"], Float[Tensor, " c"]]:
     """Rows whose largest cosine to a reference is at least `min_cosine`: (row, reference, cosine), in row order.
 
     Time O(n m d), memory O(m) beside the inputs.
     """
-    cosine, reference = (each.cpu() for each in _nearest(rows, references))
+    source = InMemoryMatrix(rows) if isinstance(rows, Tensor) else rows
+    cosine, reference = (each.cpu() for each in _nearest(source, references))
     copies = torch.nonzero(cosine >= min_cosine).flatten()
     return copies, reference[copies], cosine[copies]
 
 
-def _nearest(
-    rows: Float[Tensor, "n d"], references: Float[Tensor, "m d"]
-) -> tuple[Float[Tensor, " n"], Int64[Tensor, " n"]]:
+def _nearest(rows: MatrixSource, references: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " n"], Int64[Tensor, " n"]]:
     """Each row's largest cosine to a reference, and which that is."""
     anchors = unit_rows(references.float()).T
-    nearest = [(unit_rows(chunk.float()) @ anchors).max(dim=1) for chunk in rows.split(CHUNK_ROWS)]
-    return torch.cat([each.values for each in nearest]), torch.cat([each.indices for each in nearest])
+    cosine, reference = anchors.new_empty(rows.n), anchors.new_empty(rows.n, dtype=torch.int64)
+    for positions, chunk in iter_chunks(rows, CHUNK_ROWS):  # a list of results would pin each chunk's memory
+        cosine[positions], reference[positions] = (unit_rows(chunk.float()) @ anchors).max(dim=1)
+    return cosine, reference
 
 
 def conflict_with_chosen(
@@ -88,6 +93,7 @@ class SetQuality:
     conflict: float
 
 
+@torch.no_grad()
 def set_quality(gradients: Float[Tensor, "k d"], alpha: float) -> SetQuality:
     """Information and conflict of `gradients` in their order; O(k d min(k, d)), memory O(k d + min(k, d)²)."""
     rows = gradients.double()
@@ -105,6 +111,7 @@ def random_sets(n: int, k: int, count: int, seed: int) -> list[Int64[Tensor, " k
     return [torch.randperm(n, generator=torch.Generator().manual_seed(seed + draw))[:k] for draw in range(count)]
 
 
+@torch.no_grad()
 def curvature(gradients: Float[Tensor, "n d"], alpha: float) -> float:
     """The curvature c = max |ε_x(D∖x)| / log(1 + α‖x‖²) over all rows x: what the others explain of a row's worth.
 
@@ -141,6 +148,7 @@ class LogDetGuarantee:
     fisher_norm: float
 
 
+@torch.no_grad()
 def log_det_guarantee(
     gradients: Float[Tensor, "n d"],
     indices: Int64[Tensor, " k"],

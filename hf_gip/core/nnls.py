@@ -4,12 +4,13 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-DEPENDENT = 1e-7  # a row counts as a combination of earlier ones where this share of its energy or less is its own
-SLACK = 1e-8  # a correlation counts as positive from this share of the largest on
+DEPENDENT = 1e-12  # a row counts as a combination of earlier ones where this share of its energy or less is its own
+SLACK = 1e-12  # a correlation counts as positive from this share of the largest on
 ROUNDING = 1e-13
 PANEL = 64
 
 
+@torch.no_grad()
 def nnls(
     gram: Float[Tensor, "t t"], target: Float[Tensor, " t"], start: Int64[Tensor, " s"] | None = None
 ) -> Float[Tensor, " t"]:
@@ -19,7 +20,9 @@ def nnls(
     correlated first; then every row with a negative weight leaves until none is left. Where such a step does not
     lower the objective fewer rows enter, in the end one, with Lawson and Hanson's own step, which always does; so it
     ends at the optimum. A row that is a combination of rows already in does not enter: of several copies exactly the
-    first one in order of correlation (of equals the lowest index) is given weight, the others none.
+    first one in order of correlation (of equals the lowest index) is given weight, the others none. Rows within
+    1e-6 rad of each other count as copies: an inner product in float64 tells no finer difference, and ‖b − Aᵀw‖ may
+    exceed the least possible by about 1e-6 ‖b‖.
 
     Args:
         gram: G, positive semi-definite, float64, (t, t).

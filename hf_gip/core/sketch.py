@@ -56,6 +56,7 @@ def add_sketch(
     out += wide[:, :d] + wide[:, d:]
 
 
+@torch.no_grad()
 def sketch(values: Float[Tensor, "b p"], d: int, *, seed: int = 0, stream: int = 0) -> Float[Tensor, "b d"]:
     """Project rows to `d` dimensions, inner products kept in expectation: one call of `add_sketch`.
 

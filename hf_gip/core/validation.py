@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hf_gip.distributed import local_device
+
 TOO_LARGE = 10**18  # the first whole number that is not sure to fit into 64 bits, whatever it is added to
 
 
@@ -69,6 +71,26 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"`{name}` must be {names}, got {brief(value)}.")
 
 
+def check_type(name: str, value: object, kind: Any, described: str, advice: str = "") -> None:
+    """Raise unless `value` is of the `kind` (as for `isinstance`) that `described` names in words.
+
+    Raises:
+        TypeError: If it is of another; the message ends with `advice`, such as `": load it first"`.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"`{name}` must be {described}, got {type(value).__name__}{advice}.")
+
+
+def check_fraction(name: str, value: object, described: str) -> None:
+    """Raise unless `value` is a number above 0 and at most 1, which `described` says in words.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not is_number(value) or not 0 < value <= 1:
+        raise ValueError(f"`{name}` must be {described}, got {brief(value)}.")
+
+
 def check_bool(name: str, value: object) -> None:
     """Raise unless `value` is True or False.
 
@@ -112,16 +134,18 @@ def check_group_and_progress(group: object, progress: object) -> None:
         raise TypeError(f"`progress` must be a function or None, got {brief(progress)}.")
 
 
-def check_device(device: Any) -> str:
-    """The device named, or where none is, the best one of this machine.
+def check_device(device: Any, *, several: bool = False) -> Any:
+    """The device named, or where none is, the best one of this machine; a list of them where `several` may work.
 
     Raises:
         ValueError: If CUDA was named and there is none, or the name is unknown.
     """
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return local_device()
     try:
-        kind = torch.device(device).type
+        if several and isinstance(device, list | tuple) and device:
+            return [check_device(each) for each in device]
+        kind = torch.device(device).type  # pyright: ignore[reportArgumentType]
     except (RuntimeError, TypeError, ValueError):
         raise ValueError(f"`device` must be a torch device such as 'cpu' or 'cuda', got {brief(device)}.") from None
     if kind == "cuda" and not torch.cuda.is_available():

@@ -28,16 +28,16 @@ def load_selection(fingerprint: str) -> Selection | None:
         return None
     try:
         tensors = load_file(folder / "selection.safetensors")
-        kept: dict[str, Any] = json.loads((folder / "record.json").read_text())
-        return _selection(tensors, kept)
+        record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+        return _selection(tensors, record)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # damaged on disk: made again
 
 
-def _selection(tensors: dict[str, Any], kept: dict[str, Any]) -> Selection:
+def _selection(tensors: dict[str, Any], record: dict[str, Any]) -> Selection:
     curves = {name.removeprefix("curve."): tensor for name, tensor in tensors.items() if name.startswith("curve.")}
     return Selection(
-        tensors["indices"], tensors["gains"], kept["total"], tensors.get("weights"), kept["record"], curves
+        tensors["indices"], tensors["gains"], record["total"], tensors.get("weights"), record["record"], curves
     )
 
 
@@ -87,6 +87,7 @@ def cached_gradients(
     *,
     scaling: "AdamMoments | None" = None,
     basis: "Tensor | None" = None,
+    check_dim: int = 0,
     label: "ProgressLabel | None" = None,
 ) -> "GradientStore":
     """Gradients of tokenized rows, from the cache or made now; under `scratch` where caching is off.
@@ -104,8 +105,10 @@ def cached_gradients(
         parts["scaling"] = scaling.fingerprint()
     if basis is not None:
         parts["basis"] = hash_tensors({"basis": basis})
+    if check_dim:
+        parts["check_dim"] = str(check_dim)
     key = hash_json(parts)
     check_shared_cache()
     where = cache_folder("gradients", key) or scratch / key
-    seen = {"scaling": scaling, "basis": basis}
-    return store_gradients(where, model, rows, recipe, **seen, batch_size=batch_size, label=label)
+    gradient_options: dict[str, Any] = {"scaling": scaling, "basis": basis, "check_dim": check_dim}
+    return store_gradients(where, model, rows, recipe, **gradient_options, batch_size=batch_size, label=label)

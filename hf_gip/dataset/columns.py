@@ -38,7 +38,7 @@ def read_vectors(dataset: Dataset, name: str) -> "Tensor":
     blocks: list[np.ndarray] = []
     for column in _arrow_batches(dataset, name):
         flat, rows = _flatten(column, name), len(column)
-        if flat.null_count or rows == 0 or len(flat) % rows or not _same_lengths(column):
+        if flat.null_count or rows == 0 or len(flat) % rows or not _is_rectangular(column):
             raise ValueError(
                 f"`features` column {name!r} must hold vectors of one length, got missing or uneven ones among rows "
                 f"{sum(map(len, blocks))} to {sum(map(len, blocks)) + rows - 1}."
@@ -127,10 +127,10 @@ def read_tokens(dataset: Dataset, name: str) -> "Tensor":
 
     check_column("token_column", name, dataset)
     column = pa.chunked_array(list(_arrow_batches(dataset, name)))
-    least = pc.call_function("min", [column]).as_py() if pa.types.is_integer(column.type) else None
-    if least is None or column.null_count or least < 1:
-        found = f"{column.null_count} missing" if column.null_count else f"type {column.type}, least value {least}"
-        raise ValueError(f"`token_column` {name!r} must hold whole numbers of at least 1, got {found}.")
+    minimum = pc.call_function("min", [column]).as_py() if pa.types.is_integer(column.type) else None
+    if minimum is None or column.null_count or minimum < 1:
+        problem = f"{column.null_count} missing" if column.null_count else f"type {column.type}, least value {minimum}"
+        raise ValueError(f"`token_column` {name!r} must hold whole numbers of at least 1, got {problem}.")
     return torch.from_numpy(column.to_numpy().astype(np.int64))
 
 
@@ -155,7 +155,7 @@ def _flatten(column: pa.Array, name: str) -> pa.Array:
     return flat
 
 
-def _same_lengths(column: pa.Array) -> bool:
+def _is_rectangular(column: pa.Array) -> bool:
     if column.null_count:
         return False
     storage = column.storage if isinstance(column, pa.ExtensionArray) else column

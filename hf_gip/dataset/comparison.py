@@ -41,17 +41,17 @@ def baselines(
 
     Facility location is left out where `apricot-select` is not installed.
     """
-    found: dict[str, Callable[[], Tensor]] = {}
+    choices: dict[str, Callable[[], Tensor]] = {}
     if scores:
-        found["top-k by score"] = lambda: _largest(torch.stack(list(scores.values())).nanmean(0), k)
+        choices["top-k by score"] = lambda: _largest(torch.stack(list(scores.values())).nanmean(0), k)
     if lengths is not None:
-        found["longest"] = lambda: _largest(lengths, k)
+        choices["longest"] = lambda: _largest(lengths, k)
     if target is not None:
-        found["RDS+"] = lambda: rds(matrix, target, k).indices
-    found["k-centre"] = lambda: k_center(matrix, k)
+        choices["RDS+"] = lambda: rds(matrix, target, k).indices
+    choices["k-centre"] = lambda: k_center(matrix, k)
     if find_spec("apricot") is not None:
-        found["facility location"] = lambda: _facility_location(matrix, k)
-    return {f"{name}, {k:,} rows": choose() for name, choose in found.items()}
+        choices["facility location"] = lambda: _facility_location(matrix, k)
+    return {f"{name}, {k:,} rows": choose() for name, choose in choices.items()}
 
 
 def _largest(values: Tensor, k: int) -> Tensor:
@@ -62,9 +62,9 @@ def _facility_location(matrix: Tensor, k: int) -> Tensor:
     """Greedy facility location by apricot, on the cosines of each row's nearest rows."""
     from scipy.sparse import csr_matrix
 
-    n, near = len(matrix), min(NEAR, len(matrix))
-    cosines, rows = nearest_rows(matrix.cpu(), near)
-    of = torch.arange(n).repeat_interleave(near)
+    n, neighbors = len(matrix), min(NEAR, len(matrix))
+    cosines, rows = nearest_rows(matrix.cpu(), neighbors)
+    of = torch.arange(n).repeat_interleave(neighbors)
     graph = csr_matrix((cosines.clamp(min=0).flatten().double().numpy(), (of.numpy(), rows.flatten().numpy())), (n, n))
     facility_location = import_module("apricot").FacilityLocationSelection
     picked = facility_location(k, metric="precomputed", optimizer="lazy").fit(graph)
@@ -93,11 +93,11 @@ class SubsetMetrics:
     def read(cls, pool: Dataset, options: GipOptions) -> "SubsetMetrics":
         """Read what the options name; vectors and texts come through the datasets cache."""
         inputs = read_inputs(pool, options)
-        features = inputs.features.load().matrix
-        target, scores = inputs.load_target(features), inputs.scores
+        features = inputs.load_matrix()
+        target, scores = inputs.load_target(features.shape[1], features.dtype), inputs.scores
         return cls(
-            features.to(options.device),
-            None if target is None else target.matrix.to(options.device),
+            features.to(options.selection_device),
+            None if target is None else target.matrix.to(options.selection_device),
             float(options.noise or 0),
             {} if scores is None else dict(zip(scores.names, scores.values.T, strict=True)),
             _text_lengths(pool, options),
@@ -177,7 +177,7 @@ class Comparison:
         for name, values in self.figures.items():
             lines.append(f"| {name} | " + " | ".join(f"{values[measure]:.4g}" for measure in measures) + " |")
             band = (self.random[name].get(measure) for measure in measures)
-            cells = ["" if found is None else f"{found[0]:.4g} ± {found[1]:.2g}" for found in band]
+            cells = ["" if estimate is None else f"{estimate[0]:.4g} ± {estimate[1]:.2g}" for estimate in band]
             lines.append("| random, same size | " + " | ".join(cells) + " |")
         if self.overlap:
             lines += ["", "| overlap | |", "| --- | ---: |"]
@@ -185,8 +185,10 @@ class Comparison:
         if self.shares:
             groups = list(self.shares["pool"])
             lines += ["", "| share of | " + " | ".join(groups) + " |", "| --- |" + " ---: |" * len(groups)]
-            for name, found in self.shares.items():
-                lines.append(f"| {name} | " + " | ".join(f"{found.get(group, 0):.1%}" for group in groups) + " |")
+            for name, group_shares in self.shares.items():
+                lines.append(
+                    f"| {name} | " + " | ".join(f"{group_shares.get(group, 0):.1%}" for group in groups) + " |"
+                )
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -207,11 +209,12 @@ def compare(
     template: str | None = None,
     encoder: "str | Encoder | None" = None,
     encoder_id: str | None = None,
+    encoder_kwargs: Mapping[str, Any] | None = None,
     noise: float = 0.1,
     groups: str | None = None,
     seeds: int = 5,
     baselines: bool = False,
-    device: str | None = None,
+    device: str | list[str] | None = None,
 ) -> Comparison:
     """Judge subsets of one pool by the same figures, beside random subsets of the same size.
 
@@ -220,22 +223,27 @@ def compare(
     chosen row; `target cosine`, the target's; the mean of each score column; the mean text length in
     characters, where there are texts.
 
+    Cost: the pool is embedded once, through the cache; then every subset is measured, and `seeds` random ones of each
+    size.
+
     Args:
         subsets: Name → result of a selecting function, `Selection`, or row positions in `pool`.
         pool: The pool that all were chosen from.
-        scores: Numeric columns to average.
-        target: As in `gip_select`.
-        features: As in `gip_select`.
-        columns: As in `gip_select`.
-        template: As in `gip_select`.
-        encoder: As in `gip_select`.
-        encoder_id: As in `gip_select`.
-        noise: Ridge of `captured`, in units of the mean ‖xᵢ‖².
-        groups: A column whose values' shares are compared, such as `source`.
-        seeds: How many random subsets, at least 2.
-        baselines: Also judge other ways to choose as many rows: top-k by the mean score, the longest texts, RDS+ for
-            the target, k-centre, and facility location where `apricot-select` is installed.
-        device: Torch device.
+        scores: Numeric columns to average, *optional*.
+        target: As in `gip_select`, *optional*.
+        features: As in `gip_select`, *optional*.
+        columns: As in `gip_select`, *optional*.
+        template: As in `gip_select`, *optional*.
+        encoder: As in `gip_select`, *optional*.
+        encoder_id: As in `gip_select`, *optional*.
+        encoder_kwargs: As in `gip_select`, *optional*.
+        noise: Ridge of `captured`, in units of the mean ‖xᵢ‖², *optional*, defaults to `0.1`.
+        groups: A column whose values' shares are compared, such as `source`, *optional*.
+        seeds: How many random subsets, at least 2, *optional*, defaults to `5`.
+        baselines: Also judge other ways to choose as many rows, *optional*, defaults to `False`: top-k by the mean
+            score, the longest texts, RDS+ for the target, k-centre, and facility location where `apricot-select` is
+            installed.
+        device: Torch device, *optional*, defaults to a GPU if there is one.
 
     Returns:
         The figures; printed, it is a Markdown table.
@@ -246,10 +254,10 @@ def compare(
     """
     import torch
 
+    from hf_gip.core.validation import check_type
     from hf_gip.dataset.values import plain_value
 
-    if not isinstance(subsets, Mapping):
-        raise TypeError(f"`subsets` must be a mapping from names to subsets, got {type(subsets).__name__}.")
+    check_type("subsets", subsets, Mapping, "a mapping from names to subsets")
     if not subsets:
         raise ValueError("`subsets` must hold at least one subset, got none.")
     check_dataset(pool, 1, name="pool")
@@ -264,29 +272,30 @@ def compare(
         template=template,
         encoder=encoder,
         encoder_id=encoder_id,
+        encoder_kwargs=encoder_kwargs,
         noise=noise,
         device=device,
     )
     metrics = SubsetMetrics.read(pool, options)
     if baselines:
-        rows |= metrics.baselines({len(found) for found in rows.values()})
+        rows |= metrics.baselines({len(positions) for positions in rows.values()})
     draws = {
         size: [
             metrics.measure(torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:size])
             for seed in range(seeds)
         ]
-        for size in {len(found) for found in rows.values()}
+        for size in {len(positions) for positions in rows.values()}
     }
     names = list(rows)
     return Comparison(
-        figures={name: metrics.measure(torch.tensor(found)) for name, found in rows.items()},
+        figures={name: metrics.measure(torch.tensor(positions)) for name, positions in rows.items()},
         random={
             name: {
-                measure: interval([draw[measure] for draw in draws[len(found)]])
-                for measure in draws[len(found)][0]
+                measure: interval([draw[measure] for draw in draws[len(positions)]])
+                for measure in draws[len(positions)][0]
                 if measure != "rows"
             }
-            for name, found in rows.items()
+            for name, positions in rows.items()
         },
         overlap={
             (first, second): jaccard(rows[first], rows[second])
@@ -333,25 +342,27 @@ def _positions(name: str, subset: Any, n: int) -> list[int]:
                 "`gip_select` or `load_subset` before any further transform, or row positions."
             )
         subset = getattr(subset, "selection")  # noqa: B009 — set by our own doors, unknown to the type checker
-    given = getattr(subset, "indices", subset)
+    indices = getattr(subset, "indices", subset)
     try:
-        found = [index(row) for row in getattr(given, "tolist", lambda: given)()]
+        positions = [index(row) for row in getattr(indices, "tolist", lambda: indices)()]
     except TypeError:
         raise ValueError(
-            f"`subsets` entry {name!r} must be a selection or whole row positions, got {brief(given)}."
+            f"`subsets` entry {name!r} must be a selection or whole row positions, got {brief(indices)}."
         ) from None
-    if not found or not all(0 <= row < n for row in found) or len(set(found)) < len(found):
+    if not positions or not all(0 <= row < n for row in positions) or len(set(positions)) < len(positions):
         raise ValueError(
-            f"`subsets` entry {name!r} must hold distinct rows of the pool (0 to {n - 1}), got {len(found)} from "
-            f"{min(found, default=0)} to {max(found, default=0)}: compare it with the pool it was chosen from."
+            f"`subsets` entry {name!r} must hold distinct rows of the pool (0 to {n - 1}), got {len(positions)} from "
+            f"{min(positions, default=0)} to {max(positions, default=0)}: compare it with the pool it was chosen from."
         )
-    return found
+    return positions
 
 
 def _shares(pool: Dataset, groups: str, rows: Mapping[str, list[int]]) -> dict[str, dict[str, float]]:
     labels = getattr(pool.features[groups], "names", None)  # a ClassLabel's rows hold numbers
     values = pool.select_columns([groups]).with_format(None)[groups][:]
     values = [labels[value] if labels and value is not None and value >= 0 else str(value) for value in values]
-    found = {"pool": values} | {name: [values[row] for row in chosen] for name, chosen in rows.items()}
+    labels_of = {"pool": values} | {name: [values[row] for row in chosen] for name, chosen in rows.items()}
     order = sorted(set(values))
-    return {name: {group: members.count(group) / len(members) for group in order} for name, members in found.items()}
+    return {
+        name: {group: members.count(group) / len(members) for group in order} for name, members in labels_of.items()
+    }

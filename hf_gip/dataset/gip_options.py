@@ -1,5 +1,6 @@
 """The options of `gip_select`: their defaults, which of them go together, and how a record names them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from hf_gip.features.embedding_store import EmbeddingStore
     from hf_gip.features.encoders import Encoder
 
     Vectors = NDArray[np.floating] | Tensor
@@ -22,7 +24,8 @@ NEEDS = (  # option, the option without which it has no effect, and the end of t
     ("min_per_group", "group_column", "needs `group_column`, got None: name the column that holds the groups."),
     ("token_column", "max_tokens", "is for a budget, got none: give `max_tokens` too."),
 )
-NOT_BESIDE_QUERIES = ("target", "quality", "cover_columns", "group_column", "max_tokens", "initial_rows")
+NOT_BESIDE_QUERIES = ("target", "quality", "cover_columns")
+NOT_BESIDE_MATCHING = ("noise", "diversity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +37,18 @@ class GipOptions:
     """
 
     scores: "Sequence[str] | Mapping[str, float] | None" = None
-    scores_as: Literal["precision", "queries"] = "precision"
+    scores_as: Literal["precision", "queries"] | None = None
     target: "Dataset | Sequence[str] | Vectors | None" = None
     target_weight: float | None = None
     cover_columns: "Sequence[str] | Mapping[str, float] | None" = None
-    features: "str | Vectors | None" = None
+    features: "str | os.PathLike[str] | EmbeddingStore | Vectors | None" = None
     columns: "Sequence[str] | None" = None
     template: str | None = None
     encoder: "str | Encoder | None" = None
     encoder_id: str | None = None
+    encoder_kwargs: Mapping[str, Any] | None = None
     objective: Literal["projection", "information"] = "projection"
+    pursuit: Literal["orthogonal", "matching"] = "orthogonal"
     noise: float | None = None
     diversity: float | None = None
     quality: float | None = None
@@ -57,7 +62,7 @@ class GipOptions:
     max_tokens: int | None = None
     token_column: str | None = None
     id_column: str | None = None
-    device: str | None = None
+    device: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         """Make the values plain and check them.
@@ -68,19 +73,30 @@ class GipOptions:
         """
         from hf_gip.core.validation import check_device
         from hf_gip.dataset.values import as_matrix, plain_options, plain_value
+        from hf_gip.features.embedding_store import EmbeddingStore, open_embeddings
 
-        plain = plain_options(vars(self)) | {"device": check_device(self.device)}
+        plain = plain_options(vars(self)) | {"device": check_device(self.device, several=True)}
         plain |= {name: plain_value(plain[name]) for name in ("target", "exclude")}
-        if self.features is not None and not isinstance(self.features, str):
+        if isinstance(self.features, os.PathLike):
+            plain["features"] = open_embeddings(self.features)
+        elif self.features is not None and not isinstance(self.features, str | EmbeddingStore):
             plain["features"] = as_matrix(
-                "features", self.features, "a column's name or a matrix with a row per example"
+                "features", self.features, "a column's name, a matrix with a row per example or a store"
             )
+        if self.scores_as is None:
+            matched = self.scores is not None and self.pursuit == "matching"
+            plain["scores_as"] = "queries" if matched else "precision"
         for name, value in plain.items():
             object.__setattr__(self, name, value)
         self._check_ranges()
         self._check_combinations()
         for name in ("target", "exclude"):
             self._check_target(name)
+
+    @property
+    def selection_device(self) -> str:
+        """Where the selection runs: the first device of several."""
+        return self.device[0] if isinstance(self.device, list) else str(self.device)
 
     @classmethod
     def from_record(
@@ -107,7 +123,12 @@ class GipOptions:
         """
         scores, limits, features = recipe.get("scores"), recipe.get("limits") or {}, recipe["features"]
         queries, excluded = recipe["queries"], recipe.get("excluded") or {}
-        options: dict[str, Any] = {name: parameters[name] for name in ("objective", "noise")}
+        matching = parameters["pursuit"] == "matching"
+        options: dict[str, Any] = {
+            "objective": parameters["objective"],
+            "pursuit": "matching" if matching else "orthogonal",
+            "noise": None if matching else parameters["noise"],
+        }
         if scores:
             options |= {"scores": scores.get("weights") or scores["columns"], "scores_as": scores["as"]}
             options["quality"] = scores["quality"] if scores["as"] == "precision" else None
@@ -125,10 +146,13 @@ class GipOptions:
         }
         if features["kind"] == "column":
             options["features"] = features["column"]
-        elif features["kind"] == "text":
+        elif features["kind"] == "text" and resupplied.get("features") is None:
             by = "template" if features["template"] else "columns"
             options |= {by: features[by], "encoder_id": features.get("encoder_id")}
             options["encoder"] = "lexical" if features["encoder"] == "lexical" else None
+            if "revision" in features or "files" in features:
+                precision = features.get("dtype", "auto")
+                options["encoder_kwargs"] = {**(features.get("encoder_kwargs") or {}), "dtype": precision}
         return cls(**{**options, **{name: value for name, value in resupplied.items() if value is not None}})
 
     def _check_ranges(self) -> None:
@@ -136,22 +160,23 @@ class GipOptions:
 
         from hf_gip.core.gip import check_objective
         from hf_gip.core.queries import default_ridge, precision_from_scores
-        from hf_gip.core.validation import brief, check_bool, check_choice, check_int, is_number
+        from hf_gip.core.validation import check_bool, check_choice, check_fraction, check_int
         from hf_gip.features.encoders import check_encoder_id
+        from hf_gip.features.sentence_transformer import check_encoder_kwargs
 
         check_bool("whiten", self.whiten)
         check_encoder_id(self.encoder_id, self.encoder)
+        check_encoder_kwargs(self.encoder_kwargs, self.encoder)
         check_choice("scores_as", self.scores_as, ("precision", "queries"))
+        check_choice("pursuit", self.pursuit, ("orthogonal", "matching"))
         check_objective(self.objective, 1.0 if self.noise is None else self.noise)
         if self.quality is not None:
             precision_from_scores(torch.zeros(1, 1), quality=self.quality)  # refuses a bad value
         if self.diversity is not None:
             default_ridge(1, 1, towards_target=False, diversity=self.diversity)  # refuses a bad value
-        if not is_number(self.exclude_threshold) or not 0 < self.exclude_threshold <= 1:
-            raise ValueError(f"`exclude_threshold` must be a cosine in (0, 1], got {brief(self.exclude_threshold)}.")
-        weight = self.target_weight
-        if weight is not None and not (is_number(weight) and 0 < weight <= 1):
-            raise ValueError(f"`target_weight` must be above 0 and at most 1 (the target alone), got {brief(weight)}.")
+        check_fraction("exclude_threshold", self.exclude_threshold, "a cosine in (0, 1]")
+        if self.target_weight is not None:
+            check_fraction("target_weight", self.target_weight, "above 0 and at most 1 (the target alone)")
         check_int("max_tokens", self.max_tokens, optional=True)
         for name in ("max_per_group", "min_per_group"):
             quota = getattr(self, name)
@@ -172,8 +197,26 @@ class GipOptions:
         for name in ("columns", "template"):
             if self.features is not None and getattr(self, name) is not None:
                 raise ValueError(f"`{name}` chooses texts to embed and has no use beside `features`: leave one out.")
+        self._check_matching()
         if self.scores_as == "queries":
             self._check_scores_as_queries()
+
+    def _check_matching(self) -> None:
+        """Raise where an option needs what the matching pursuit does not have: a ridge, and noise per row.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        if self.pursuit != "matching":
+            return
+        unused = [name for name in NOT_BESIDE_MATCHING if getattr(self, name) is not None]
+        unused += [] if self.objective == "projection" else ["objective"]
+        unused += ["scores_as"] if self.scores is not None and self.scores_as == "precision" else []
+        if unused:
+            raise ValueError(
+                f'`{unused[0]}` must be left out beside `pursuit="matching"`, which has no noise, '
+                f"got {getattr(self, unused[0])!r}."
+            )
 
     def _check_scores_as_queries(self) -> None:
         """Raise unless the scores, which stand in place of a target, stand alone.

@@ -14,12 +14,14 @@ import torch
 from datasets import Dataset, is_caching_enabled
 from torch import Tensor, nn
 
-from hf_gip.core.matrix import InMemoryMatrix, MatrixSource
+from hf_gip.core.gtp import target_rows
+from hf_gip.core.matrix import ConcatenatedMatrix, InMemoryMatrix, MatrixSource
 from hf_gip.dataset.cache import cache_folder, cached_gradients, check_shared_cache
 from hf_gip.dataset.options import GRADIENT_FIELDS, WARMUP_FIELDS, GtpOptions
 from hf_gip.dataset.select import check_dataset
 from hf_gip.dataset.values import plain_value
 from hf_gip.distributed import rank_and_world, run_on_all, world_group
+from hf_gip.features.gradient_store import GradientStore
 from hf_gip.features.gradients import context_length
 from hf_gip.features.matrix_files import FileMatrix
 from hf_gip.features.per_example_gradients import (
@@ -46,6 +48,8 @@ from hf_gip.hashing import hash_folder, hash_json, hash_rows, hash_token_rows, r
 
 logger = logging.getLogger(__name__)
 
+CHECK_DIM = 512  # of the sketch that checks the projection: a residual is then known to some 3 to 6 %
+
 Target = Dataset | Sequence[str] | Mapping[str, Dataset]
 
 
@@ -60,6 +64,8 @@ class Trajectories:
         subtasks: Number of the subtask of each target row, (t,); empty without a target.
         learning_rates: The learning rate of each checkpoint.
         record: How they were made, as plain JSON.
+        checks: Of a projection the same gradients whole, in a sketch drawn apart, (m, 512) per checkpoint; else None.
+        target_checks: Those of the target.
     """
 
     features: list[MatrixSource]
@@ -68,16 +74,37 @@ class Trajectories:
     subtasks: list[int]
     learning_rates: list[float]
     record: dict[str, Any]
+    checks: list[MatrixSource] | None = None
+    target_checks: list[Tensor] | None = None
 
     def target_means(self) -> list[Tensor] | None:
         """The mean gradient of every subtask's rows, (subtasks, d) per checkpoint: what `hf_gip.gtp` matches."""
-        if self.targets is None:
-            return None
+        return None if self.targets is None else self._means(self.targets)
+
+    def _means(self, targets: list[Tensor]) -> list[Tensor]:
         groups = torch.tensor(self.subtasks)
         return [
-            torch.stack([target[groups == group].double().mean(0) for group in groups.unique()])
-            for target in self.targets
+            torch.stack([target[groups == group].double().mean(0) for group in groups.unique()]) for target in targets
         ]
+
+    def whole_residual(self, positions: Tensor, weights: Tensor) -> float | None:
+        """‖b − Aᵀw‖ / ‖b‖ of whole gradients, also of what the projection left out; None where nothing was projected.
+
+        Estimated by a sketch that neither the projection nor the fit has seen.
+
+        Args:
+            positions: The chosen rows among `rows`, (k,).
+            weights: Their weights for each subtask, (subtasks, k).
+        """
+        if self.checks is None:
+            return None
+        scales = [rate**0.5 for rate in self.learning_rates]
+        pool = ConcatenatedMatrix(self.checks, scales)
+        if self.target_checks is None:
+            b = pool.means()[0][None]
+        else:
+            b = target_rows(self._means(self.target_checks), self.checks, scales)
+        return float((b - weights.double() @ pool.rows(positions)).norm() / b.norm())
 
 
 def gradient_trajectories(
@@ -93,6 +120,7 @@ def gradient_trajectories(
     subspace: Literal["random", "snapshots"] = GtpOptions.subspace,
     projection_dim: int | None = GtpOptions.projection_dim,
     adam: bool = True,
+    normalize: bool = GtpOptions.normalize,
     warmup_fraction: float = GtpOptions.warmup_fraction,
     warmup_epochs: int = GtpOptions.warmup_epochs,
     warmup_learning_rate: float = GtpOptions.warmup_learning_rate,
@@ -107,8 +135,9 @@ def gradient_trajectories(
     pool, a checkpoint after each ([LESS](https://huggingface.co/papers/2402.04333); ours trains rank-16 LoRA layers
     on every linear layer unless the model brings its own, and without dropout, so that it can be repeated).
     Gradients of the pool's rows are those seen through Adam's moments, Γ = m′/√(v′+ε), those of the target plain;
-    all are divided by their length, so that no row counts more for being short. Everything is kept in the datasets
-    cache: the run and its gradients serve every later call, and a killed call goes on where it was.
+    unless `normalize=False` all are divided by their length, so that no row counts more for being short. Everything is
+    kept in the datasets cache: the run and its gradients serve every later call, and a killed call goes on where it
+    was.
 
     Costs one training step of the model per row and checkpoint, and m · `projection_dim` numbers on disk per
     checkpoint.
@@ -130,6 +159,7 @@ def gradient_trajectories(
         projection_dim: Width per checkpoint at most; 8192 in LESS, whose error is 0.7 times as large. None: never
             project, or all components.
         adam: Whether the pool's gradients are seen through Adam's moments, as in LESS; `gtp_select` leaves it out.
+        normalize: Whether each gradient is divided by its length, as in LESS.
         warmup_fraction: Part of the pool that the warm-up run trains on.
         warmup_epochs: Passes of the warm-up run.
         warmup_learning_rate: Its peak.
@@ -153,6 +183,7 @@ def gradient_trajectories(
         subspace=subspace,
         projection_dim=projection_dim,
         adam=adam,
+        normalize=normalize,
         warmup_fraction=warmup_fraction,
         warmup_epochs=warmup_epochs,
         warmup_learning_rate=warmup_learning_rate,
@@ -301,8 +332,9 @@ def _gather(plan: TrajectoryPlan, min_rows: int) -> Trajectories:
             check_vocabulary(tokens.rows, adapted)
         checkpoints = _checkpoints(adapted, run, plan.recipe)
         gradients_started = time.perf_counter()
-        stored, targets = _gradients(adapted, checkpoints, run)
-        features = stored if is_caching_enabled() else [InMemoryMatrix(matrix.load()) for matrix in stored]
+        pool, targets = _gradients(adapted, checkpoints, run)
+        features = _kept([store.features for store in pool])
+        checks = _kept([store.checks for store in pool if store.checks is not None])
     record = {
         "proxy": plan.model.identity,
         "checkpoints": [
@@ -318,7 +350,16 @@ def _gather(plan: TrajectoryPlan, min_rows: int) -> Trajectories:
     }
     subtasks = [number for number, task in enumerate(run.tasks.values()) for _ in range(len(task.usable))]
     learning_rates = [checkpoint.learning_rate for checkpoint in checkpoints]
-    return Trajectories(list(features), run.pool.usable, targets or None, subtasks, learning_rates, record)
+    target_features = [features for features, _ in targets] or None
+    target_checks = [checks for _, checks in targets if checks is not None] or None
+    return Trajectories(
+        features, run.pool.usable, target_features, subtasks, learning_rates, record, checks or None, target_checks
+    )
+
+
+def _kept(matrices: Sequence[FileMatrix]) -> list[MatrixSource]:
+    """Matrices on disk, in memory where the folder goes with the call."""
+    return list(matrices) if is_caching_enabled() else [InMemoryMatrix(matrix.load()) for matrix in matrices]
 
 
 def _tokenize(plan: TrajectoryPlan, options: GtpOptions, tokenizer: Any, min_rows: int, scratch: Path) -> GradientRun:
@@ -341,7 +382,7 @@ def _tokenize(plan: TrajectoryPlan, options: GtpOptions, tokenizer: Any, min_row
     recipe = GradientRecipe(
         options.target_modules,
         options.projection_dim,
-        normalize=True,
+        normalize=options.normalize,
         seed=options.seed,
         max_length=options.max_length,
     )
@@ -363,7 +404,7 @@ def _checkpoints(model: nn.Module, run: GradientRun, recipe: Mapping[str, Any]) 
     )
     steps = len(plan.orders(run.pool.usable)[0])
     logger.info("stage 1 of 3: a warm-up run of %d epochs of %d steps", plan.epochs, steps)
-    projection = ("projection_dim", "adam", "learning_rates", "checkpoints")  # changes nothing in the run
+    projection = ("projection_dim", "adam", "normalize", "learning_rates", "checkpoints")  # changes nothing in the run
     request = {name: value for name, value in recipe.items() if name not in projection}
     key = hash_json(request | {"max_length": options.max_length, "tokens": hash_token_rows(run.pool.rows)})
     folder = cache_folder("warmups", key) or run.scratch / key
@@ -386,23 +427,24 @@ def _checkpoints(model: nn.Module, run: GradientRun, recipe: Mapping[str, Any]) 
 
 def _gradients(
     model: nn.Module, checkpoints: Sequence[Checkpoint], run: GradientRun
-) -> tuple[list[FileMatrix], list[Tensor]]:
-    """Stage 2: the pool's and the target's gradients at every checkpoint.
+) -> tuple[list[GradientStore], list[tuple[Tensor, Tensor | None]]]:
+    """Stage 2: the pool's and the target's gradients at every checkpoint, the latter with their checks.
 
     Raises:
         ValueError: If one is not finite; after a warm-up run the message names the likeliest reason.
     """
     options = run.options
     logger.info("stage 2 of 3: gradients of %d rows at %d checkpoints", len(run.pool.usable), len(checkpoints))
-    features, targets, started, estimated = [], [], time.monotonic(), False
+    pool, targets, started, estimated = [], [], time.monotonic(), False
     for number, checkpoint in enumerate(checkpoints, start=1):
         at_checkpoint = f"checkpoint {number} of {len(checkpoints)}"
         to_come = 0 if estimated else len(checkpoints) - number + 1
         with with_weights(model, checkpoint.weights()), _blame_learning_rate(options):
-            basis = None
+            basis, per_example = None, PerExampleGradients(model, run.recipe)
             if options.subspace == "snapshots":
-                layers = PerExampleGradients(model, run.recipe).layers
-                basis = snapshot_basis(checkpoint.snapshots(layers), options.projection_dim)
+                basis = snapshot_basis(checkpoint.snapshots(per_example.layers), options.projection_dim)
+            is_projected = basis is not None or per_example.projection_dim is not None
+            projection: dict[str, Any] = {"basis": basis, "check_dim": CHECK_DIM if is_projected else 0}
             store = cached_gradients(
                 model,
                 run.pool.rows,
@@ -410,27 +452,28 @@ def _gradients(
                 options.batch_size,
                 run.scratch,
                 scaling=checkpoint.moments() if options.adam else None,
-                basis=basis,
                 label=ProgressLabel(f"Gradients of the pool, {at_checkpoint}", to_come),
+                **projection,
             )
             estimated = estimated or store.made > 0  # the estimate is for all checkpoints
-            features.append(store.features)
-            task_gradients = []
+            pool.append(store)
+            tasks = []
             for name, task in run.tasks.items():
                 task_label = f"target {name!r}" if len(run.tasks) > 1 else "the target"
                 label = ProgressLabel(f"Gradients of {task_label}, {at_checkpoint}", 0)
                 recipe, batch_size = run.recipe, options.batch_size
-                task_store = cached_gradients(
-                    model, task.rows, recipe, batch_size, run.scratch, basis=basis, label=label
+                tasks.append(
+                    cached_gradients(model, task.rows, recipe, batch_size, run.scratch, label=label, **projection)
                 )
-                task_gradients.append(task_store.features.load())
-            if task_gradients:
-                targets.append(torch.cat(task_gradients))
+            if tasks:
+                checks = [task.checks.load() for task in tasks if task.checks is not None]
+                gradients = torch.cat([task.features.load() for task in tasks])
+                targets.append((gradients, torch.cat(checks) if checks else None))
         remaining = (time.monotonic() - started) / number * (len(checkpoints) - number)
         logger.info(
             "checkpoint %d of %d (%s) done: about %.0f s left", number, len(checkpoints), checkpoint.name, remaining
         )
-    return features, targets
+    return pool, targets
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from datasets.utils import tqdm
 from torch import nn
 
-from hf_gip.core.explain import GtpExplanation, explain_gtp
+from hf_gip.core.explain import GtpExplanation, explain_gtp, weights_per_target
 from hf_gip.core.gtp import gtp, target_rows
 from hf_gip.core.matrix import ConcatenatedMatrix, RowRange
 from hf_gip.dataset.gradient_trajectories import Target, TrajectoryPlan, plan_trajectories
@@ -27,7 +27,7 @@ from hf_gip.selection import Selection
 logger = logging.getLogger(__name__)
 
 Pool = TypeVar("Pool", Dataset, DatasetDict)
-VERSION = 2  # raise it when the same call would choose or record something else, so that old caches are left behind
+VERSION = 3  # raise it when the same call would choose or record something else, so that old caches are left behind
 
 
 def gtp_select(
@@ -44,6 +44,7 @@ def gtp_select(
     subspace: Literal["random", "snapshots"] = GtpOptions.subspace,
     projection_dim: int | None = GtpOptions.projection_dim,
     adam: bool = GtpOptions.adam,
+    normalize: bool = GtpOptions.normalize,
     ridge: float | None = GtpOptions.ridge,
     warmup_fraction: float = GtpOptions.warmup_fraction,
     warmup_epochs: int = GtpOptions.warmup_epochs,
@@ -81,6 +82,9 @@ def gtp_select(
         projection_dim: Width per checkpoint at most.
         adam: Whether the pool's gradients are seen through Adam's moments, as LESS does; the target's never are, so
             the two are then unlike and no weights bring the residual down far.
+        normalize: Whether each gradient, of pool and target, is divided by its length before the fit, so that no row
+            counts more for being short. The weights then belong to unit gradients. False: raw gradients, whose
+            weights can serve as loss weights (`docs/gtp.md`).
         ridge: Penalty on the weights, see `hf_gip.gtp`.
         warmup_fraction: Part of the pool that the warm-up run trains on.
         warmup_epochs: Passes of the warm-up run, a checkpoint after each.
@@ -93,7 +97,8 @@ def gtp_select(
 
     Returns:
         An ordinary `Dataset` of the chosen rows by falling gain. Its `selection` holds their `weights`, and a record
-        with the residual after every pass and the target's share matched.
+        with the residual after every pass, in the space of the fit, and `whole_residual`, the same of whole gradients,
+        from a second sketch of them.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -107,6 +112,7 @@ def gtp_select(
         subspace=subspace,
         projection_dim=projection_dim,
         adam=adam,
+        normalize=normalize,
         ridge=ridge,
         warmup_fraction=warmup_fraction,
         warmup_epochs=warmup_epochs,
@@ -158,8 +164,10 @@ def _select(plan: TrajectoryPlan, k: int) -> Selection:
         group=group,
         progress=report_pass,
     )
+    whole = trajectories.whole_residual(selection.indices, weights_per_target(selection))
     record = {
         **selection.record,
+        "whole_residual": selection.record["residual"] if whole is None else whole,
         **trajectories.record,
         **environment(plan.dataset, plan.options.id_column),
         "timings": {**trajectories.record["timings"], "select_seconds": time.monotonic() - started},

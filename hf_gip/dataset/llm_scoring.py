@@ -14,11 +14,11 @@ from datasets import Dataset, config
 from datasets.utils import tqdm
 from filelock import FileLock
 
-from hf_gip.core.validation import brief, check_int
+from hf_gip.core.validation import brief, check_int, check_type
 from hf_gip.dataset.select import check_dataset
 from hf_gip.features.text import iter_texts, text_recipe
-from hf_gip.hashing import hash_lines, hash_texts
-from hf_gip.io import friendly_disk_errors
+from hf_gip.hashing import hash_lines, hash_texts, hash_tokenizer
+from hf_gip.io import first_line, friendly_disk_errors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,9 +42,9 @@ class LocalModel:
         Args:
             model: A causal language model: a Hub id (with a revision after an `@` if wanted), a local folder, or a
                 live one, which is left as it was.
-            tokenizer: Instead of the one stored with the model; a live model needs one.
-            batch_size: Prompts per forward pass.
-            device: Torch device; a GPU where there is one unless told. A live model stays where it is.
+            tokenizer: Instead of the one stored with the model, *optional*; a live model needs one.
+            batch_size: Prompts per forward pass, *optional*, defaults to `8`.
+            device: Torch device, *optional*, defaults to a GPU if there is one. A live model stays where it is.
 
         Raises:
             TypeError: If `model` is none of these.
@@ -60,19 +60,21 @@ class LocalModel:
             raise ValueError("`tokenizer` must be given with a live model, got None.")
         self.batch_size = batch_size
         self._live = model if isinstance(model, nn.Module) else None
-        self._tokenizer = tokenizer
-        self._named = resolve_model(model, tokenizer, device=check_device(device))
+        self._model, self._tokenizer, self._device = model, tokenizer, check_device(device)
+        self._named = resolve_model(model, tokenizer, device=self._device)
 
     def __repr__(self) -> str:
         """What answers depend on, by content, for ratings are kept by it: a live model may have learned meanwhile."""
         from hf_gip.features.proxy import resolve_model
 
+        if self._live is not None or "_opened" not in vars(self):  # a folder may hold other files by now
+            self._named = resolve_model(self._model, self._tokenizer, device=self._device)
         identity = dict(self._named.identity)
         if self._live is not None:
             configs = (getattr(self._live, name, None) for name in ("config", "generation_config"))
-            identity |= resolve_model(self._live, self._tokenizer).identity
             identity["configs"] = hash_lines(each.to_json_string() for each in configs if each is not None)
         if self._tokenizer is not None:
+            identity["tokenizer"] = hash_tokenizer(self._tokenizer)
             identity["chat_template"] = hash_lines([getattr(self._tokenizer, "chat_template", None)])
         return f"LocalModel({identity})"
 
@@ -98,6 +100,9 @@ class LocalModel:
 
     @cached_property
     def _opened(self) -> tuple[Any, Any]:
+        from hf_gip.features.proxy import resolve_model
+
+        self._named = resolve_model(self._model, self._tokenizer, device=self._device)
         model, tokenizer = self._named.load()
         if tokenizer is None:
             raise ValueError("`model` must come with a tokenizer, got none beside it: give `tokenizer`.")
@@ -120,9 +125,9 @@ class LocalModel:
         whole = self._templated(prompt)
         if len(whole) <= room:
             return whole
-        own = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        kept = max(0, len(own) - (len(whole) - room))
-        return self._templated(tokenizer.decode(own[:kept]))[:room]
+        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        length = max(0, len(prompt_ids) - (len(whole) - room))
+        return self._templated(tokenizer.decode(prompt_ids[:length]))[:room]
 
     def _templated(self, prompt: str) -> list[int]:
         tokenizer = self._opened[1]
@@ -142,14 +147,14 @@ class LocalModel:
         ids = torch.tensor([[pad] * (width - len(tokens)) + tokens for tokens in inputs])
         mask = torch.tensor([[0] * (width - len(tokens)) + [1] * len(tokens) for tokens in inputs])
         device = next(model.parameters()).device
-        found = model.generate(
+        sequences = model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=self._longest,
             do_sample=False,
             pad_token_id=pad,
         )
-        return found[:, width:].cpu()
+        return sequences[:, width:].cpu()
 
 
 ATTRIBUTES = ("helpfulness", "accuracy", "reasoning")  # those the GIP paper names
@@ -175,8 +180,8 @@ class ChatEndpoint:
     Attributes:
         url: Its base URL, such as `"http://localhost:8000/v1"`.
         model: The model's name there.
-        api_key: Its key; a Hub token is never sent.
-        concurrency: Requests at a time.
+        api_key: Its key, *optional*, defaults to `"none"`; a Hub token is never sent.
+        concurrency: Requests at a time, *optional*, defaults to `8`.
     """
 
     url: str
@@ -234,7 +239,7 @@ class ChatEndpoint:
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 if attempt == TRIES or (status is not None and status < 500 and status not in (408, 429)):
                     raise OSError(
-                        f"the judge at {self.url} did not answer ({_first_line(error)}): check `url`, `model` and "
+                        f"the judge at {self.url} did not answer ({first_line(error)}): check `url`, `model` and "
                         "`api_key`; the ratings so far are kept, the same call goes on from them."
                     ) from error
                 time.sleep(min(2.0**attempt, 30.0) * 0.25)
@@ -259,12 +264,13 @@ def score_with_llm(
 
     Args:
         dataset: The rows.
-        judge: An `ChatEndpoint`, a `LocalModel`, or a function from a list of prompts to a list of answers.
-        name: What the judge is called in the cache; needed for a function, whose content cannot be seen: a judge that
-            answers otherwise needs another name.
-        attributes: What is rated; each becomes a column.
-        columns: Text columns to show, instead of the detected layout.
-        template: A format string naming text columns in braces.
+        judge: A `ChatEndpoint`, a `LocalModel`, or a function from a list of prompts to a list of answers.
+        name: What the judge is called in the cache, *optional*; needed for a function, whose content cannot be seen: a
+            judge that answers otherwise needs another name.
+        attributes: What is rated, *optional*, defaults to `("helpfulness", "accuracy", "reasoning")`; each becomes a
+            column.
+        columns: Text columns to show, instead of the detected layout, *optional*.
+        template: A format string naming text columns in braces, *optional*.
 
     Returns:
         The dataset with one float column per attribute.
@@ -273,21 +279,15 @@ def score_with_llm(
         OSError: If the endpoint does not answer; what it answered before is kept.
         ValueError: If a column of that name exists, a function has no `name`, or no answer at all could be read.
     """
-    _check(dataset, judge, attributes)
-    if taken := [attribute for attribute in attributes if attribute in dataset.column_names]:
-        raise ValueError(f"`attributes` must be new columns, got {taken[0]!r}, which exists: rename or drop it first.")
-    if name is not None and not (isinstance(name, str) and name):
-        raise ValueError(f"`name` must be a non-empty text or None, got {brief(name)}.")
-    if not isinstance(judge, ChatEndpoint | LocalModel) and name is None:
-        raise ValueError("`name` must say what the judge is when it is a function, got None: ratings are kept by it.")
+    _check_arguments(dataset, judge, name, attributes)
     recipe = text_recipe(dataset, columns, template)
     prompts = [_prompt(text[:CHARACTERS], attributes) for text in iter_texts(dataset, recipe)]
     keys = [key.hex() for key in hash_texts(prompts).tolist()]
-    kept = _Ratings.open(name or f"{judge}")
-    with FileLock(kept.path.with_suffix(".lock")):
-        kept.read()
-        _ask_missing(dict(zip(keys, prompts, strict=True)), judge, attributes, kept)
-    ratings = [kept.found[key] for key in keys]
+    cache = _Ratings.open(name or f"{judge}")
+    with FileLock(cache.path.with_suffix(".lock")):
+        cache.read()
+        _ask_missing(dict(zip(keys, prompts, strict=True)), judge, attributes, cache)
+    ratings = [cache.by_prompt[key] for key in keys]
     bad = sum(None in row for row in ratings)
     if all(value is None for row in ratings for value in row):
         raise ValueError(
@@ -305,40 +305,45 @@ def score_with_llm(
     return dataset
 
 
-def _check(dataset: Dataset, judge: Any, attributes: Any) -> None:
-    """Raise unless there are rows, a judge and something to rate.
+def _check_arguments(dataset: Dataset, judge: Any, name: Any, attributes: Any) -> None:
+    """Raise unless there are rows, a judge with a name, and something to rate.
 
     Raises:
         TypeError: If the judge cannot be called.
-        ValueError: If there is no row, or the attributes are no list of different names.
+        ValueError: If there is no row, the attributes are no list of new names, or the judge has no name.
     """
     check_dataset(dataset, 1)
-    if not callable(judge):
-        raise TypeError(
-            f"`judge` must be an `ChatEndpoint`, a `LocalModel` or a function, got {type(judge).__name__}."
-        )
-    wanted = attributes if isinstance(attributes, list | tuple) else []
-    if not wanted or not all(isinstance(each, str) for each in wanted) or len(set(wanted)) < len(wanted):
+    check_type("judge", judge, Callable, "a `ChatEndpoint`, a `LocalModel` or a function")
+    names = attributes if isinstance(attributes, list | tuple) else []
+    if not names or not all(isinstance(each, str) for each in names) or len(set(names)) < len(names):
         raise ValueError(f"`attributes` must be a list of different names, got {brief(attributes)}.")
+    if existing := [attribute for attribute in attributes if attribute in dataset.column_names]:
+        raise ValueError(
+            f"`attributes` must be new columns, got {existing[0]!r}, which exists: rename or drop it first."
+        )
+    if name is not None and not (isinstance(name, str) and name):
+        raise ValueError(f"`name` must be a non-empty text or None, got {brief(name)}.")
+    if not isinstance(judge, ChatEndpoint | LocalModel) and name is None:
+        raise ValueError("`name` must say what the judge is when it is a function, got None: ratings are kept by it.")
 
 
-def _ask_missing(prompts: dict[str, str], judge: Answer, attributes: Sequence[str], kept: "_Ratings") -> None:
+def _ask_missing(prompts: dict[str, str], judge: Answer, attributes: Sequence[str], cache: "_Ratings") -> None:
     """Ask for what has no rating, or not all of them; ratings that are there stay.
 
     Raises:
         ValueError: If the judge gives more or fewer answers than it was asked for.
     """
     for key in prompts:
-        if len(kept.found.get(key, ())) != len(attributes):
-            kept.found[key] = [None] * len(attributes)
-    missing = [key for key in prompts if None in kept.found[key]]
+        if len(cache.by_prompt.get(key, ())) != len(attributes):
+            cache.by_prompt[key] = [None] * len(attributes)
+    missing = [key for key in prompts if None in cache.by_prompt[key]]
     with tqdm(total=len(prompts), initial=len(prompts) - len(missing), unit="row", desc="Rating") as bar:
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
             answers = judge([prompts[key] for key in batch])
             if len(answers) != len(batch):
                 raise ValueError(f"`judge` must give one answer per prompt ({len(batch)}), got {len(answers)}.")
-            kept.add({key: _read(answer, attributes) for key, answer in zip(batch, answers, strict=True)})
+            cache.add({key: _read(answer, attributes) for key, answer in zip(batch, answers, strict=True)})
             bar.update(len(batch))
 
 
@@ -349,9 +354,9 @@ def _prompt(text: str, attributes: Sequence[str]) -> str:
 
 def _read(answer: str, attributes: Sequence[str]) -> list[float | None]:
     """The ratings of one answer: its first JSON object, each number in range, None for what is not there."""
-    for found in re.finditer(r"\{[^{}]*\}", answer if isinstance(answer, str) else ""):
+    for match in re.finditer(r"\{[^{}]*\}", answer if isinstance(answer, str) else ""):
         try:
-            values = json.loads(found[0])
+            values = json.loads(match[0])
         except ValueError:
             continue
         if any(name in values for name in attributes):
@@ -370,7 +375,7 @@ class _Ratings:
     """What a judge said, by the hash of the prompt, one line each: a line that cannot be read is asked for again."""
 
     path: Path
-    found: dict[str, list[float | None]]
+    by_prompt: dict[str, list[float | None]]
 
     @classmethod
     def open(cls, judge: str) -> "_Ratings":
@@ -394,16 +399,12 @@ class _Ratings:
             except (ValueError, TypeError):  # the disk has damaged it
                 continue
             if isinstance(key, str):
-                self.found[key] = ratings
+                self.by_prompt[key] = ratings
 
     def add(self, ratings: dict[str, list[float | None]]) -> None:
         """Keep new ratings, each number beside those that its row has already."""
         for key, new in ratings.items():
-            both = zip(self.found[key], new, strict=True)
-            self.found[key] = [second if first is None else first for first, second in both]
+            pairs = zip(self.by_prompt[key], new, strict=True)
+            self.by_prompt[key] = [second if first is None else first for first, second in pairs]
         with friendly_disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps([key, self.found[key]]) + "\n" for key in ratings)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+            file.writelines(json.dumps([key, self.by_prompt[key]]) + "\n" for key in ratings)

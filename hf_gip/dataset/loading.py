@@ -17,9 +17,9 @@ from huggingface_hub.utils import validate_repo_id
 from pyarrow import parquet
 
 from hf_gip.hashing import hash_file, hash_json
+from hf_gip.io import first_line
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-TRANSFORMED = re.compile(r"(cache-[0-9a-f]{16}|tmp)")  # how `datasets` names what `map` and its kin write
 UNKNOWN: dict[str, Any] = {"repo_id": None, "revision": None}
 
 
@@ -58,11 +58,11 @@ def find_origins(dataset: Dataset) -> list[dict[str, Any]]:
     Rows in memory, local files, `save_to_disk` folders and transforms with the cache disabled have an unknown origin,
     besides the repository that their `info` still names.
     """
-    found: dict[tuple[str | None, str | None], None] = {}
+    origins: dict[tuple[str | None, str | None], None] = {}
     for path in _row_files(dataset._data):
         for origin in _origins_of_file(path, dataset.info):
-            found[origin] = None
-    ordered = sorted(found or [(None, None)], key=lambda origin: (origin[0] is None, origin))
+            origins[origin] = None
+    ordered = sorted(origins or [(None, None)], key=lambda origin: (origin[0] is None, origin))
     return [{"repo_id": repo_id, "revision": revision} for repo_id, revision in ordered]
 
 
@@ -82,13 +82,19 @@ def _origins_of_file(path: Path | None, info: DatasetInfo) -> list[tuple[str | N
         named = _builders_of(info, Path(config.HF_DATASETS_CACHE))
         return [origin for builder in named for origin in _repositories(builder)] + [(None, None)]
     folder = path.parent
-    found = _repositories(folder)
-    if not TRANSFORMED.match(path.name):
-        return found or [(None, None)]
+    repositories = _repositories(folder)
+    if _is_builders_own(path):
+        return repositories or [(None, None)]
     # The output of a `map` over several datasets lies in the folder of the first; its `info` is of no builder then.
     builders = _builders_of(info, folder.parents[3])
-    origins = found + [origin for builder in builders if builder != folder for origin in _repositories(builder)]
-    return origins if found and folder in builders else [*origins, (None, None)]
+    origins = repositories + [origin for builder in builders if builder != folder for origin in _repositories(builder)]
+    return origins if repositories and folder in builders else [*origins, (None, None)]
+
+
+def _is_builders_own(path: Path) -> bool:
+    """Whether a file in a builder's folder was written by it, and not by a `map` that was told to write there."""
+    name = path.parts[-5].rpartition("___")[2] if len(path.parts) > 4 else ""
+    return re.fullmatch(rf"{re.escape(name)}-\w+(\.\w+)*(-\d{{5}}-of-\d{{5}})?\.arrow", path.name) is not None
 
 
 def _builders_of(info: DatasetInfo, cache: Path) -> list[Path]:
@@ -98,7 +104,11 @@ def _builders_of(info: DatasetInfo, cache: Path) -> list[Path]:
     fields = ("dataset_name", "config_name", "splits", "download_size", "dataset_size")
     folders = [path.parent for path in cache.glob(f"*{info.dataset_name}/*/*/*/dataset_info.json")]
     built = [(folder, DatasetInfo.from_directory(str(folder))) for folder in folders if COMMIT.fullmatch(folder.name)]
-    return [folder for folder, own in built if all(getattr(own, name) == getattr(info, name) for name in fields)]
+    return [
+        folder
+        for folder, candidate in built
+        if all(getattr(candidate, name) == getattr(info, name) for name in fields)
+    ]
 
 
 def _repositories(folder: Path) -> list[tuple[str | None, str | None]]:
@@ -106,12 +116,12 @@ def _repositories(folder: Path) -> list[tuple[str | None, str | None]]:
     from datasets.naming import camelcase_to_snakecase
     from huggingface_hub import constants
 
-    found: list[tuple[str | None, str | None]] = []
+    repositories: list[tuple[str | None, str | None]] = []
     for snapshot in sorted(Path(constants.HF_HUB_CACHE).glob(f"datasets--*/snapshots/{folder.name}")):
         names = snapshot.parents[1].name.split("--")[1:]
         if "___".join([*names[:-1], camelcase_to_snakecase(names[-1])]) == folder.parts[-4]:
-            found.append(("/".join(names), folder.name))
-    return found
+            repositories.append(("/".join(names), folder.name))
+    return repositories
 
 
 def _opened(dataset: Dataset) -> dict[str, Any] | None:
@@ -124,7 +134,7 @@ def _opened(dataset: Dataset) -> dict[str, Any] | None:
 def _hub_source(dataset: Dataset) -> dict[str, Any] | None:
     """Repository and commit of a dataset loaded from the Hub, its rows as they were; the format may be another."""
     files = list(_row_files(dataset._data))
-    paths = [path for path in files if path is not None and not TRANSFORMED.match(path.name)]
+    paths = [path for path in files if path is not None and _is_builders_own(path)]
     if not paths or len(paths) < len(files) or dataset._indices is not None:
         return None
     folder, name = paths[0].parent, dataset.info.config_name
@@ -175,12 +185,13 @@ def open_dataset(
     Args:
         source: A local `.parquet`, `.jsonl`, `.json`, `.csv`, `.tsv` or `.txt` file, the text ones also as `.gz`, a
             folder written by `save_to_disk`, or a Hub id such as `"tatsu-lab/alpaca"`.
-        split: The split of a Hub dataset or of a saved `DatasetDict`; a file and a saved `Dataset` have none.
-        config: The configuration of a Hub dataset.
-        revision: The revision of a Hub dataset.
-        token: The token for the Hub, instead of the stored one.
-        prefix: What stands before `split`, `config` and `revision` in the caller's own options, for messages:
-            `"target_"`.
+        split: The split of a Hub dataset or of a saved `DatasetDict`, *optional*, defaults to `"train"`; a file and a
+            saved `Dataset` have none.
+        config: The configuration of a Hub dataset, *optional*.
+        revision: The revision of a Hub dataset, *optional*.
+        token: The token for the Hub, instead of the stored one, *optional*.
+        prefix: What stands before `split`, `config` and `revision` in the caller's own options, such as
+            `"target_"`, for messages, *optional*, defaults to `""`.
 
     Returns:
         The rows.
@@ -225,8 +236,8 @@ def open_recorded(
 ) -> Dataset:
     """`open_dataset` as a manifest records it; a copy of that split on this disk has no configuration or revision."""
     split = (split if has_splits(source) else None) or "train"
-    place = {} if is_local(source) else {"config": config, "revision": revision}
-    return open_dataset(source, split=split, **place, **options)
+    version = {} if is_local(source) else {"config": config, "revision": revision}
+    return open_dataset(source, split=split, **version, **options)
 
 
 def _hub(source: str, config: str | None, **options: Any) -> Dataset:
@@ -259,26 +270,50 @@ def _file(path: Path) -> Dataset:
     """The rows of a data file.
 
     Raises:
-        ValueError: If it cannot be read, holds no row, or becomes another while it is read.
+        ChangedFileError: If it becomes another while it is read.
+        ValueError: If it cannot be read, or holds no row.
     """
     kind = _check_file(path)
     options: dict[str, Any] = {"delimiter": "\t"} if ".tsv" in path.name.lower() else {}
-    content = hash_file(path)
-    # What `datasets` keys cache and fingerprint by, the content in place of the file's time
-    files = DataFilesList([path.absolute().as_posix()], [(content,)])
     try:
-        loaded = datasets.load_dataset(kind, data_files={"train": files}, split="train", **options)
+        loaded = load_files(kind, [path], **options)
+    except ChangedFileError:
+        raise
     except Exception as error:  # each reader raises its own kinds; the cause goes along
         if "corresponds to no data" in str(error):  # what `datasets` says of a file without rows
             raise ValueError(f"{path.name!r} must hold at least one row, got 0: check the file.") from None
-        raise ValueError(f"cannot read {path.name!r} as {kind}: {_first_line(error)}") from error
-    if hash_file(path) != content:
-        for entry in loaded.cache_files:  # they may hold other rows than their key says
-            shutil.rmtree(Path(entry["filename"]).parent, ignore_errors=True)
-        raise ValueError(
-            f"{path.name!r} must stay as it is while it is read, got other content in the end: try again."
-        )
+        raise ValueError(f"cannot read {path.name!r} as {kind}: {_cause(error)}") from error
     return remember_files(loaded, [path])
+
+
+class ChangedFileError(ValueError):
+    """A file became another while it was read."""
+
+
+def load_files(kind: str, paths: Sequence[Path], *, split: str = "train", **options: Any) -> Dataset:
+    """The rows of data files through the datasets cache, which knows them by their content, never by their time.
+
+    Args:
+        kind: The packaged reader.
+        paths: The files, in order.
+        split: What the rows are called, *optional*, defaults to `"train"`.
+        options: For the reader.
+
+    Raises:
+        ChangedFileError: If a file changes while it is read.
+    """
+    contents = [hash_file(path) for path in paths]
+    # What `datasets` keys cache and fingerprint by, the content in place of the file's time
+    files = DataFilesList([path.absolute().as_posix() for path in paths], [(content,) for content in contents])
+    loaded = datasets.load_dataset(kind, data_files={split: files}, split=split, **options)
+    for path, content in zip(paths, contents, strict=True):
+        if hash_file(path) != content:
+            for entry in loaded.cache_files:  # they may hold other rows than their key says
+                shutil.rmtree(Path(entry["filename"]).parent, ignore_errors=True)
+            raise ChangedFileError(
+                f"{path.name!r} must stay as it is while it is read, got other content in the end: try again."
+            )
+    return loaded
 
 
 def _check_file(path: Path) -> str:
@@ -325,12 +360,12 @@ def _saved(path: Path, split: str, prefix: str) -> Dataset:
     Raises:
         ValueError: If it is no such folder, is damaged, holds no row, or has no such split.
     """
-    folder, what = path, repr(path.name)
+    folder, label = path, repr(path.name)
     if (listing := path / "dataset_dict.json").is_file():
         names = json.loads(listing.read_text(encoding="utf-8")).get("splits", [])
         if split not in names:
             raise ValueError(f"`{prefix}split` must be one of {names}, got {split!r}.")
-        folder, what = path / split, f"split {split!r} of {path.name!r}"
+        folder, label = path / split, f"split {split!r} of {path.name!r}"
     state = folder / "state.json"
     if not state.is_file():
         raise ValueError(f"folder {path.name!r} was not written by `save_to_disk`: give a data file or such a folder.")
@@ -338,15 +373,15 @@ def _saved(path: Path, split: str, prefix: str) -> Dataset:
         entries = json.loads(state.read_text(encoding="utf-8"))["_data_files"]  # not those that `map` left beside them
         loaded = Dataset.load_from_disk(str(folder)) if entries else None  # `datasets` cannot open a table of none
     except Exception as error:  # a damaged folder has many kinds of errors
-        raise ValueError(f"cannot read {what} as saved by `save_to_disk`: {_first_line(error)}") from error
+        raise ValueError(f"cannot read {label} as saved by `save_to_disk`: {_cause(error)}") from error
     if not loaded:
-        raise ValueError(f"{what} must hold at least one row, got 0: check the folder.")
+        raise ValueError(f"{label} must hold at least one row, got 0: check the folder.")
     paths = [folder / entry["filename"] for entry in entries]
     # The fingerprint saved with them says which functions made the rows, not what these read
     loaded._fingerprint = hash_json({"files": [hash_file(file) for file in paths], "features": repr(loaded.features)})
     return remember_files(loaded, paths, split=split)
 
 
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error.__context__ or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+def _cause(error: BaseException) -> str:
+    """What a reader said before `datasets` wrapped it."""
+    return first_line(error.__cause__ or error.__context__ or error)

@@ -106,6 +106,7 @@ class GtpOptions:
     subspace: Literal["random", "snapshots"] = "random"
     projection_dim: int | None = 4096
     adam: bool = False
+    normalize: bool = True
     ridge: float | None = None
     warmup_fraction: float = 0.05
     warmup_epochs: int = 4
@@ -130,6 +131,7 @@ class GtpOptions:
         check_int("warmup_epochs", self.warmup_epochs)
         _check_sizes(self)
         check_bool("adam", self.adam)
+        check_bool("normalize", self.normalize)
         check_number("ridge", self.ridge, optional=True)
         if not is_number(self.warmup_fraction) or not 0 < self.warmup_fraction <= 1:
             raise ValueError(
@@ -173,7 +175,7 @@ class GtpOptions:
         )
 
 
-GRADIENT_FIELDS = ("target_modules", "subspace", "adam", "projection_dim", "seed")  # as a manifest records them
+GRADIENT_FIELDS = ("target_modules", "subspace", "adam", "normalize", "projection_dim", "seed")  # in a manifest
 WARMUP_FIELDS = ("warmup_fraction", "warmup_epochs", "warmup_learning_rate")
 
 

@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 
 from hf_gip.core.explain import summarize_picks
+from hf_gip.core.matrix import load_matrix
 from hf_gip.core.metrics import captured_share
 from hf_gip.dataset.inputs import GipInputs, GipProblem
 from hf_gip.features.text import iter_texts, text_recipe
@@ -151,32 +152,32 @@ def write_report(subset: Dataset, path: str | PathLike[str]) -> Path:
     if selection.context is not None:
         return selection.context.report(selection, path)
     pictures = [("What each pick added", plot_gains(selection))]
-    texts, columns = _read_texts(subset, selection.record) or [""] * len(subset), _own_columns(selection)
+    texts, columns = _read_texts(subset, selection.record) or [""] * len(subset), _weight_and_curve_columns(selection)
     return write_page(Path(path), selection, texts=texts, pictures=pictures, columns=columns)
 
 
-def _own_columns(selection: Selection) -> dict[str, Sequence[Any]]:
+def _weight_and_curve_columns(selection: Selection) -> dict[str, Sequence[Any]]:
     """What the selection itself knows of its picks: weights, for each target where there are several, and curves."""
-    found = {} if selection.weights is None else {"weight": selection.weights}
+    columns = {} if selection.weights is None else {"weight": selection.weights}
     tasks = [task["name"] for task in selection.record.get("target") or []]
     for name, curve in selection.curves.items():
         number = name.removeprefix("weight_")
-        known = name != number and number.isdigit() and int(number) < len(tasks)
-        found[f"weight for {tasks[int(number)]}" if known else name] = curve
-    return {name: [f"{value:.4g}" for value in curve.tolist()] for name, curve in found.items()}
+        is_task = name != number and number.isdigit() and int(number) < len(tasks)
+        columns[f"weight for {tasks[int(number)]}" if is_task else name] = curve
+    return {name: [f"{value:.4g}" for value in curve.tolist()] for name, curve in columns.items()}
 
 
 def write_gip_page(
     path: str | PathLike[str], selection: Selection, pool: Dataset, inputs: GipInputs, problem: GipProblem
 ) -> Path:
     """The page with everything that the pool, its features and its scores can show."""
-    features, picks = inputs.features.load().matrix, selection.indices
-    target = inputs.load_target(features)
+    features, picks = inputs.load_matrix(), selection.indices
+    target = inputs.load_target(features.shape[1], features.dtype)
     columns, remarks = _summary_columns(selection, inputs, problem)
     random = None
-    if selection.record["parameters"]["objective"] == "projection" and inputs.scores is None:
-        noise = float(selection.record["parameters"]["noise"])
-        random = _random_band(problem.rows(), problem.queries, len(selection), noise)
+    noise = float(selection.record["parameters"]["noise"])
+    if selection.record["parameters"]["objective"] == "projection" and inputs.scores is None and noise > 0:
+        random = _random_band(load_matrix(problem.rows()), problem.queries, len(selection), noise)
     pictures = [
         ("What each pick added, beside random subsets", plot_gains(selection, random=random)),
         (
@@ -201,7 +202,11 @@ def _summary_columns(
 ) -> tuple[dict[str, Sequence[Any]], dict[str, Sequence[str]]]:
     """Columns of the table: how new each pick was; what it served, and which earlier pick it repeats."""
     summary = summarize_picks(
-        selection, problem.matrix, problem.queries, precision=inputs.precision(), names=problem.query_names
+        selection,
+        load_matrix(problem.matrix),
+        problem.queries,
+        precision=inputs.precision(),
+        names=problem.query_names,
     )
     picks = selection.indices.tolist()
     remarks: dict[str, Sequence[str]] = {}

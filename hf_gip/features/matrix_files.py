@@ -103,7 +103,13 @@ class FileMatrix:
 
 
 def npy_rows(path: str | Path) -> FileMatrix:
-    """A matrix saved by `numpy.save`.
+    """A matrix saved by `numpy.save`, read from the disk chunk by chunk: memory does not grow with n.
+
+    Args:
+        path: The `.npy` file, of shape (n, d).
+
+    Returns:
+        The rows, as `hf_gip.gip` and `hf_gip.gtp` take them in place of a tensor.
 
     Raises:
         OSError: If there is no such file.
@@ -161,6 +167,13 @@ def is_valid_safetensors(path: Path) -> bool:
 
 def column_rows(dataset: Dataset, name: str) -> FileMatrix:
     """A column of equally long lists of numbers, read from the dataset's own Arrow buffers without a copy.
+
+    Args:
+        dataset: The rows, in the order in which they are stored.
+        name: The column, a `List` of one `length` d of floating-point numbers.
+
+    Returns:
+        The rows, (n, d), as `hf_gip.gip` and `hf_gip.gtp` take them in place of a tensor.
 
     Raises:
         ValueError: If the column is unknown or not a fixed-size list of floating-point numbers without nulls, or the

@@ -20,6 +20,7 @@ from hf_gip.features.adam import AdamMoments
 from hf_gip.features.tokenization import IGNORED, TokenBatch, check_tokens
 
 BLOCK_BYTES = 1 << 28  # of exact gradients in memory at a time
+CHECK_SEED = 1_000_003  # added to the seed of the projection for the sketch that checks it
 HALF_SCALE = 2.0**12  # keeps float16 output gradients from vanishing; taken out again in float32
 
 
@@ -58,8 +59,11 @@ class PerExampleGradients:
         recipe: GradientRecipe,
         scaling: AdamMoments | None = None,
         basis: Float[Tensor, "p r"] | None = None,
+        check_dim: int = 0,
     ) -> None:
         """Find the layers. A `basis`, one column per direction, takes the place of the sketch.
+
+        `check_dim` more columns are a second sketch of the whole gradient, drawn apart from the first, in its units.
 
         Raises:
             ValueError: If options exclude each other, or are out of range.
@@ -83,11 +87,12 @@ class PerExampleGradients:
         narrower = recipe.projection_dim is not None and recipe.projection_dim < full
         self.projection_dim = recipe.projection_dim if narrower else None
         self.width = basis.shape[1] if basis is not None else self.projection_dim or full
-        self.flips: dict[int, Tensor] = {}
+        self.check_dim = check_dim
+        self.flips: dict[tuple[int, int], Tensor] = {}
         self.vocabulary = vocabulary_size(model)
 
     def compute(self, batch: TokenBatch) -> Float[Tensor, "b d"]:
-        """Vectors of one batch, float32, on the CPU.
+        """Vectors of one batch, float32, on the CPU; the columns of the check come last.
 
         Raises:
             NonFiniteGradientError: Naming the rows whose gradient is not finite.
@@ -101,7 +106,9 @@ class PerExampleGradients:
         if not bool(finite.all()):
             raise NonFiniteGradientError(batch.rows[~finite].tolist())
         if self.normalize and self.basis is None:
-            vectors = torch.nn.functional.normalize(vectors, dim=1)
+            vectors = vectors / torch.linalg.vector_norm(vectors[:, : self.width], dim=1, keepdim=True).clamp(
+                min=1e-12
+            )
         return vectors.cpu()
 
     def _weight_vectors(self, batch: TokenBatch) -> Float[Tensor, "b d"]:
@@ -117,15 +124,19 @@ class PerExampleGradients:
         outputs = [output for record in activations for output in record.outputs]
         output_gradients = iter(torch.autograd.grad(loss, outputs, allow_unused=True))
         out = torch.zeros(rows, self.width, device=loss.device)
+        check = torch.zeros(rows, self.check_dim, device=loss.device)
         energy = torch.zeros(rows, device=loss.device)
         start = 0
         for number, (layer, record) in enumerate(zip(self.layers, activations, strict=True)):
             layer_gradients = [next(output_gradients) for _ in record.outputs]
             for offset, block in self._weight_gradient(layer, record, layer_gradients, scale):
                 self._add(out, start, number, offset, block)
+                if self.check_dim:
+                    self._sketch(check, number, offset, block, self.seed + CHECK_SEED)
                 if self.basis is not None:
                     energy += block.square().sum(dim=1)
             start += self._size(layer)
+        out = torch.cat([out, check], dim=1)
         if self.normalize and self.basis is not None:  # by the whole gradient: what lies outside the basis counts
             out /= energy.sqrt().clamp(min=torch.finfo(energy.dtype).tiny)[:, None]
         return out
@@ -217,10 +228,15 @@ class PerExampleGradients:
         if self.projection_dim is None:
             out[:, start + offset : start + offset + block.shape[1]] = block
             return
-        if stream not in self.flips:
+        self._sketch(out, stream, offset, block, self.seed)
+
+    def _sketch(self, out: Tensor, stream: int, offset: int, block: Tensor, seed: int) -> None:
+        """Add the sketch of part of a layer's vector."""
+        if (seed, stream) not in self.flips:
             size = self._size(self.layers[stream]) if self.layers else block.shape[1]
-            self.flips[stream] = signs(0, size, self.seed, stream, block.device)
-        add_sketch(out, block, offset, self.seed, stream, self.flips[stream][offset : offset + block.shape[1]])
+            self.flips[seed, stream] = signs(0, size, seed, stream, block.device)
+        flips = self.flips[seed, stream][offset : offset + block.shape[1]]
+        add_sketch(out, block, offset, seed, stream, flips)
 
 
 # --- which layers ----------------------------------------------------------------------------------------------------

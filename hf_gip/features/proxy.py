@@ -1,12 +1,14 @@
 """A proxy model: which one is meant, its LoRA layers and its training steps."""
 
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from hf_gip.hashing import hash_folder, hash_model, hash_tokenizer
 logger = logging.getLogger(__name__)
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}  # the paper's, without dropout: the runs repeat
+T = TypeVar("T")
 LEARNING_RATE = 2e-4  # with AdamW and this weight decay, as the released code
 WEIGHT_DECAY = 0.01
 WARMUP_SHARE = 0.03  # of a run, in which the learning rate rises
@@ -56,15 +59,18 @@ def resolve_model(model: str | Path | nn.Module, tokenizer: Any = None, *, devic
         raise TypeError(f"`tokenizer` must be a tokenizer of transformers or None, got {brief(tokenizer)}.")
     if isinstance(model, nn.Module):
         identity = {"model": type(model).__name__, "weights": hash_model(model)}
-        return ModelRef(identity | _tokenizer_identity(tokenizer), lambda: (model, tokenizer))
+        load = check_after(lambda: (model, tokenizer), "model", lambda: hash_model(model), identity["weights"])
+        return ModelRef(identity | _tokenizer_identity(tokenizer), load)
     if not isinstance(model, str | Path):
         raise TypeError(f"`model` must be a Hub id, a local folder or a torch module, got {type(model).__name__}.")
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not any(folder.glob("*config.json")):  # an adapter has one of its own
             raise ValueError(f"`model` must be a folder with a saved model, got {str(model)!r} without config.json.")
-        identity = {"model": folder.name, "files": hash_folder(folder)}
-        return ModelRef(identity | _tokenizer_identity(tokenizer), lambda: _load(str(folder), None, tokenizer, device))
+        identity = {"model": folder.name, "files": hash_folder(folder), **adapter_bases(folder)}
+        open_folder = partial(_load, str(folder), None, tokenizer, device)
+        load = check_after(open_folder, "model", lambda: hash_folder(folder), identity["files"])
+        return ModelRef(identity | _tokenizer_identity(tokenizer), load)
     if (problem := _path_problem(str(model), folder)) is not None:
         raise ValueError(f"`model` must be a Hub id, a local folder or a torch module, got {problem}.")
     name, _, revision = str(model).partition("@")
@@ -80,6 +86,43 @@ def resolve_model(model: str | Path | nn.Module, tokenizer: Any = None, *, devic
         ) from error
     identity = {"model": name, "revision": commit}
     return ModelRef(identity | _tokenizer_identity(tokenizer), lambda: _load(name, commit, tokenizer, device))
+
+
+def check_after(load: Callable[[], T], argument: str, digest: Callable[[], Any], expected: Any) -> Callable[[], T]:
+    """`load`, which then raises unless what it loaded still has the digest that it was identified by.
+
+    Without that the answers of another model or encoder would go by the name of the first, in caches for good.
+
+    Raises:
+        ValueError: If it was changed in between.
+    """
+
+    def load_checked() -> T:
+        loaded = load()
+        if digest() != expected:
+            raise ValueError(
+                f"`{argument}` must stay as it was when the rows were chosen, got another content by now: select "
+                "again, or put back what was there."
+            )
+        return loaded
+
+    return load_checked
+
+
+def adapter_bases(folder: Path) -> dict[str, Any]:
+    """The models that adapters in a folder are put on, which these only name; nothing where there is no adapter.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    bases = []
+    for file in sorted(folder.rglob("adapter_config.json")):
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+        if base:
+            is_folder = revision is None or Path(base).expanduser().is_dir()
+            bases.append(resolve_model(base if is_folder else f"{base}@{revision}").identity)
+    return {"bases": bases} if bases else {}
 
 
 def _path_problem(model: str, path: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, Json, LargeList, List, Value
 
-from hf_gip.core.validation import brief
+from hf_gip.core.validation import brief, check_type
 from hf_gip.features.chat import CALLS, CONTENT, UnreadableChatError, not_text, value_words
 
 LAYOUTS: tuple[tuple[str, ...], ...] = (  # the usual SFT layouts, most specific first
@@ -75,6 +75,19 @@ def check_no_transform(name: str, dataset: Dataset) -> None:
             f"`{name}` must hold the rows that it shows, got a dataset with a transform (`with_transform` or "
             "`set_transform`): apply the function with `map`, or drop it with `with_format(None)`."
         )
+
+
+def check_rows(name: str, dataset: Any, advice: str = "") -> None:
+    """Raise unless `dataset` holds rows that can be read from the start to the end.
+
+    Raises:
+        TypeError: If it is no map-style dataset; the message ends with `advice`.
+        ValueError: If it is empty, or shown through a transform.
+    """
+    check_type(name, dataset, Dataset, "a `datasets.Dataset`", advice)
+    check_no_transform(name, dataset)
+    if not len(dataset):
+        raise ValueError(f"`{name}` must have at least one row, got 0: check the split or the filter before it.")
 
 
 def text_recipe(dataset: Dataset, columns: Sequence[str] | None = None, template: str | None = None) -> TextRecipe:

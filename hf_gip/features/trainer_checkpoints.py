@@ -151,7 +151,12 @@ def _read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
             re.sub(r"(lora_\w+)\.weight$", rf"\1.{adapter}.weight", name): each for name, each in weights.items()
         }
     else:
-        under = {_bare(name): name for name in model.state_dict() if ".lora_" not in name}
+        # what each weight was called before LoRA layers were put around it
+        under = {
+            name.removeprefix("base_model.model.").replace(".base_layer.", "."): name
+            for name in model.state_dict()
+            if ".lora_" not in name
+        }
         weights = {under.get(name, name): each for name, each in weights.items()}
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name, tensor in weights.items():
@@ -162,11 +167,6 @@ def _read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
                 f"where the model has {expected}: give the model they were trained from."
             )
     return weights
-
-
-def _bare(name: str) -> str:
-    """What a weight was called before LoRA layers were put around it."""
-    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def _adapter_name(model: nn.Module) -> str:
@@ -316,8 +316,7 @@ def _as_paths(folders: Any, minimum: int) -> list[Path]:
         TypeError: If it is no list of folders.
         ValueError: If there are too few.
     """
-    if isinstance(folders, str | bytes | Path) or not isinstance(folders, Sequence):
-        raise TypeError(f"`checkpoints` must be a list of a Trainer's checkpoint folders, got {brief(folders)}.")
+    folders = as_list("checkpoints", folders, "a list of a Trainer's checkpoint folders")
     if len(folders) < minimum:
         raise ValueError(
             f"`checkpoints` must hold at least {minimum} folder(s), got {len(folders)}: save more often, or leave it "

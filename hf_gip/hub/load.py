@@ -56,12 +56,12 @@ def load_subset(
 
     Args:
         repo_or_folder: A Hub repository, or a folder written by `save_subset`.
-        revision: Branch, tag or commit of the repository.
-        verify: Check files, card, selection and rows first.
-        token: The token for the Hub, instead of the stored one.
-        source: The pool of a subset without rows, where it did not come from the Hub.
-        config_name: Which subset, where there are several.
-        split: Which split of it.
+        revision: Branch, tag or commit of the repository, *optional*.
+        verify: Check files, card, selection and rows first, *optional*, defaults to `True`.
+        token: The token for the Hub, instead of the stored one, *optional*.
+        source: The pool of a subset without rows, where it did not come from the Hub, *optional*.
+        config_name: Which subset, where there are several, *optional*.
+        split: Which split of it, *optional*.
 
     Returns:
         The rows in pick order; a `DatasetDict` where one configuration has several splits and none was named.
@@ -118,10 +118,11 @@ def verify(
     Args:
         repo_or_folder: A Hub repository, a folder written by `save_subset`, or the output folder of a run that
             re-selected.
-        source: The pool: a dataset, or the file, folder or Hub id it was read from. Of a repository whose source is
-            on the Hub it is read from there, at the recorded commit; a folder is checked without the network.
-        revision: Branch, tag or commit of the repository.
-        token: The token for the Hub, instead of the stored one.
+        source: The pool, *optional*: a dataset, or the file, folder or Hub id it was read from. Of a repository whose
+            source is on the Hub it is read from there, at the recorded commit; a folder is checked without the
+            network.
+        revision: Branch, tag or commit of the repository, *optional*.
+        token: The token for the Hub, instead of the stored one, *optional*.
 
     Returns:
         The report; true where nothing failed. `print` it for a table.
@@ -177,20 +178,20 @@ def reproduce(
 
     Args:
         repo_or_folder: A Hub repository, or a folder written by `save_subset`.
-        source: The pool: a dataset, or the file, folder or Hub id it was read from; None for the recorded repository
-            at its commit.
-        target: The target, where the manifest only names its kind.
-        features: The vectors, where the manifest only names their kind.
-        encoder: The encoder, where it was no Hub id and not `"lexical"`.
-        exclude: What to stay away from, where the manifest only names its kind.
-        model: The proxy whose gradients chose the rows, where it was no Hub id.
-        tokenizer: The proxy's tokenizer, where one was passed.
-        checkpoints: A Trainer's checkpoint folders, where GTP chose along its run.
+        source: The pool, *optional*: a dataset, or the file, folder or Hub id it was read from; None for the recorded
+            repository at its commit.
+        target: The target, where the manifest only names its kind, *optional*.
+        features: The vectors, where the manifest only names their kind, *optional*.
+        encoder: The encoder, where it was no Hub id and not `"lexical"`, *optional*.
+        exclude: What to stay away from, where the manifest only names its kind, *optional*.
+        model: The proxy whose gradients chose the rows, where it was no Hub id, *optional*.
+        tokenizer: The proxy's tokenizer, where one was passed, *optional*.
+        checkpoints: A Trainer's checkpoint folders, where GTP chose along its run, *optional*.
         device: Torch device, *optional*, defaults to a GPU if there is one.
-        revision: Branch, tag or commit of the repository.
-        token: The token for the Hub, instead of the stored one.
-        config_name: Which subset, where there are several.
-        split: Which split of it.
+        revision: Branch, tag or commit of the repository, *optional*.
+        token: The token for the Hub, instead of the stored one, *optional*.
+        config_name: Which subset, where there are several, *optional*.
+        split: Which split of it, *optional*.
 
     Returns:
         What was the same and what was not, with figures; true where the objective was reached again.

@@ -1,6 +1,7 @@
 """Selected subsets to the Hub: rows, picks, manifest and card in one commit."""
 
 import logging
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,18 +63,19 @@ def push_to_hub(
     Args:
         subset: The result of `gip_select` and its siblings; of a `DatasetDict` every split must be one.
         repo_id: The dataset repository, such as `"me/alpaca-gip-1k"`; made where it does not exist.
-        include_rows: False publishes positions and hashes only, for sources on the Hub that must not be passed on;
-            `load_subset` then takes the rows from the source.
-        private: Of a new repository. By default private unless every origin of the rows is known to be public, then
-            as the account has it. An existing repository stays as it is; rows of a private or unknown origin go into
-            a public one only with False.
-        revision: The branch; made where it does not exist.
-        create_pr: Open a pull request instead of committing to the branch.
-        config_name: Configuration under which `load_dataset` finds the rows.
+        include_rows: False publishes positions and hashes only, for sources on the Hub that must not be passed on,
+            *optional*, defaults to `True`; `load_subset` then takes the rows from the source.
+        private: Of a new repository, *optional*, defaults to private unless every origin of the rows is known to be
+            public, then as the account has it. An existing repository stays as it is; rows of a private or unknown
+            origin go into a public one only with False.
+        revision: The branch, *optional*; made where it does not exist.
+        create_pr: Open a pull request instead of committing to the branch, *optional*, defaults to `False`.
+        config_name: Configuration under which `load_dataset` finds the rows, *optional*, defaults to `"default"`.
         split: Split under which it finds them, *optional*, defaults to the subset's own.
-        commit_message: The commit's message.
-        max_shard_size: Size of a Parquet file before compression, in bytes or such as `"500MB"`.
-        token: The token for the Hub, instead of the stored one; it is never written anywhere.
+        commit_message: The commit's message, *optional*.
+        max_shard_size: Size of a Parquet file before compression, in bytes or such as `"500MB"`, *optional*, defaults
+            to `500_000_000`.
+        token: The token for the Hub, instead of the stored one, *optional*; it is never written anywhere.
 
     Returns:
         The commit, or the branch's head where nothing had changed, and whether the repository is `private`.
@@ -94,8 +96,7 @@ def push_to_hub(
     for name, rows in subsets.items():
         check_subset(rows, include_rows=include_rows)
         check_names(config_name, name)
-    if not isinstance(repo_id, str) or repo_id.count("/") != 1:
-        raise ValueError(f"`repo_id` must be a dataset repository such as 'me/rows', got {repo_id!r}.")
+    check_repo_id("repo_id", repo_id)
     records = {name: _selection(rows).record for name, rows in subsets.items()}
     provenances = {
         name: ask_origins(records[name], token, getattr(rows, "loaded_from", None)) for name, rows in subsets.items()
@@ -105,9 +106,10 @@ def push_to_hub(
             check_revision(record, token)
     api, task = HfApi(token=token), f"publish to {repo_id!r}"
     reason = next((each.private_reason for each in provenances.values() if each.private_reason), None)
-    is_private = retry(lambda: _ensure_repository(api, repo_id, private, reason, include_rows), task)
-    if revision is not None and not create_pr:
-        retry(lambda: _ensure_branch(api, repo_id, revision), task)
+    has_names = any(_names_values(record) for record in records.values())
+    is_private = retry(lambda: _ensure_repository(api, repo_id, private, reason, include_rows, has_names), task)
+    if revision not in (None, "main") and not revision.startswith("refs/") and not create_pr:
+        retry(lambda: api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True), task)
     message = commit_message or f"Publish {sum(map(len, subsets.values())):,} rows chosen by hf-gip"
     with tempfile.TemporaryDirectory(prefix="hf-gip-push-") as scratch:
         drafts = [
@@ -117,6 +119,16 @@ def push_to_hub(
         commit = _publish(api, repo_id, drafts, message, revision=revision, create_pr=create_pr)
     parts = (commit.commit_url, commit.commit_message, commit.commit_description)
     return PublishedCommit(*parts, commit.oid, commit._endpoint, commit.pr_url, private=is_private)
+
+
+def check_repo_id(name: str, repo_id: object) -> None:
+    """Raise unless `repo_id` can name a repository.
+
+    Raises:
+        ValueError: If it is no `owner/name`.
+    """
+    if not isinstance(repo_id, str) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", repo_id):
+        raise ValueError(f"`{name}` must be a dataset repository such as 'me/rows', got {repo_id!r}.")
 
 
 def _by_split(subset: Any, split: str | None) -> dict[str, Dataset]:
@@ -141,8 +153,14 @@ def _by_split(subset: Any, split: str | None) -> dict[str, Dataset]:
     return {str(name): subset[name] for name in sorted(subset, key=lambda name: name != "train")}
 
 
+def _names_values(record: Mapping[str, Any]) -> bool:
+    """Whether the picks and the manifest hold values of columns, even without the rows: ids or groups."""
+    limits = record.get("limits") or {}
+    return record["source"].get("id_column") is not None or limits.get("group_column") is not None
+
+
 def _ensure_repository(
-    api: HfApi, repo_id: str, private: bool | None, private_reason: str | None, include_rows: bool
+    api: HfApi, repo_id: str, private: bool | None, private_reason: str | None, include_rows: bool, has_names: bool
 ) -> bool:
     """Make the repository where there is none, and say whether it is private.
 
@@ -152,6 +170,7 @@ def _ensure_repository(
         private: What the user says of it.
         private_reason: Why rows may not become public by default, or None.
         include_rows: Whether rows go there.
+        has_names: Whether ids or groups of theirs go there in any case.
 
     Returns:
         Whether it is private.
@@ -177,18 +196,14 @@ def _ensure_repository(
             f"`private` must be left out or False for {repo_id!r}, which is there and public, got True: make it "
             "private on its page first, or name a new repository."
         )
-    if private_reason is not None and include_rows and not info.private and private is None:
+    if private_reason is not None and (include_rows or has_names) and not info.private and private is None:
         named = private_reason.startswith("the")
-        pointer = "`include_rows=False` to publish positions and hashes only, or " if named else ""
+        limit = " for a selection without `id_column` and `group_column`," if has_names else ""
+        pointer = f"`include_rows=False`{limit} to publish positions and hashes only, or " if named else ""
         raise ValueError(
             f"{private_reason}, and {repo_id!r} is public: pass {pointer}`private=False` if rows may be passed on."
         )
     return bool(info.private)
-
-
-def _ensure_branch(api: HfApi, repo_id: str, revision: str) -> None:
-    if revision != "main" and not revision.startswith("refs/"):
-        api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
 
 
 # --- one subset as it will be published ------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, NamedSplit
+from datasets import Dataset
 
+from hf_gip.dataset.loading import load_files
 from hf_gip.hashing import hash_columns
-from hf_gip.io import check_path
+from hf_gip.io import check_path, first_line
 from hf_gip.manifest.schema import SELECTION_PATH, SELECTION_SCHEMA, Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def load_folder(folder: str | os.PathLike[str]) -> Dataset:
         raise ValueError(
             f"folder {root.name!r} holds positions and hashes without the rows: take them from its source."
         )
-    rows = Dataset.from_parquet([str(root / path) for path in manifest.shards()], split=NamedSplit(manifest.split))
-    if not isinstance(rows, Dataset) or len(rows) != manifest.k:
+    rows = load_files("parquet", [root / path for path in manifest.shards()], split=manifest.split)
+    if len(rows) != manifest.k:
         raise ValueError(f"folder {root.name!r} must hold {manifest.k} rows, got {len(rows)}: run `hf-gip verify`.")
     return restore_selection(rows, manifest, root)
 
@@ -93,8 +94,7 @@ def read_selection_table(path: Path) -> pa.Table:
             table = file.read()
             table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"the selection file {path.name!r} cannot be read: {reason}.") from None
+        raise ValueError(f"the selection file {path.name!r} cannot be read: {first_line(error)}.") from None
     if gaps := [name for name in NO_NULLS if table[name].null_count]:
         raise ValueError(f"the selection file {path.name!r} has missing values in {gaps[0]!r}.")
     return table

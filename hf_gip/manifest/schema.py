@@ -234,6 +234,8 @@ def upgrade_format_1(document: Mapping[str, Any]) -> dict[str, Any]:
         recipe |= {part: _renamed(recipe[part], names) for part, names in FORMAT_1_RECIPE.items() if part in recipe}
         if isinstance(features := recipe.get("features"), dict) and features.get("kind") == "gradients":
             recipe["features"] = _renamed(features, FORMAT_1_GRADIENTS)
+            if document.get("method") == "gtp":
+                recipe["features"]["normalize"] = True  # format 1 knew no other gradients
         if isinstance(proxy := recipe.get("proxy"), dict) and "weights" in proxy:
             recipe["proxy"] = {**proxy, "weights": None}  # format 1 left out the model's configuration
     parameters = _renamed(document.get("parameters"), FORMAT_1_GRADIENTS)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hf_gip.hashing import hash_bytes, hash_file
+from hf_gip.io import first_line
 from hf_gip.manifest.schema import MANIFEST_PATH, MAX_BYTES
 from hf_gip.manifest.verify import Check, VerificationReport
 
@@ -141,7 +142,7 @@ def read_run(folder: Path) -> TrainingRun:
     try:
         return TrainingRun.model_validate(json.loads(path.read_bytes()))
     except (ValidationError, ValueError, RecursionError) as error:
-        raise ValueError(f"the record {RUN!r} cannot be read: {str(error).splitlines()[0]}.") from None
+        raise ValueError(f"the record {RUN!r} cannot be read: {first_line(error)}.") from None
 
 
 def refuse_run_folder(folder: Path) -> None:

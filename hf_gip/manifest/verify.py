@@ -15,7 +15,8 @@ from datasets import Dataset
 from datasets.exceptions import DatasetsError
 
 from hf_gip.dataset.loading import describe_source
-from hf_gip.hashing import BATCH_ROWS, hash_file, hash_lines, hash_table, row_hashes, values
+from hf_gip.hashing import BATCH_ROWS, hash_file, hash_lines, hash_pool, hash_table, row_hashes, values
+from hf_gip.io import first_line
 from hf_gip.manifest.dataset_card import PICTURE_PATH, card_configs, split_card
 from hf_gip.manifest.locations import SubsetLocation, list_files, subset_roots
 from hf_gip.manifest.reader import read_selection_table
@@ -323,8 +324,7 @@ def check_rows(folder: Path, manifest: Manifest, picks: pa.Table | None) -> Chec
         hashes = (row_hash for path in manifest.shards() for row_hash in _shard_hashes(folder, path, manifest))
         problems = _row_problems(picks, hashes)
     except UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        return Check("rows", "failed", f"the rows cannot be read: {reason}.")
+        return Check("rows", "failed", f"the rows cannot be read: {first_line(error).rstrip('.')}.")
     return Check.of("rows", problems, f"{len(picks):,} rows have the hashes of the selection")
 
 
@@ -396,7 +396,7 @@ def _check_pool(recorded: Source, pool: Dataset) -> Check:
     if missing := [name for name in recorded.columns if name not in pool.column_names]:
         problems.append(f"the source has no column {missing[0]!r}")
     elif recorded.rows_sha256 is not None:
-        if hash_lines(row_hashes(pool, recorded.columns)) != recorded.rows_sha256:
+        if hash_pool(pool, recorded.columns) != recorded.rows_sha256:
             problems.append("a row of the source was changed: its rows do not fit `rows_sha256`")
     else:
         source = describe_source(pool)

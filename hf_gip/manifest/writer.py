@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
-from hf_gip.hashing import hash_file, hash_lines, hash_rows, hash_table, iter_tables, row_hashes, values
+from hf_gip.hashing import hash_file, hash_lines, hash_pool, hash_rows, hash_table, iter_tables, row_hashes, values
 from hf_gip.io import atomic_folder, check_path
 from hf_gip.manifest.dataset_card import SELECTION_CONFIG, subset_card
 from hf_gip.manifest.schema import (
@@ -60,10 +60,12 @@ def save_subset(
     Args:
         subset: The result of `gip_select` and its siblings.
         folder: A new or empty folder.
-        include_rows: False saves positions and hashes only, for sources on the Hub that must not be passed on.
-        max_shard_size: Size of a Parquet file before compression, in bytes or such as `"500MB"`.
-        config_name: Configuration under which `load_dataset` finds the rows.
-        split: Split under which it finds them.
+        include_rows: False saves positions and hashes only, for sources on the Hub that must not be passed on,
+            *optional*, defaults to `True`.
+        max_shard_size: Size of a Parquet file before compression, in bytes or such as `"500MB"`, *optional*, defaults
+            to `500_000_000`.
+        config_name: Configuration under which `load_dataset` finds the rows, *optional*, defaults to `"default"`.
+        split: Split under which it finds them, *optional*, defaults to `"train"`.
 
     Returns:
         The manifest.
@@ -249,6 +251,9 @@ def write_subset(
     selection = _selection(subset)
     record: Mapping[str, Any] = selection.record
     source = _source(record, getattr(subset, "selected_from", None), origins)
+    loaded_from = getattr(subset, "loaded_from", None)  # whose privacy a later push asks for
+    if origins is None and loaded_from not in (None, *(origin.repo_id for origin in source.origins)):
+        source = source.model_copy(update={"origins": [*source.origins, Origin(repo_id=loaded_from)]})
     with atomic_folder(folder, "free space there or choose another folder; nothing of it was left") as part:
         hashes, files = _write_rows(subset, part if include_rows else None, split, shard_bytes)
         path = part / SELECTION_PATH
@@ -282,7 +287,7 @@ def _source(record: Mapping[str, Any], pool: Dataset | None, origins: Sequence[O
     """The source part of the manifest; a pool without files or repository is hashed whole, once (7 µs a row)."""
     described = {name: value for name, value in record["source"].items() if name in Source.model_fields}
     if described["kind"] == "rows" and pool is not None:
-        described["rows_sha256"] = hash_lines(row_hashes(pool, pool.column_names))
+        described["rows_sha256"] = hash_pool(pool, pool.column_names)
     source = Source.model_validate(described)
     return source if origins is None else source.model_copy(update={"origins": list(origins)})
 

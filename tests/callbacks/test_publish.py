@@ -115,7 +115,7 @@ REFUSED = [
         {"push_to": REPO},
         "`push_to` publishes rows as they were given to the trainer, got `pool=None`: pass that dataset.",
     ),
-    ({"push_to": "words"}, "`push_to` must be a dataset repository such as 'me/subset', got 'words'."),
+    ({"push_to": "words"}, "`push_to` must be a dataset repository such as 'me/rows', got 'words'."),
     (
         {"push_every_selection": True},
         "`push_every_selection` needs the repository to push to, got `push_to=None`: name one.",

@@ -27,7 +27,7 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
         {"initial_selection": "rows"},
         "`initial_selection` must be a `Selection`, got str: a subset has it as `.selection`.",
     ),
-    ({"id_column": "name"}, f"`id_column` must name a column of the training set, got 'name': it has {COLUMNS}."),
+    ({"id_column": "name"}, f"`id_column` must name a column of the training set {COLUMNS}, got 'name'."),
     (
         {"scores": ["help", "text"]},
         "`scores` must be numeric columns of the pool or \"loss\", got ['help', 'text']: it has [].",
@@ -75,7 +75,8 @@ def test_a_wrong_option_is_named(options: dict[str, Any], message: str, rows: Da
 
 def test_repeated_names_are_refused(rows: Dataset, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, rows.add_column("kind", ["a"] * ROWS))
-    with pytest.raises(ValueError, match=exactly("`id_column` must tell rows apart, got repeated values in 'kind'.")):
+    message = "`id_column` must name each row once, got 11 repeated values in 'kind': leave it out to use positions."
+    with pytest.raises(ValueError, match=exactly(message)):
         GIPSelectionCallback(trainer, 4, id_column="kind")
 
 

@@ -49,12 +49,13 @@ def test_select_then_verify_in_processes_of_their_own(source: Path, tmp_path: Pa
     assert "out: NOT verified" in broken.stdout
 
 
-def test_the_help_needs_no_torch() -> None:
-    code = "import sys; sys.argv = ['hf-gip', 'select', '--help']\nfrom hf_gip.cli.app import main\ntry: main()\n"
+@pytest.mark.parametrize(("command", "option"), [("select", "--scores"), ("spice", "--conflict-penalty")])
+def test_the_help_needs_no_torch(command: str, option: str) -> None:
+    code = f"import sys; sys.argv = ['hf-gip', '{command}', '--help']\nfrom hf_gip.cli.app import main\ntry: main()\n"
     code += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'sklearn' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "--scores" in done.stdout
+    assert option in done.stdout
 
 
 def test_verifying_a_folder_needs_no_torch(source: Path, tmp_path: Path) -> None:

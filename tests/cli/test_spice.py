@@ -1,8 +1,6 @@
 """SPICE beyond Python's own door: the command line, saved folders selected again, picks explained."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +92,6 @@ def test_the_command_line_refuses_in_one_sentence(
     message = "`--k` must be a number of rows where no `--stop-ratio` ends a window, got neither."
     assert refusal(capsys, *words) == message
     assert not (tmp_path / "out").exists()
-
-
-def test_the_help_needs_no_torch() -> None:
-    code = "import sys; sys.argv = ['hf-gip', 'spice', '--help']\nfrom hf_gip.cli.app import main\ntry: main()\n"
-    code += "except SystemExit: pass\nassert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--conflict-penalty" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import hf_gip as run
 from datasets import DatasetDict, load_dataset
 from hub_server import ALICE, Hub
 from huggingface_hub import snapshot_download
 from saved_subset import hub_pool, pool
 
 import hf_gip
-from hf_gip.cli.app import main
 
 pytestmark = pytest.mark.hub
 REPO = "alice/chosen"
@@ -25,14 +25,6 @@ def fresh(fresh_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     pool().to_parquet("pool.parquet")
-
-
-def run(*words: object) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["hf-gip", *map(str, words)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-    return exit_.value.code if isinstance(exit_.value.code, int) else 0
 
 
 def test_select_push_verify_load_reproduce(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ import pytest
 import samples
 import torch
 
-from hf_gip.core.explain import explain
-from hf_gip.core.gip import gip
+from hf_gip.core.explain import explain, summarize_picks
+from hf_gip.core.gip import gip, gip_dual
 
 SHAPES = [(20, 6, 3, 5), (30, 8, 12, 10), (25, 4, 2, 9)]
 
@@ -77,8 +77,32 @@ def test_wrong_rows_and_selections_are_refused() -> None:
     X, Q = samples.rows(10, 4), samples.queries(2, 4)
     with pytest.raises(ValueError, match=r"^`row` must be a row of the pool, 0 to 9, got 10\.$"):
         explain(gip(X, Q, 2), 10, X, Q)
-    with pytest.raises(ValueError, match=r"^`selection` must come from `gip` with the orthogonal pursuit, got "):
-        explain(gip(X, Q, 2, pursuit="matching"), 1, X, Q)
+    with pytest.raises(ValueError, match=r"^`selection` must come from `gip`, got one by the dual, which has no"):
+        explain(gip_dual(X, X[:, :1].abs(), 2), 1, X, Q)
+
+
+@pytest.mark.parametrize(("n", "d", "m", "k"), [*SHAPES, (300, 8, 3, 200)])
+def test_picks_of_matching_pursuit_are_explained_by_what_they_took_from_the_residual(
+    n: int, d: int, m: int, k: int
+) -> None:
+    X, Q = samples.rows(n, d, seed=n, duplicates=3), samples.queries(m, d)
+    selection = gip(X, Q, k, pursuit="matching")
+    left_out = next(row for row in range(n) if row not in selection.indices.tolist())
+    R = Q.clone()
+    for rank, row in enumerate(selection.indices.tolist(), start=1):
+        explanation, share = explain(selection, row, X, Q), (R @ X[row]).square()
+        assert explanation.rank == rank
+        assert explanation.gain == pytest.approx(float(share.sum() / X[row].square().sum()), rel=1e-6, abs=1e-12)
+        served = dict(explanation.served)
+        assert served[int(share.argmax())] == pytest.approx(float(share.max() / share.sum()), rel=1e-6)
+        summary = summarize_picks(selection.at(rank), X, Q).served[-1]
+        assert summary[0] == pytest.approx((int(share.argmax()), float(share.max() / share.sum())))
+        R -= torch.outer(R @ X[row], X[row]) / X[row].square().sum()
+    outside = explain(selection, left_out, X, Q)
+    assert outside.gain == pytest.approx(
+        float((R @ X[left_out]).square().sum() / X[left_out].square().sum()), rel=1e-5, abs=1e-12
+    )
+    assert 0 <= outside.novelty <= 1 + 1e-6
 
 
 def test_one_of_many_rows_is_explained_at_float32(device: torch.device) -> None:

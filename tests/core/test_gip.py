@@ -79,6 +79,34 @@ def test_any_small_problem_is_solved_as_by_trying_every_row(
     assert objective_of(X, Q, selection.indices, objective, noise, w) == pytest.approx(best, rel=1e-6)
 
 
+def information_of_shares(X: Tensor, Q: Tensor, picks: list[int], noise: float) -> float:
+    """I(z_S; y) = −½ Σ log(1 − ρ²) over the canonical correlations, which much noise does not drown."""
+    (sigma2, tau2), F = oracles.noise_levels(X.numpy(), Q.numpy(), noise), X[picks].numpy()
+    Kz, Ky, C = F @ F.T + sigma2 * np.eye(len(F)), Q.numpy() @ Q.numpy().T + tau2 * np.eye(len(Q)), F @ Q.numpy().T
+    half = np.linalg.solve(np.linalg.cholesky(Ky), C.T)
+    correlations = np.linalg.svd(np.linalg.solve(np.linalg.cholesky(Kz), half.T), compute_uv=False)
+    return float(-0.5 * np.log1p(-(correlations**2)).sum())
+
+
+@pytest.mark.parametrize("noise", [1e-2, 1e2, 1e4, 1e6, 1e8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_informations_under_much_noise_keep_their_digits(noise: float, dtype: torch.dtype) -> None:
+    X, Q = samples.rows(40, 8), samples.queries(3, 8)
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-7
+    for queries in (Q, None):
+        asked = X if queries is None else Q
+        narrow = None if queries is None else queries.to(dtype)
+        selection = gip(X.to(dtype), narrow, 10, objective="information", noise=noise)
+        picks = selection.indices.tolist()
+        steps = [information_of_shares(X, asked, picks[:t], noise) for t in range(1, 11)]
+        assert selection.gains.cumsum(0).tolist() == pytest.approx(steps, rel=tolerance)
+        assert selection.total == pytest.approx(information_of_shares(X, asked, list(range(40)), noise), rel=tolerance)
+        sigma2, tau2 = oracles.noise_levels(X.numpy(), asked.numpy(), noise)
+        assert gip_reference(X, asked, 10, sigma2=sigma2, tau2=tau2)[1] == pytest.approx(
+            selection.gains.tolist(), rel=1e-4 if dtype == torch.float32 else 1e-6
+        )
+
+
 def test_the_gains_are_the_steps_of_the_objective() -> None:
     X, Q = samples.rows(40, 10), samples.queries(4, 10)
     for objective in VALUE:

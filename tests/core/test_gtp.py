@@ -190,7 +190,8 @@ def test_rows_on_disk_and_short_blocks_give_the_same(tmp_path: Path, monkeypatch
     assert gtp(npy_rows(tmp_path / "rows.npy"), b, 15).indices.tolist() == plain.indices.tolist()
     monkeypatch.setattr("hf_gip.core.matrix.BLOCK_BYTES", 1000)
     assert gtp(A, b, 15).indices.tolist() == plain.indices.tolist()
-    assert gtp(A.bfloat16(), b, 15).record["residual"] == pytest.approx(plain.record["residual"], rel=0.05)
+    half = A.bfloat16()  # taken as the data they are
+    assert gtp(half, b, 15).indices.tolist() == gtp(half.float(), b, 15).indices.tolist()
 
 
 def test_without_a_row_towards_the_target_all_weights_are_zero() -> None:

@@ -68,6 +68,35 @@ def test_many_rows_that_point_the_same_way(t: int, d: int) -> None:
     assert np.linalg.norm(b - A.T @ weights) == pytest.approx(fitted(A, b, list(range(t)))[1], rel=1e-6, abs=1e-6)
 
 
+def near_duplicates(t: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that differ from each other by 1e-6 to 0.1 of their length, and targets between them."""
+    generator = np.random.default_rng(seed)
+    rows = generator.normal(size=(max(1, t // 3), d))
+    A = rows[generator.integers(len(rows), size=t)]
+    A = A + 10.0 ** generator.uniform(-6, -1) * generator.normal(size=(t, d))
+    if seed % 2:
+        A = A * 10.0 ** generator.uniform(-2, 2, size=(t, 1))
+    b = np.maximum(generator.normal(size=t), 0) @ A + A.mean(0)
+    if seed % 3:
+        b = b + 0.1 * np.linalg.norm(b) / d**0.5 * generator.normal(size=d)
+    return A, b
+
+
+@settings(max_examples=400, deadline=None)
+@given(t=st.integers(1, 60), d=st.integers(2, 40), seed=st.integers(0, 10**6))
+def test_near_duplicates_reach_scipys_objective(t: int, d: int, seed: int) -> None:
+    A, b = near_duplicates(t, d, seed)
+    weights = nnls(torch.from_numpy(A @ A.T), torch.from_numpy(A @ b)).numpy()
+    assert np.linalg.norm(b - A.T @ weights) <= fitted(A, b, list(range(t)))[1] + 2e-6 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("angle", [1e-1, 1e-3, 3e-4, 1e-4, 1e-5])
+def test_two_rows_a_small_angle_apart_share_a_target_between_them(angle: float) -> None:
+    A = np.array([[1, 0], [1, angle]])
+    weights = nnls(torch.from_numpy(A @ A.T), torch.from_numpy(A @ A.mean(0)))
+    assert weights.tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
+
+
 def test_starting_from_other_rows_ends_at_the_same_weights() -> None:
     A, b = problem(50, 30, 4, "positive")
     G, c = torch.from_numpy(A @ A.T), torch.from_numpy(A @ b)

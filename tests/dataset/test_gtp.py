@@ -45,20 +45,22 @@ def written_out() -> list[Any]:
     return trajectory(with_lora(tiny_model()), tiny_rows(50), tiny_rows(7, seed=9), *plan)
 
 
-@pytest.mark.parametrize("adam", [True, False])
-def test_gradients_along_the_run_are_those_of_less_written_out(adam: bool) -> None:
+@pytest.mark.parametrize(("adam", "normalize"), [(True, True), (False, True), (False, False)])
+def test_gradients_along_the_run_are_those_of_less_written_out(adam: bool, normalize: bool) -> None:
     model = with_lora(tiny_model())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = hf_gip.gradient_trajectories(pool(), model=model, target=goal(), projection_dim=None, adam=adam, **RUN)
+    options: dict[str, Any] = {"projection_dim": None, "adam": adam, "normalize": normalize, **RUN}
+    found = hf_gip.gradient_trajectories(pool(), model=model, target=goal(), **options)
     assert found.targets is not None
     expected = written_out()
     assert found.learning_rates == pytest.approx([point.rate for point in expected])
     for point, features, target in zip(expected, found.features, found.targets, strict=True):
-        assert torch.allclose(features.load(), unit(point.rows if adam else point.plain), atol=2e-4)
-        assert torch.allclose(target, unit(point.targets), atol=2e-4)
+        scaled = unit if normalize else torch.Tensor.clone
+        assert torch.allclose(features.load(), scaled(point.rows if adam else point.plain), atol=2e-4)
+        assert torch.allclose(target, scaled(point.targets), atol=2e-4)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     scores = sum(
-        rate * (features.load() @ target.mean(0))
+        rate * (unit(features.load()) @ unit(target).mean(0))
         for rate, features, target in zip(found.learning_rates, found.features, found.targets, strict=True)
     )
     got = less(found.features, found.targets, 9, learning_rates=found.learning_rates, subtasks=found.subtasks)
@@ -113,6 +115,40 @@ def test_without_a_target_the_pool_is_followed_and_subtasks_are_matched_together
     assert [task["rows"] for task in both.record["target"]] == [4, 1]
     assert both.weights is not None
     assert torch.allclose(both.curves["weight_0"] + both.curves["weight_1"], both.weights)
+
+
+@pytest.mark.parametrize("subspace", ["random", "snapshots"])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("of_pool", [True, False])
+def test_the_residual_of_whole_gradients_is_estimated_beside_that_of_the_projection(
+    subspace: Any, normalize: bool, of_pool: bool
+) -> None:
+    options: dict[str, Any] = {"model": with_lora(tiny_model()), "normalize": normalize, **RUN}
+    options["target"] = None if of_pool else {"one": goal(4), "two": goal(5)}
+    chosen = hf_gip.gtp_select(pool(), 8, projection_dim=40, subspace=subspace, **options).selection
+    whole = hf_gip.gradient_trajectories(pool(), projection_dim=None, adam=False, **options)
+    rates = whole.learning_rates
+    A = torch.cat([rate**0.5 * each.load().double() for rate, each in zip(rates, whole.features, strict=True)], 1)
+    means = whole.target_means() or [each.load().double().mean(0)[None] for each in whole.features]
+    b = torch.cat([rate**0.5 * each for rate, each in zip(rates, means, strict=True)], 1)
+    weights = [chosen.weights] if of_pool else [chosen.curves["weight_0"], chosen.curves["weight_1"]]
+    exact = float((b - torch.stack(weights) @ A[chosen.indices]).norm() / b.norm())
+    assert chosen.record["whole_residual"] == pytest.approx(exact, rel=0.15)  # unit by the sketch's own length
+    assert chosen.record["whole_residual"] > 1.2 * chosen.record["residual"]
+    plain = hf_gip.gtp_select(pool(), 8, projection_dim=None, **options).selection.record
+    assert plain["whole_residual"] == plain["residual"]
+
+
+def test_raw_gradients_are_chosen_reproduced_and_recorded(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"model": with_lora(tiny_model()), "target": goal(), **RUN}
+    raw = hf_gip.gtp_select(pool(), 8, normalize=False, **options)
+    assert raw.selection.record["features"]["normalize"] is False
+    found = hf_gip.gradient_trajectories(pool(), normalize=False, adam=False, **options)
+    direct = gtp(found.features, found.target_means(), 8, learning_rates=found.learning_rates)
+    assert torch.equal(raw.selection.weights, direct.weights)
+    hf_gip.save_subset(raw, tmp_path / "raw")
+    inputs = {"model": options["model"], "target": goal()}
+    assert hf_gip.reproduce(tmp_path / "raw", source=pool(), **inputs).verdict == "same picks"
 
 
 def test_texts_and_a_local_folder_do_as_well(tmp_path: Path) -> None:

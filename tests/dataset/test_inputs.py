@@ -255,10 +255,9 @@ COLUMNS = "['text', 'vector', 'source', 'good', 'kind', 'tokens']"
         ),
         (
             3,
-            {"scores": ["good"], "scores_as": "queries", "initial_rows": [1]},
-            '`initial_rows` has no meaning beside `scores_as="queries"`, where the scores are what is wanted: leave '
-            "one of "
-            "them out.",
+            {"scores": ["good"], "scores_as": "queries", "cover_columns": ["source"]},
+            '`cover_columns` has no meaning beside `scores_as="queries"`, where the scores are what is wanted: leave '
+            "one of them out.",
         ),
     ],
 )

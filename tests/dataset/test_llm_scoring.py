@@ -115,7 +115,7 @@ def test_a_function_is_a_judge_with_a_name() -> None:
     with pytest.raises(ValueError, match=r"^`attributes` must be new columns, got 'text', which exists: "):
         score_with_llm(rows(1), lambda prompts: prompts, name="n", attributes=["text"])
     with pytest.raises(
-        TypeError, match=r"^`judge` must be an `ChatEndpoint`, a `LocalModel` or a function, got str\.$"
+        TypeError, match=r"^`judge` must be a `ChatEndpoint`, a `LocalModel` or a function, got str\.$"
     ):
         score_with_llm(rows(1), "gpt", name="n")  # type: ignore[arg-type]
     for wrong in ([], "good", ["a", "a"]):

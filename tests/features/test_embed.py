@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_gip.features import encoders
+from hf_gip.features import sentence_transformer
 from hf_gip.features.embed import SAMPLE_ROWS, embed, embed_texts
-from hf_gip.features.encoders import DEFAULT_ENCODER, LexicalEncoder, resolve_encoder
+from hf_gip.features.encoders import LexicalEncoder, resolve_encoder
+from hf_gip.features.sentence_transformer import DEFAULT_ENCODER
 
 
 class Letters:
@@ -85,7 +86,7 @@ KILLED = """
 import sys, time
 import datasets, numpy as np
 from hf_gip.features import embed as module
-from hf_gip.features import encoders
+from hf_gip.features import sentence_transformer
 
 datasets.config.HF_DATASETS_CACHE = sys.argv[1]
 module.SHARD_ROWS = 50
@@ -132,7 +133,7 @@ def test_a_killed_run_goes_on_at_the_last_finished_shard(tmp_path: Path) -> None
 def test_the_default_encoder_works_without_the_hub_where_its_weights_are_installed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(encoders, "_resolve_commit", out_of_reach)
+    monkeypatch.setattr(sentence_transformer, "_resolve_commit", out_of_reach)
     found = resolve_encoder(DEFAULT_ENCODER)
     assert "using the MiniLM in the installed package" in capsys.readouterr().out
     assert set(found.identity) == {"encoder", "files"}  # named by its content, not by a commit nobody could check
@@ -141,7 +142,7 @@ def test_the_default_encoder_works_without_the_hub_where_its_weights_are_install
 
     with pytest.raises(OSError, match="out of reach"):
         resolve_encoder("someone/other-encoder")
-    monkeypatch.setattr(encoders, "_packaged_minilm", lambda: None)
+    monkeypatch.setattr(sentence_transformer, "_packaged_minilm", lambda: None)
     with pytest.raises(OSError, match="out of reach"):
         resolve_encoder(DEFAULT_ENCODER)
 

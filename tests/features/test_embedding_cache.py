@@ -19,18 +19,13 @@ from scipy.sparse import csr_array
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from sklearn.feature_extraction.text import TfidfVectorizer
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from tiny_encoders import WORDS, pool, texts_of, tokenizer
 
 import hf_gip
 from hf_gip.features import embed as module
 from hf_gip.features.embed import SAMPLE_ROWS, embed, embed_texts
 from hf_gip.features.embedding_cache import EmbeddingCache
 from hf_gip.features.encoders import resolve_encoder
-
-WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
 
 
 class Letters:
@@ -54,15 +49,6 @@ class Topics:
 
     def encode(self, sentences: list[str], /) -> Any:
         return np.asarray(self.tfidf.transform(sentences).toarray())  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def texts_of(n: int, seed: int = 0) -> list[str]:
-    random = np.random.default_rng(seed)
-    return [f"{i} " + " ".join(random.choice(WORDS, random.integers(1, 12))) for i in range(n)]
-
-
-def pool(n: int = 300) -> Dataset:
-    return Dataset.from_dict({"text": texts_of(n), "other": list(range(n))})
 
 
 def expected(rows: Dataset, encoder: Any) -> np.ndarray:
@@ -174,23 +160,6 @@ def test_a_large_matrix_is_gathered_in_a_file_that_goes_with_it(
 
 
 # --- what an encoder is ---------------------------------------------------------------------------------------------
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(WordLevel({"[UNK]": 0, "[PAD]": 1} | {word: i + 2 for i, word in enumerate(WORDS)}, "[UNK]"))
-    words.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]")
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    folder = tmp_path_factory.mktemp("model")
-    BertModel(BertConfig(vocab_size=12, max_position_embeddings=64, **sizes)).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    SentenceTransformer(str(folder), device="cpu").save(str(folder / "whole"))
-    return folder / "whole"
 
 
 def model(folder: Path) -> SentenceTransformer:

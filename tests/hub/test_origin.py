@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
+from command_line import hf_gip as run
 from datasets import (
     Dataset,
     Value,
@@ -25,7 +26,6 @@ from hub_server import ALICE, BOB, Hub
 from saved_subset import hub_pool, pool
 
 import hf_gip
-from hf_gip.cli.app import main
 from hf_gip.dataset.loading import find_origins
 from hf_gip.manifest.licenses import strictest
 from hf_gip.manifest.schema import MANIFEST_PATH, parse_manifest, read_manifest
@@ -333,11 +333,3 @@ def test_a_commit_that_is_gone_cannot_be_pointed_at(hub: Hub) -> None:
     with pytest.raises(OSError, match=f"^cannot ask for the source {OPEN!r}: .*there is no such revision"):
         hf_gip.push_to_hub(subset, OUT, include_rows=False)
     assert OUT not in hub.repos
-
-
-def run(*words: object) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["hf-gip", *map(str, words)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-    return exit_.value.code if isinstance(exit_.value.code, int) else 0

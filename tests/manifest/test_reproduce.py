@@ -13,7 +13,7 @@ from saved_subset import pool, save
 
 import hf_gip
 from hf_gip.dataset.loading import open_dataset
-from hf_gip.features import encoders
+from hf_gip.features import sentence_transformer
 from hf_gip.hashing import hash_array, hash_folder
 from hf_gip.manifest.reader import read_selection_table
 from hf_gip.manifest.reproduce import Inputs, _features, reproduce_from
@@ -192,7 +192,7 @@ def test_the_weights_installed_as_a_package_need_not_be_given_again(
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(b"some")
-    monkeypatch.setattr(encoders, "_packaged_minilm", lambda: str(tmp_path / "model"))
+    monkeypatch.setattr(sentence_transformer, "_packaged_minilm", lambda: str(tmp_path / "model"))
     told = {"kind": "text", "encoder": "model", "files": hash_folder(tmp_path / "model"), "template": None}
     told |= {"columns": ["text"]}
     assert _features(told, Inputs())["encoder"] == str(tmp_path / "model")

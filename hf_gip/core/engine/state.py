@@ -221,9 +221,12 @@ class InformationState:
 
     def draft_block(self, rows: Float[Tensor, "b d"], state: RowState) -> DraftBlock:
         """The columns of the drafted picks, from their scaled rows in float64."""
-        upper, a_columns, num_valid = block_cholesky(rows, self.without_queries.apply(rows), self.ridge)
-        lower, e_columns, num_valid_with = block_cholesky(rows, self.with_queries.apply(rows), self.ridge)
-        gains = (upper.diagonal() / lower.diagonal()).log().clamp_(min=0)
+        without, with_ = self.without_queries.apply(rows), self.with_queries.apply(rows)
+        upper, a_columns, num_valid = block_cholesky(rows, without, self.ridge)
+        lower, e_columns, num_valid_with = block_cholesky(rows, with_, self.ridge)
+        difference = ((without - with_) * rows).sum(1)  # v − u, which under much noise is lost in the diagonals
+        difference += lower.tril(-1).square().sum(1) - upper.tril(-1).square().sum(1)
+        gains = 0.5 * (difference.clamp_(min=0) / lower.diagonal().square()).log1p()
         return DraftBlock(a_columns, e_columns, a_columns[:, :0], gains, torch.minimum(num_valid, num_valid_with))
 
     def block_products(
