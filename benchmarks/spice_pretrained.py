@@ -241,7 +241,9 @@ def choose(G: Tensor, k: int, reading: Reading) -> Tensor:
     """The picks of a reading from its gradients."""
     alpha = float(reading.alpha / G.square().sum(dim=1).mean())
     if reading.fisher == "full":
-        return spice(G, k, alpha=alpha, conflict_penalty=reading.penalty, window=reading.window).indices
+        return spice(
+            G, k, alpha=alpha, absolute_alpha=True, conflict_penalty=reading.penalty, window=reading.window
+        ).indices
     window = reading.window or len(G)
     quotas = window_quotas(len(G), k, window).tolist()
     windows = zip(G.split(window), quotas, strict=True)
