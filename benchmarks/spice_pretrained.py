@@ -430,7 +430,7 @@ def load_pool(load: Callable[[], Any], rows: dict[str, Any], tokens: list[dict[s
 
 
 CANDIDATES = {
-    "raw, mean over all tokens (present default)": Reading(window=WINDOW),
+    "raw, mean over all tokens": Reading(window=WINDOW),
     "raw, mean over the answer": Reading("answer", window=WINDOW),
     "raw, sum over the answer": Reading("answer", "sum", window=WINDOW),
     "unit length, all tokens": Reading(unit=True, window=WINDOW),
