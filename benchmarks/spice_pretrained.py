@@ -137,9 +137,11 @@ class GroupedGradients(PerExampleGradients):
                 ).logits[:, :-1]
             losses = nn.functional.cross_entropy(logits.mT, targets, ignore_index=IGNORED, reduction="none")
             prompt = (losses * ~answer).sum()
-            return self._sketch(activations, prompt, True), self._sketch(activations, (losses * answer).sum(), False)
+            return self._sketched_gradient(activations, prompt, True), self._sketched_gradient(
+                activations, (losses * answer).sum(), False
+            )
 
-    def _sketch(self, activations: list[Activations], loss: Tensor, retain: bool) -> Tensor:
+    def _sketched_gradient(self, activations: list[Activations], loss: Tensor, retain: bool) -> Tensor:
         outputs = [record.outputs[0] for record in activations]
         gradients = torch.autograd.grad(loss, outputs, retain_graph=retain)
         out = torch.zeros(len(outputs[0]), self.width)

@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from datatrove.executor import LocalPipelineExecutor
+from datatrove.executor import LocalPipelineExecutor  # pyright: ignore[reportMissingImports]
 
 import hf_gip
 
