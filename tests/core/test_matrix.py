@@ -81,7 +81,9 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "whiten": lambda X, Q: queries.whiten(Q),
     "gram_sqrt": lambda X, Q: queries.gram_sqrt(X),
     "blend_target_and_pool": lambda X, Q: queries.blend_target_and_pool(Q, X, 0.5),
-    "append_category_dims": lambda X, Q: queries.append_category_dims(X, Q, [torch.arange(20) % 3], [1.0], energy=1.0),
+    "append_category_dims": lambda X, Q: queries.append_category_dims(
+        InMemoryMatrix(X), Q, [torch.arange(20) % 3], [3], [1.0], energy=1.0
+    ),
     "nnls": lambda X, Q: nnls(X @ X.T, X @ Q[0]),
     "sketch": lambda X, Q: sketch(X, 3),
     "unit_rows": lambda X, Q: unit_rows(X),
