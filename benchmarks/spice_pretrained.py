@@ -137,9 +137,11 @@ class GroupedGradients(PerExampleGradients):
                 ).logits[:, :-1]
             losses = nn.functional.cross_entropy(logits.mT, targets, ignore_index=IGNORED, reduction="none")
             prompt = (losses * ~answer).sum()
-            return self._sketch(activations, prompt, True), self._sketch(activations, (losses * answer).sum(), False)
+            return self._sketched_gradient(activations, prompt, True), self._sketched_gradient(
+                activations, (losses * answer).sum(), False
+            )
 
-    def _sketch(self, activations: list[Activations], loss: Tensor, retain: bool) -> Tensor:
+    def _sketched_gradient(self, activations: list[Activations], loss: Tensor, retain: bool) -> Tensor:
         outputs = [record.outputs[0] for record in activations]
         gradients = torch.autograd.grad(loss, outputs, retain_graph=retain)
         out = torch.zeros(len(outputs[0]), self.width)
@@ -241,7 +243,9 @@ def choose(G: Tensor, k: int, reading: Reading) -> Tensor:
     """The picks of a reading from its gradients."""
     alpha = float(reading.alpha / G.square().sum(dim=1).mean())
     if reading.fisher == "full":
-        return spice(G, k, alpha=alpha, conflict_penalty=reading.penalty, window=reading.window).indices
+        return spice(
+            G, k, alpha=alpha, absolute_alpha=True, conflict_penalty=reading.penalty, window=reading.window
+        ).indices
     window = reading.window or len(G)
     quotas = window_quotas(len(G), k, window).tolist()
     windows = zip(G.split(window), quotas, strict=True)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hf_gip.features.adam import adam_moments
     from hf_gip.features.bergson import bergson_rows
     from hf_gip.features.embed import embed
+    from hf_gip.features.embedding_store import EmbeddingStore, open_embeddings, store_embeddings
     from hf_gip.features.gradient_store import store_gradients
     from hf_gip.features.gradients import gradient_features
     from hf_gip.features.matrix_files import column_rows, npy_rows
@@ -45,6 +46,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "ChatEndpoint": "hf_gip.dataset.llm_scoring",
     "Comparison": "hf_gip.dataset.comparison",
     "Constraints": "hf_gip.core.constraints",
+    "EmbeddingStore": "hf_gip.features.embedding_store",
     "Explanation": "hf_gip.selection",
     "LocalModel": "hf_gip.dataset.llm_scoring",
     "MatrixSource": "hf_gip.core.matrix",
@@ -65,6 +67,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "load_subset": "hf_gip.hub.load",
     "npy_rows": "hf_gip.features.matrix_files",
     "open_dataset": "hf_gip.dataset.loading",
+    "open_embeddings": "hf_gip.features.embedding_store",
     "plot_gains": "hf_gip.plots",
     "plot_map": "hf_gip.plots",
     "push_to_hub": "hf_gip.hub.push",
@@ -74,6 +77,7 @@ _HOME = {  # public name: the module it lives in, imported on first use
     "score_with_llm": "hf_gip.dataset.llm_scoring",
     "spice": "hf_gip.core.spice",
     "spice_select": "hf_gip.dataset.spice",
+    "store_embeddings": "hf_gip.features.embedding_store",
     "store_gradients": "hf_gip.features.gradient_store",
     "verify": "hf_gip.hub.load",
     "write_report": "hf_gip.dataset.report",
@@ -83,6 +87,7 @@ __all__ = [
     "ChatEndpoint",
     "Comparison",
     "Constraints",
+    "EmbeddingStore",
     "Explanation",
     "LocalModel",
     "MatrixSource",
@@ -104,6 +109,7 @@ __all__ = [
     "load_subset",
     "npy_rows",
     "open_dataset",
+    "open_embeddings",
     "plot_gains",
     "plot_map",
     "push_to_hub",
@@ -113,6 +119,7 @@ __all__ = [
     "score_with_llm",
     "spice",
     "spice_select",
+    "store_embeddings",
     "store_gradients",
     "verify",
     "write_report",

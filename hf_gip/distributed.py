@@ -4,8 +4,10 @@ Every function takes the process `group`; None means this process alone. Jobs as
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +16,7 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 Value = TypeVar("Value")
+LONGEST_WAIT = timedelta(days=1)  # for ranks that still embed; one that ends is noticed at once
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -30,6 +33,29 @@ def rank_and_world() -> tuple[int, int]:
             "create `accelerate.PartialState()` first."
         )
     return 0, 1
+
+
+def local_device() -> str:
+    """The best device for this process: of several that a launcher started on one machine, each has its own GPU."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    local_rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
+    return "cuda" if local_rank is None else f"cuda:{int(local_rank) % torch.cuda.device_count()}"
+
+
+@contextmanager
+def launched_group() -> Iterator[None]:
+    """The process group of a program that a launcher started several times, and that makes none itself."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_device())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def world_group() -> dist.ProcessGroup | None:

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "pip install hf-gip": ".ci/wheel.py",
     "make demo": "tests/test_examples.py",
     "make test": "Makefile",
+    "torchrun --nproc-per-node 8 -m hf_gip select": "tests/dataset/test_gip_ranks.py",
     "torchrun --nproc-per-node 8 examples/select_many_gpus.py": "tests/test_examples.py",
     "python benchmarks/quality.py": "tests/test_evidence.py",
 }
@@ -45,7 +46,8 @@ HERE = {"nccl": "gloo", r"\.cuda\(local_rank\)": ""}  # no GPU
 @pytest.fixture
 def folder(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader's working folder, and a Hub on which the reader is called `me`."""
-    monkeypatch.setattr("hf_gip.dataset.inputs.DEFAULT_ENCODER", "lexical")  # the real one takes minutes
+    for module in ("hf_gip.dataset.inputs", "hf_gip.features.sentence_transformer"):
+        monkeypatch.setattr(f"{module}.DEFAULT_ENCODER", "lexical")  # the real one takes minutes
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_TOKEN", ME)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,6 +62,14 @@ class Words:
         return {"input_ids": [len(text)]}
 
 
+STORE = f"{tempfile.mkdtemp()}/store"
+
+
+def store_embeddings(**options: Any) -> Any:
+    """Into one store, as other names are as good."""
+    return hf_gip.store_embeddings(store=STORE, **options)
+
+
 CALLS: dict[Callable[..., Any], dict[str, Any]] = {
     hf_gip.gip: {
         "features": ROWS,
@@ -79,6 +88,7 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "gradients": ROWS,
         "k": 5,
         "alpha": 1.0,
+        "absolute_alpha": False,
         "conflict_penalty": 0.1,
         "stop_ratio": None,
         "fisher": "full",
@@ -109,6 +119,19 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "queries": QUERIES,
         "precision": None,
         "names": None,
+    },
+    store_embeddings: {
+        "dataset": POOL,
+        "encoder": "lexical",
+        "columns": None,
+        "template": None,
+        "dtype": "float16",
+        "shard_rows": None,
+        "rank": None,
+        "world_size": None,
+        "device": "cpu",
+        "encoder_id": None,
+        "encoder_kwargs": None,
     },
     hf_gip.embed: {
         "dataset": POOL,
@@ -183,7 +206,9 @@ CALLS: dict[Callable[..., Any], dict[str, Any]] = {
         "columns": None,
         "window": None,
         "update_every": None,
+        "normalize": True,
         "alpha": 1.0,
+        "absolute_alpha": False,
         "conflict_penalty": 0.1,
         "stop_ratio": None,
         "fisher": "full",

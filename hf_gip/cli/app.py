@@ -1,11 +1,14 @@
 """The program `hf-gip`: its commands, and every mistake as one sentence."""
 
+import os
 import re
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 
 import typer
 
+from hf_gip.cli.embed import embed_command
 from hf_gip.cli.inspect import compare_command, explain_command, report_command
 from hf_gip.cli.select import gtp_command, select_command, spice_command
 from hf_gip.cli.subsets import load_command, push_command, reproduce_command, verify_command
@@ -18,6 +21,7 @@ PROGRAM = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+PROGRAM.command("embed")(embed_command)
 PROGRAM.command("select")(select_command)
 PROGRAM.command("spice")(spice_command)
 PROGRAM.command("gtp")(gtp_command)
@@ -46,7 +50,8 @@ def main() -> None:
     logging.set_verbosity(logging.CRITICAL)  # what readers log on the way is in the sentence
     signal.signal(signal.SIGINT, _stop)
     try:
-        PROGRAM()
+        with _ranks():
+            PROGRAM()
     except Stopped:
         typer.echo("hf-gip: stopped; finished parts are in the cache, and the same command goes on there.", err=True)
         raise SystemExit(130) from None
@@ -55,6 +60,15 @@ def main() -> None:
         sentence = " ".join(str(cause).split()) or type(cause).__name__
         typer.echo(f"hf-gip: {arguments_as_flags(sentence, sys.argv[1:2])}", err=True)
         raise SystemExit(2) from None
+
+
+def _ranks() -> AbstractContextManager[None]:
+    """What lets processes that a launcher started select together; `embed` takes its share without the others."""
+    if sys.argv[1:2] != ["select"] or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return nullcontext()
+    from hf_gip.distributed import launched_group
+
+    return launched_group()
 
 
 def arguments_as_flags(sentence: str, command: list[str]) -> str:

@@ -14,6 +14,7 @@ from datasets import Dataset
 if TYPE_CHECKING:
     import numpy as np
 
+    from hf_gip.features.embedding_store import EmbeddingStore
     from hf_gip.manifest.reproduce import Inputs
     from hf_gip.manifest.schema import Manifest
     from hf_gip.selection import Selection
@@ -46,7 +47,9 @@ MaxLength = Annotated[int, typer.Option(help="Tokens per row at most.")]
 BatchSize = Annotated[int, typer.Option(help="Rows per forward pass.")]
 Seed = Annotated[int, typer.Option(help="Of the shuffle or warm-up run, the LoRA layers and the projection.")]
 SelectTarget = Annotated[str | None, typer.Option(help="What the rows should serve: a dataset, a file, or .npy.")]
-SelectFeatures = Annotated[str | None, typer.Option(help="Ready vectors: a column, or a .npy file.")]
+SelectFeatures = Annotated[
+    str | None, typer.Option(help="Ready vectors: a column, a .npy file, or a store of `hf-gip embed`.")
+]
 SelectEncoder = Annotated[str | None, typer.Option(help="'lexical', or a sentence-transformers id or folder.")]
 # Of commands that read a saved subset again: what its manifest only names.
 Target = Annotated[str | None, typer.Option(help="The target again, where it was a dataset or file.")]
@@ -55,7 +58,7 @@ TargetConfig = Annotated[str | None, typer.Option(help="Configuration of the tar
 Exclude = Annotated[str | None, typer.Option(help="The excluded rows again, where they were a dataset or file.")]
 ExcludeSplit = Annotated[str | None, typer.Option(help="Split of the excluded rows; test, where they have splits.")]
 ExcludeConfig = Annotated[str | None, typer.Option(help="Configuration of the excluded rows.")]
-Features = Annotated[str | None, typer.Option(help="The vectors again, where they were a .npy file.")]
+Features = Annotated[str | None, typer.Option(help="The vectors again, where they were a .npy file or a store.")]
 EncoderKwargs = Annotated[
     str | None, typer.Option(help='Settings of the encoder as JSON: {"dtype": "bfloat16", "truncate_dim": 256}.')
 ]
@@ -149,9 +152,11 @@ def save_result(subset: Dataset, out: Path, *, include_rows: bool) -> None:
     """Save the subset, and a line that says where."""
     from rich.filesize import decimal
 
-    from hf_gip.cli.output import show, since
+    from hf_gip.cli.output import is_first_rank, show, since
     from hf_gip.manifest.writer import save_subset
 
+    if not is_first_rank():
+        return
     started = time.perf_counter()
     manifest = save_subset(subset, out, include_rows=include_rows)
     size = decimal(sum(entry.size for entry in manifest.files.values()))
@@ -204,6 +209,13 @@ def _open(argument: str, name: str | None, *, split: str | None, config: str | N
 def column_or_npy(features: str | None) -> "str | np.ndarray | None":
     """Ready vectors: a column's name as it is, a `.npy` file as its matrix."""
     return load_npy(features) if features is not None and features.endswith(".npy") else features
+
+
+def open_vectors(path: str) -> "np.ndarray | EmbeddingStore":
+    """The vectors that a subset was chosen by: a `.npy` file, or a store."""
+    from hf_gip.features.embedding_store import is_store, open_embeddings
+
+    return open_embeddings(path) if is_store(path) else load_npy(path)
 
 
 def load_npy(path: str) -> "np.ndarray":
@@ -292,5 +304,5 @@ def resupplied_inputs(manifest: "Manifest", options: dict[str, Any]) -> "Inputs"
     for name, read in (("target", open_target), ("exclude", open_excluded)):
         words[name] = read(words[name], split=options[f"{name}_split"], config=options[f"{name}_config"])
     if words["features"] is not None:
-        words["features"] = load_npy(words["features"])
+        words["features"] = open_vectors(words["features"])
     return Inputs(**words)

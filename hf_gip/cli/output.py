@@ -1,5 +1,6 @@
 """What the terminal shows. Rows are untrusted: no markup and no control characters of theirs reach it."""
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -21,8 +22,17 @@ def show(sentence: str) -> None:
 
 
 def console() -> Console:
-    """Standard output, found when it is needed."""
-    return Console(highlight=False)
+    """Standard output, found when it is needed; of several ranks the first has the word."""
+    return Console(highlight=False, quiet=not is_first_rank())
+
+
+def is_first_rank() -> bool:
+    """Whether this process saves and speaks for its process group, or has none."""
+    if "torch" not in sys.modules:
+        return True
+    from torch import distributed
+
+    return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def show_picks(subset: Dataset, started: float) -> None:

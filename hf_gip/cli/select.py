@@ -118,7 +118,7 @@ def select_command(
 ) -> None:
     """Choose the k rows that matter and save them to a folder with what chose them, from where, and hashes."""
     arguments = locals()
-    from hf_gip.cli.output import show
+    from hf_gip.cli.output import is_first_rank, show
     from hf_gip.core.validation import check_int
     from hf_gip.dataset.gip import gip_select
     from hf_gip.dataset.loading import describe_source
@@ -146,7 +146,7 @@ def select_command(
     subset = _select(gip_select, pool, k, options)
     if out is not None:
         save_result(subset, out, include_rows=include_rows)
-    if push_to is not None:
+    if push_to is not None and is_first_rank():
         commit = push_to_hub(subset, push_to, include_rows=include_rows, private=private, split="train")
         visibility = "private" if commit.private else "public"
         show(f"Published {commit.commit_url} ({visibility}): check it with `hf-gip verify {push_to}`.")

@@ -23,9 +23,9 @@ from hf_gip.cli.options import (
     Target,
     TargetConfig,
     TargetSplit,
-    load_npy,
     open_excluded,
     open_target,
+    open_vectors,
 )
 
 
@@ -165,7 +165,7 @@ def reproduce_command(
         source=source,
         target=open_target(target, split=target_split, config=target_config),
         exclude=open_excluded(exclude, split=exclude_split, config=exclude_config),
-        features=None if features is None else load_npy(features),
+        features=None if features is None else open_vectors(features),
         encoder=encoder,
         model=model,
         checkpoints=checkpoints or None,

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from hf_gip.distributed import RowPartition, partition_rows, tensor_checksum
+
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
@@ -47,11 +49,20 @@ class Constraints:
         Raises:
             ValueError: If not; the message says by how much.
         """
+        for name in ("groups", "tokens"):
+            values = getattr(self, name)
+            if values is not None and len(values) != n:
+                raise ValueError(f"`{name}` must hold one number for each of all {n} rows, got {len(values)}.")
         self._check_initial_rows(n, k)
         if self.groups is not None:
             self._check_quotas(k)
         if self.max_tokens is not None:
             self._check_budget()
+
+    def checksum(self) -> tuple[object, ...]:
+        """What tells ranks that hold unlike constraints."""
+        tensors = (self.initial_rows, self.groups, self.max_per_group, self.min_per_group, self.tokens)
+        return (self.max_tokens, *map(tensor_checksum, tensors))
 
     def initial(self) -> Int64[Tensor, " s"]:
         """The initial rows, also where there are none."""
@@ -182,9 +193,21 @@ class ConstraintState(Unconstrained):
     The ceiling of group g is the tokens that remain, less the reserve for the rows that groups still need, plus the
     dearest row that g itself has in that reserve (any row of g may stand in for it). It is −1 for a group that is
     full, and for one that needs no more once all remaining picks are needed elsewhere.
+
+    Every rank counts the picks of all ranks, and ranks the rows that it holds.
     """
 
-    def __init__(self, constraints: Constraints, n: int, k: int, device: torch.device, *, log_gain: bool) -> None:
+    def __init__(
+        self,
+        constraints: Constraints,
+        n: int,
+        k: int,
+        device: torch.device,
+        *,
+        log_gain: bool,
+        partition: RowPartition | None = None,
+    ) -> None:
+        self.partition = partition = partition or partition_rows(n, None)
         initial = constraints.initial()
         counts = constraints.group_counts(initial)
         self.pending = initial.tolist()  # initial rows still to come
@@ -196,7 +219,8 @@ class ConstraintState(Unconstrained):
         self.reserve = constraints.cheapest(self.missing)
         tokens = torch.zeros(n, dtype=torch.int64) if constraints.tokens is None else constraints.tokens
         self.group_of, self.tokens_of = groups, tokens  # on the CPU, to look single rows up
-        self.groups, self.tokens = groups.to(device), tokens.to(device, torch.float64)
+        local = slice(partition.offset, partition.offset + partition.counts[partition.rank])
+        self.groups, self.tokens = groups[local].to(device), tokens[local].to(device, torch.float64)
         if self.max_tokens is not None:
             self.max_tokens -= int(tokens[initial].sum())
         self.ceiling = self._ceiling()
@@ -204,8 +228,8 @@ class ConstraintState(Unconstrained):
     def rank(self, gain: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The gain, per token where there is a budget; −∞ for rows that are not allowed."""
         if self.pending:  # the next initial row, whatever it adds
-            row = torch.tensor(self.pending[:1], device=gain.device)
-            return torch.full_like(gain, -torch.inf).index_fill_(0, row, 1.0)
+            row = self.partition.local(torch.tensor(self.pending[:1]))  # none, where another rank holds it
+            return torch.full_like(gain, -torch.inf).index_fill_(0, row.to(gain.device), 1.0)
         blocked = (self.tokens > self.ceiling[self.groups]) | (gain == -torch.inf)
         if self.max_tokens is not None:
             gain = (gain.clamp(min=0).log1p() if self.log_gain else gain) / self.tokens.to(gain.dtype)

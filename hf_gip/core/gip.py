@@ -137,8 +137,9 @@ def gip(
             pick is the best row that is still allowed. A budget, and each initial row, costs one pass per pick.
         group: Processes that share the rows (`torch.distributed.group.WORLD` under `torchrun`), *optional*: `features`
             and `precision` are then this rank's share, rows are numbered through in rank order, and every rank returns
-            the whole selection. A block of picks costs one gather of its shortlist and one reduction. A rank that
-            ends makes the others fail; one that hangs does so within the group's `timeout`.
+            the whole selection; `constraints` are those of all rows on every rank. A block of picks costs one gather
+            of its shortlist and one reduction. A rank that ends makes the others fail; one that hangs does so within
+            the group's `timeout`.
         progress: Called after each pass with the number of picks and of passes so far, *optional*.
 
     Returns:
@@ -159,11 +160,11 @@ def gip(
     check_group_and_progress(group, progress)
     source = check_on_all(lambda: _checked_rows(features, precision), group)
     if group is not None:
-        if pursuit == "matching" or prefilter is not None or constraints is not None:
-            raise ValueError(
-                "`group` must go without `pursuit`, `prefilter` and `constraints`: select in one process."
-            )
+        if pursuit == "matching" or prefilter is not None:
+            raise ValueError("`group` must go without `pursuit` and `prefilter`: select in one process.")
         arguments = {"k": k, "objective": objective, "noise": noise, "width": source.d, "dtype": str(source.dtype)}
+        if isinstance(constraints, Constraints):
+            arguments["constraints"] = constraints.checksum()
         assert_equal_on_all(arguments | {"queries": tensor_checksum(queries)}, group)
     partition = partition_rows(source.n, group)
     k = check_k(k, partition.n)
@@ -172,7 +173,7 @@ def gip(
             f"`prefilter` must lie between `k` ({k}) and the number of rows ({source.n}), got {brief(prefilter)}."
         )
     if constraints is not None:
-        _check_constraints(constraints, source.n, k, noise > 0 or pursuit == "matching", prefilter is None)
+        _check_constraints(constraints, partition.n, k, noise > 0 or pursuit == "matching", prefilter is None)
     problem = normalize_problem(source, queries, precision, partition)
     solve = _Solver(problem, k, noise, objective, pursuit)
     if prefilter is None:
@@ -228,7 +229,8 @@ class _Solver:
         allowed = Unconstrained()
         if constraints is not None:
             log_gain = self.objective == "information"
-            allowed = ConstraintState(constraints, source.n, self.k, scale.device, log_gain=log_gain)
+            n = source.n if partition is None else partition.n
+            allowed = ConstraintState(constraints, n, self.k, scale.device, log_gain=log_gain, partition=partition)
         if self.pursuit == "matching":
             return matching_pursuit(source, scale, self.k, queries=self.problem.queries, constraints=allowed)
         state = self.state(source, scale)
@@ -256,7 +258,7 @@ class _Solver:
 
 @torch.no_grad()
 def gip_dual(
-    features: Float[Tensor, "n d"],
+    features: Float[Tensor, "n d"] | MatrixSource,
     scores: Float[Tensor, "n s"],
     k: int,
     *,
@@ -512,7 +514,7 @@ def _check_pursuit(pursuit: str, objective: str, precision: object) -> None:
 
 def _checked_rows(features: Tensor | MatrixSource, precision: Float[Tensor, " n"] | None) -> MatrixSource:
     source = as_source("features", features)
-    if precision is not None:
+    if precision is not None and source.n:  # a rank may have no row left
         check_precision(precision, source.n)
     return source
 

@@ -130,6 +130,129 @@ class RowRange:
 
 
 @dataclass(frozen=True, slots=True)
+class SelectedRows:
+    """Some rows of another matrix, numbered anew, as `MatrixSource`.
+
+    Attributes:
+        source: All rows.
+        numbers: Which, ascending, (p,).
+    """
+
+    source: MatrixSource
+    numbers: Int64[Tensor, " p"]
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.numbers)
+
+    @property
+    def d(self) -> int:
+        """Width of a row."""
+        return self.source.d
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the numbers."""
+        return self.source.dtype
+
+    def rows(self, indices: Int64[Tensor, " k"]) -> Float[Tensor, "k d"]:
+        """The rows at `indices`, in that order."""
+        return self.source.rows(self.numbers[indices])
+
+    def chunks(self) -> Iterator[tuple[int, Float[Tensor, "c d"]]]:
+        """Every row once, in order."""
+        for start, chunk in self.source.chunks():
+            begin, end = torch.searchsorted(self.numbers, torch.tensor([start, start + len(chunk)])).tolist()
+            if begin < end:
+                yield begin, chunk[self.numbers[begin:end] - start]
+
+
+@dataclass(frozen=True, slots=True)
+class OneHotMatrix:
+    """Another matrix with a column more for each value of some categories, as `MatrixSource`.
+
+    Attributes:
+        source: The columns that come first.
+        codes: For each category the number of each row's value, −1 where it has none, (n,).
+        sizes: How many values each has.
+        values: What stands in a row's column of each.
+    """
+
+    source: MatrixSource
+    codes: Sequence[Int64[Tensor, " n"]]
+    sizes: Sequence[int]
+    values: Sequence[float]
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.source.n
+
+    @property
+    def d(self) -> int:
+        """Width of a row."""
+        return self.source.d + sum(self.sizes)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the numbers."""
+        return self.source.dtype
+
+    def rows(self, indices: Int64[Tensor, " k"]) -> Float[Tensor, "k d"]:
+        """The rows at `indices`, in that order."""
+        return self._widen(self.source.rows(indices), indices)
+
+    def chunks(self) -> Iterator[tuple[int, Float[Tensor, "c d"]]]:
+        """Every row once, in order."""
+        for start, chunk in self.source.chunks():
+            yield start, self._widen(chunk, torch.arange(start, start + len(chunk)))
+
+    def _widen(self, rows: Float[Tensor, "c w"], indices: Int64[Tensor, " c"]) -> Float[Tensor, "c d"]:
+        wide = torch.cat([rows, rows.new_zeros(len(rows), sum(self.sizes))], dim=1)
+        first = self.source.d
+        for code, size, value in zip(self.codes, self.sizes, self.values, strict=True):
+            columns = code[indices]
+            present = torch.nonzero(columns >= 0).flatten()
+            wide[present.to(wide.device), (first + columns[present]).to(wide.device)] = value
+            first += size
+        return wide
+
+
+def select_rows(source: MatrixSource, numbers: Int64[Tensor, " p"]) -> MatrixSource:
+    """The rows `numbers`, ascending, as a matrix of their own; those in memory are copied."""
+    if isinstance(source, InMemoryMatrix):
+        return InMemoryMatrix(source.rows(numbers))
+    return SelectedRows(source, numbers)
+
+
+def row_range(source: MatrixSource, rows: range) -> MatrixSource:
+    """Consecutive rows as a matrix of their own, none of them copied."""
+    if isinstance(source, InMemoryMatrix):
+        return InMemoryMatrix(source.matrix[rows.start : rows.stop])
+    return RowRange(source, rows.start, len(rows))
+
+
+def on_device(source: MatrixSource, device: str | torch.device | None) -> MatrixSource:
+    """The matrix on `device`: rows on disk stay there for the CPU, and go to a GPU chunk by chunk."""
+    if isinstance(source, InMemoryMatrix):
+        return InMemoryMatrix(source.matrix.to(device))
+    if device is None or torch.device(device).type == "cpu":
+        return source
+    return InMemoryMatrix(load_matrix(source, device))
+
+
+def load_matrix(source: MatrixSource, device: str | torch.device | None = None) -> Float[Tensor, "n d"]:
+    """All rows as one tensor."""
+    if isinstance(source, InMemoryMatrix):
+        return source.matrix.to(device)
+    matrix = torch.empty(source.n, source.d, dtype=source.dtype, device=device)
+    for start, chunk in source.chunks():
+        matrix[start : start + len(chunk)] = chunk
+    return matrix
+
+
+@dataclass(frozen=True, slots=True)
 class ConcatenatedMatrix:
     """Several matrices of the same rows side by side as one wide one, each with a scale.
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hf_gip.core.matrix import InMemoryMatrix, gram, unit_rows
+from hf_gip.core.matrix import InMemoryMatrix, MatrixSource, gram, iter_chunks, unit_rows
 
 CHUNK_ROWS = 8_192  # rows whose similarities to the chosen ones exist at a time
 TINY = 1e-8  # keeps the cosine defined, as in the SPICE paper
@@ -47,29 +47,30 @@ def vendi(rows: Float[Tensor, "k d"]) -> float:
 @torch.no_grad()
 def coverage(rows: Float[Tensor, "n d"], chosen: Float[Tensor, "k d"]) -> float:
     """Mean over the rows of the largest cosine to a chosen row. Time O(n k d), memory O(k) beside the inputs."""
-    return float(_nearest(rows, chosen)[0].double().mean())
+    return float(_nearest(InMemoryMatrix(rows), chosen)[0].double().mean())
 
 
 @torch.no_grad()
 def find_copies(
-    rows: Float[Tensor, "n d"], references: Float[Tensor, "m d"], min_cosine: float
+    rows: Float[Tensor, "n d"] | MatrixSource, references: Float[Tensor, "m d"], min_cosine: float
 ) -> tuple[Int64[Tensor, " c"], Int64[Tensor, " c"], Float[Tensor, " c"]]:
     """Rows whose largest cosine to a reference is at least `min_cosine`: (row, reference, cosine), in row order.
 
     Time O(n m d), memory O(m) beside the inputs.
     """
-    cosine, reference = (each.cpu() for each in _nearest(rows, references))
+    source = InMemoryMatrix(rows) if isinstance(rows, Tensor) else rows
+    cosine, reference = (each.cpu() for each in _nearest(source, references))
     copies = torch.nonzero(cosine >= min_cosine).flatten()
     return copies, reference[copies], cosine[copies]
 
 
-def _nearest(
-    rows: Float[Tensor, "n d"], references: Float[Tensor, "m d"]
-) -> tuple[Float[Tensor, " n"], Int64[Tensor, " n"]]:
+def _nearest(rows: MatrixSource, references: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " n"], Int64[Tensor, " n"]]:
     """Each row's largest cosine to a reference, and which that is."""
     anchors = unit_rows(references.float()).T
-    nearest = [(unit_rows(chunk.float()) @ anchors).max(dim=1) for chunk in rows.split(CHUNK_ROWS)]
-    return torch.cat([each.values for each in nearest]), torch.cat([each.indices for each in nearest])
+    cosine, reference = anchors.new_empty(rows.n), anchors.new_empty(rows.n, dtype=torch.int64)
+    for positions, chunk in iter_chunks(rows, CHUNK_ROWS):  # a list of results would pin each chunk's memory
+        cosine[positions], reference[positions] = (unit_rows(chunk.float()) @ anchors).max(dim=1)
+    return cosine, reference
 
 
 def conflict_with_chosen(

@@ -7,8 +7,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hf_gip.core.matrix import InMemoryMatrix, gram, working_dtype
+from hf_gip.core.matrix import InMemoryMatrix, MatrixSource, OneHotMatrix, gram, load_matrix, working_dtype
+from hf_gip.core.normalize import mean_row_energy
 from hf_gip.core.validation import brief, is_number
+from hf_gip.distributed import RowPartition, partition_rows
 
 PURE_SPAN = 1e-3  # the least ridge: below it float32 features no longer tell the last gains from rounding
 TOP_K = 1e6  # the largest ridge: so much noise that earlier picks explain nothing away
@@ -91,33 +93,41 @@ def whiten(queries: Float[Tensor, "m d"]) -> Float[Tensor, "r d"]:
 
 
 @torch.no_grad()
-def gram_sqrt(features: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:
-    """Few rows with the features' own XᵀX, float64: the pool as queries of itself."""
-    rows = features.detach()
-    unit = 2.0 ** round(math.log2(float(rows.abs().max()) or 1.0))
-    energies, directions = torch.linalg.eigh(gram(InMemoryMatrix(rows), working_dtype(rows.dtype), unit=unit))
+def gram_sqrt(
+    features: Float[Tensor, "n d"] | MatrixSource, partition: RowPartition | None = None
+) -> Float[Tensor, "r d"]:
+    """Few rows with the features' own XᵀX, float64: the pool, of all ranks, as queries of itself."""
+    source = InMemoryMatrix(features.detach()) if isinstance(features, Tensor) else features
+    partition = partition or partition_rows(source.n, None)
+    unit = 2.0 ** round(math.log2(mean_row_energy(source, partition)[0]) / 2)
+    total = partition.all_reduce_sum(gram(source, working_dtype(source.dtype), unit=unit))
+    energies, directions = torch.linalg.eigh(total)
     return (directions * energies.clamp(min=0).sqrt()).T * unit
 
 
 @torch.no_grad()
 def blend_target_and_pool(
-    target: Float[Tensor, "m d"], features: Float[Tensor, "n d"], weight: float
+    target: Float[Tensor, "m d"],
+    features: Float[Tensor, "n d"] | MatrixSource,
+    weight: float,
+    partition: RowPartition | None = None,
 ) -> Float[Tensor, "q d"]:
     """The target's queries and below them the pool's own: `weight` of the energy is the target's."""
-    pool = gram_sqrt(features).to(target)
+    pool = gram_sqrt(features, partition).to(target)
     ratio = target.double().square().sum() / pool.double().square().sum()
     return torch.cat([target, pool * math.sqrt((1 - weight) / weight * float(ratio))])
 
 
 @torch.no_grad()
 def append_category_dims(
-    features: Float[Tensor, "n d"],
+    features: MatrixSource,
     queries: Float[Tensor, "m d"],
     codes: Sequence[Int64[Tensor, " n"]],
+    sizes: Sequence[int],
     weights: Sequence[float],
     *,
     energy: float,
-) -> tuple[Float[Tensor, "n w"], Float[Tensor, "q w"]]:
+) -> tuple[MatrixSource, Float[Tensor, "q w"]]:
     """Features and queries with one coordinate more for each value of each categorical column.
 
     A column of weight w gives each row w times `energy` on the coordinate of its value (none where the
@@ -127,6 +137,7 @@ def append_category_dims(
         features: One row per example, (n, d).
         queries: What the rows should be able to express, (m, d).
         codes: For each column the number of each row's value, from 0, −1 where missing, (n,).
+        sizes: How many values each column has.
         weights: The weight of each column, above 0.
         energy: Mean ‖x‖² of the rows that may be chosen.
 
@@ -134,15 +145,13 @@ def append_category_dims(
         The features, (n, d + values), and the queries, (m + values, d + values); values in the order of `codes`.
     """
     energy_of_queries = float(queries.double().square().sum())
-    sizes = [int(code.max()) + 1 for code in codes]
-    n, d, width = *features.shape, sum(sizes)
-    wide = torch.cat([features, features.new_zeros(n, width)], dim=1)
-    value_queries = queries.new_zeros(width, d + width)
-    start = d
-    for code, weight, size in zip(codes, weights, sizes, strict=True):
-        rows = (code >= 0).nonzero().flatten()
-        wide[rows.to(wide.device), (start + code[rows]).to(wide.device)] = math.sqrt(weight * energy)
-        values = torch.arange(start, start + size)
-        value_queries[values - d, values] = math.sqrt(weight * energy_of_queries / size)
-        start += size
+    d, width = queries.shape[1], sum(sizes)
+    wide: MatrixSource = OneHotMatrix(features, codes, sizes, [math.sqrt(weight * energy) for weight in weights])
+    if isinstance(features, InMemoryMatrix):
+        wide = InMemoryMatrix(load_matrix(wide))
+    per_value = [weight * energy_of_queries / size for weight, size in zip(weights, sizes, strict=True)]
+    strengths = torch.tensor(
+        [math.sqrt(each) for each, size in zip(per_value, sizes, strict=True) for _ in range(size)]
+    )
+    value_queries = torch.cat([queries.new_zeros(width, d), torch.diag(strengths).to(queries)], dim=1)
     return wide, torch.cat([torch.cat([queries, queries.new_zeros(len(queries), width)], dim=1), value_queries])

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hf_gip.distributed import local_device
+
 TOO_LARGE = 10**18  # the first whole number that is not sure to fit into 64 bits, whatever it is added to
 
 
@@ -139,7 +141,7 @@ def check_device(device: Any, *, several: bool = False) -> Any:
         ValueError: If CUDA was named and there is none, or the name is unknown.
     """
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return local_device()
     try:
         if several and isinstance(device, list | tuple) and device:
             return [check_device(each) for each in device]

@@ -93,8 +93,8 @@ class SubsetMetrics:
     def read(cls, pool: Dataset, options: GipOptions) -> "SubsetMetrics":
         """Read what the options name; vectors and texts come through the datasets cache."""
         inputs = read_inputs(pool, options)
-        features = inputs.features.load().matrix
-        target, scores = inputs.load_target(features), inputs.scores
+        features = inputs.load_matrix()
+        target, scores = inputs.load_target(features.shape[1], features.dtype), inputs.scores
         return cls(
             features.to(options.selection_device),
             None if target is None else target.matrix.to(options.selection_device),

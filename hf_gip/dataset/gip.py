@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hf_gip.core.constraints import Constraints
+    from hf_gip.core.matrix import MatrixSource
     from hf_gip.dataset.inputs import GipInputs, GipProblem
+    from hf_gip.distributed import RowPartition
+    from hf_gip.features.embedding_store import EmbeddingStore
     from hf_gip.features.encoders import Encoder
     from hf_gip.selection import Explanation, Selection
 
@@ -47,7 +50,7 @@ def gip_select(
     target: "Dataset | Sequence[str] | Vectors | None" = GipOptions.target,
     target_weight: float | None = GipOptions.target_weight,
     cover_columns: "Sequence[str] | Mapping[str, float] | None" = GipOptions.cover_columns,
-    features: "str | Vectors | None" = GipOptions.features,
+    features: "str | PathLike[str] | EmbeddingStore | Vectors | None" = GipOptions.features,
     columns: Sequence[str] | None = GipOptions.columns,
     template: str | None = GipOptions.template,
     encoder: "str | Encoder | None" = GipOptions.encoder,
@@ -80,6 +83,9 @@ def gip_select(
     The ridge σ² follows k and the width d; `noise` states it outright, `diversity` moves it. Embeddings and finished
     selections are kept in the datasets cache: the same call again, also from a new process, computes nothing.
 
+    In a `torch.distributed` process group all ranks must make this call, with the same arguments. Each embeds its
+    share of the rows, all select together, and every rank returns the subset that one process would.
+
     Args:
         dataset: The pool. Of a `DatasetDict` each split named in `k` is replaced by its subset, the others stay.
         k: How many rows; for a `DatasetDict` a mapping from split to rows, or a number for its `train` split. None
@@ -94,8 +100,9 @@ def gip_select(
             unless told.
         cover_columns: Categorical columns, such as `source` or `language`, whose values are all asked for; a mapping
             gives each a weight beside what the vectors are asked (1 unless told: as much).
-        features: Ready vectors: the name of a column of them, or a matrix with one row per example, (n, d), of torch,
-            numpy, pandas, polars or Arrow.
+        features: Ready vectors: the name of a column of them, a matrix with one row per example, (n, d), of torch,
+            numpy, pandas, polars or Arrow, or a store that `hf_gip.store_embeddings` filled: its path, or what
+            `hf_gip.open_embeddings` returned. A store is read chunk by chunk, never whole.
         columns: Text columns to embed, instead of the detected layout.
         template: A format string naming text columns in braces, instead of joining `columns`.
         encoder: `"lexical"` (no weights), a sentence-transformers id or folder, or an object with `encode`;
@@ -175,38 +182,48 @@ def _select_rows(dataset: Dataset, k: Any, options: GipOptions) -> Dataset:
     """`gip_select` of one split."""
     from hf_gip.dataset.inputs import read_inputs
     from hf_gip.dataset.values import plain_value
+    from hf_gip.distributed import assert_equal_on_all, run_on_all, world_group
 
     started = time.perf_counter()
     k = plain_value(k)
     k = cast(
         "int", len(dataset) if k is None and options.max_tokens is not None and isinstance(dataset, Dataset) else k
     )
-    check_dataset(dataset, k, options.id_column)
-    inputs = read_inputs(dataset, options)
-    if inputs.constraints is not None:
-        inputs.constraints.constraints.check(len(dataset), k)
+    group = world_group()
+
+    def read() -> "GipInputs":
+        check_dataset(dataset, k, options.id_column)
+        inputs = read_inputs(dataset, options)
+        if inputs.constraints is not None:
+            inputs.constraints.constraints.check(len(dataset), k)
+        return inputs
+
+    inputs = run_on_all(read, group)
     request = {"method": "gip", "version": VERSION, "k": k, "id_column": options.id_column, **inputs.identity}
+    assert_equal_on_all({name: str(value) for name, value in request.items()}, group)
 
     def select() -> "Selection":
         return _select(inputs, k, environment(dataset, options.id_column), started)
 
     context = GipContext(dataset, inputs.without_column())
-    return attach(dataset, replace(select_once(request, select), context=context))
+    return attach(dataset, replace(select_once(request, select, shared=True), context=context))
 
 
 def _select(inputs: "GipInputs", k: int, environment: Mapping[str, Any], started: float) -> "Selection":
     """Make the tensors, run the greedy and write the record."""
-    features = inputs.features.load()
-    excluded = inputs.find_excluded(features.matrix)
-    allowed = None if excluded is None else _allowed_rows(excluded, len(features.matrix))
+    n = environment["source"]["num_rows"]
+    features, recipe, partition = _read_share(inputs, n)
+    excluded = inputs.find_excluded(features, partition)
+    allowed = None if excluded is None else _allowed_rows(excluded, n)
     if excluded is not None and allowed is not None:
-        _check_allowed(excluded, len(features.matrix), len(allowed), k, inputs)
-    problem = inputs.problem(features.matrix, allowed)
+        _check_allowed(excluded, n, len(allowed), k, inputs)
+    local = None if allowed is None else partition.local(allowed)
+    problem = inputs.problem(features, local, partition)
     embedded = time.perf_counter()
-    selection = _solve(problem, inputs, k)
+    selection = _solve(problem, inputs, k, allowed, partition)
     record = {
         **selection.record,
-        "features": features.recipe,
+        "features": recipe,
         "queries": problem.recipe,
         "scores": None if inputs.scores is None else inputs.scores.recipe,
         **({} if inputs.categories is None else {"cover_columns": inputs.categories.recipe}),
@@ -223,26 +240,64 @@ def _select(inputs: "GipInputs", k: int, environment: Mapping[str, Any], started
     return replace(selection, record=record)
 
 
-def _solve(problem: "GipProblem", inputs: "GipInputs", k: int) -> "Selection":
-    """Run `gip`, or its dual form for scores that stand in place of a target; picks are positions in the pool."""
-    from hf_gip.core.gip import gip, gip_dual
-    from hf_gip.core.matrix import InMemoryMatrix
+def _read_share(inputs: "GipInputs", n: int) -> "tuple[MatrixSource, dict[str, Any], RowPartition]":
+    """The vectors of this rank's share of the rows, all of them in one process; their recipe, and who has which.
 
-    options, allowed = inputs.options, problem.allowed
-    matrix = problem.rows().to(options.selection_device)
-    precision = inputs.precision()
+    Raises:
+        ValueError: If there are more ranks than rows.
+    """
+    from hf_gip.distributed import all_gather, partition_rows, rank_and_world, run_on_all, world_group
+
+    (rank, world_size), group = rank_and_world(), world_group()
+    if group is None:
+        return *inputs.features.read(), partition_rows(n, None)
+    if world_size > n:
+        raise ValueError(f"every rank must have a row, got {n} rows for {world_size} ranks: start fewer.")
+    rows = range(n * rank // world_size, n * (rank + 1) // world_size)
+    features, recipe = run_on_all(lambda: inputs.features.read(rows), group)
+    recipes = all_gather(recipe, group)
+    if inputs.features.load_rows is not None:  # each knows of its own rows
+        recipe = recipes[0] | {"empty_rows": sum(each["empty_rows"] for each in recipes)}
+    return features, recipe, partition_rows(len(rows), group)
+
+
+def _solve(
+    problem: "GipProblem", inputs: "GipInputs", k: int, allowed: "Tensor | None", partition: "RowPartition"
+) -> "Selection":
+    """Run `gip`, or its dual form for scores that stand in place of a target; picks are positions in the pool.
+
+    Args:
+        problem: This rank's rows, and the queries.
+        inputs: What was read.
+        k: How many rows.
+        allowed: Positions in the whole pool of the rows that are not excluded, or None.
+        partition: Which rank holds which rows of the pool.
+
+    Raises:
+        ValueError: If ranks share the rows and the dual form is asked for.
+    """
+    import torch
+
+    from hf_gip.core.gip import gip, gip_dual
+    from hf_gip.core.matrix import InMemoryMatrix, on_device
+
+    options, source = inputs.options, on_device(problem.rows(), inputs.options.selection_device)
+    device = source.matrix.device if isinstance(source, InMemoryMatrix) else torch.device("cpu")
+    precision, offset = inputs.precision(), partition.offset
+    local = slice(offset, offset + problem.matrix.n) if problem.allowed is None else problem.allowed + offset
     constraints = None if inputs.constraints is None else inputs.constraints.constraints
     if allowed is not None:
-        precision = None if precision is None else precision[allowed]
         constraints = None if constraints is None else constraints.restrict(allowed)
     noise = options.noise
     if noise is None:
-        noise = _default_noise(options, k, matrix.shape[1], precision, constraints)
+        of_allowed = precision if precision is None or allowed is None else precision[allowed]
+        noise = _default_noise(options, k, source.d, of_allowed, constraints)
     if inputs.scores is not None and inputs.scores.as_queries:
-        scores = inputs.scores.values if allowed is None else inputs.scores.values[allowed]
+        if partition.group is not None:
+            raise ValueError('`scores_as="queries"` must run in one process: start one, or use scores as precision.')
         selection = gip_dual(
-            matrix,
-            scores.to(matrix.device),
+            source,
+            inputs.scores.values[local].to(device),
             k,
             pursuit=options.pursuit,
             noise=noise,
@@ -251,14 +306,15 @@ def _solve(problem: "GipProblem", inputs: "GipInputs", k: int) -> "Selection":
         )
     else:
         selection = gip(
-            InMemoryMatrix(matrix),  # checked already
-            None if problem.queries is None else problem.queries.to(matrix.device),
+            source,
+            None if problem.queries is None else problem.queries.to(device),
             k,
             objective=options.objective,
             noise=noise,
             pursuit=options.pursuit,
-            precision=None if precision is None else precision.to(matrix.device),
+            precision=None if precision is None else precision[local].to(device),
             constraints=constraints,
+            group=partition.group,
         )
     return selection if allowed is None else replace(selection, indices=allowed[selection.indices])
 
@@ -329,19 +385,23 @@ class GipContext:
 
     def problem(self, selection: "Selection") -> "GipProblem":
         """The tensors that the selection was made from."""
-        features, excluded = self.inputs.features.load().matrix, selection.record["excluded"]
-        return self.inputs.problem(features, _allowed_rows(excluded, len(features)) if excluded else None)
+        from hf_gip.core.matrix import InMemoryMatrix
+
+        features, excluded = self.inputs.load_matrix(), selection.record["excluded"]
+        allowed = _allowed_rows(excluded, len(features)) if excluded else None
+        return self.inputs.problem(InMemoryMatrix(features), allowed)
 
     def explain(self, selection: "Selection", row: int) -> "Explanation":
         """Explain `row` of the pool."""
         from hf_gip.core.explain import explain
+        from hf_gip.core.matrix import load_matrix
 
         problem, blocked_reason = self.problem(selection), self._blocked_reason(selection, row)
         queries, names = problem.queries, problem.query_names
         if queries is None:  # the allowed rows cover themselves
-            queries, names = None if problem.allowed is None else problem.rows(), None
+            queries, names = None if problem.allowed is None else load_matrix(problem.rows()), None
         precision = self.inputs.precision()
-        explanation = explain(selection, row, problem.matrix, queries, precision=precision, names=names)
+        explanation = explain(selection, row, load_matrix(problem.matrix), queries, precision=precision, names=names)
         served = () if problem.queries is None else explanation.served
         return replace(explanation, blocked_reason=blocked_reason, served=served)
 
@@ -365,8 +425,8 @@ class GipContext:
         """A Markdown table: the picks' figures beside those of random rows; None where that takes minutes."""
         from hf_gip.dataset.comparison import compare
 
-        n, d = self.inputs.features.load().matrix.shape
-        if n * d * len(selection) > COMPARABLE:
+        features, _ = self.inputs.features.read()
+        if features.n * features.d * len(selection) > COMPARABLE:
             return None
         names = ("scores", "target", "features", "columns", "template", "encoder", "encoder_id", "encoder_kwargs")
         options = {name: getattr(self.inputs.options, name) for name in (*names, "device")}

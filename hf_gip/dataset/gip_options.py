@@ -1,5 +1,6 @@
 """The options of `gip_select`: their defaults, which of them go together, and how a record names them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from hf_gip.features.embedding_store import EmbeddingStore
     from hf_gip.features.encoders import Encoder
 
     Vectors = NDArray[np.floating] | Tensor
@@ -39,7 +41,7 @@ class GipOptions:
     target: "Dataset | Sequence[str] | Vectors | None" = None
     target_weight: float | None = None
     cover_columns: "Sequence[str] | Mapping[str, float] | None" = None
-    features: "str | Vectors | None" = None
+    features: "str | os.PathLike[str] | EmbeddingStore | Vectors | None" = None
     columns: "Sequence[str] | None" = None
     template: str | None = None
     encoder: "str | Encoder | None" = None
@@ -71,12 +73,15 @@ class GipOptions:
         """
         from hf_gip.core.validation import check_device
         from hf_gip.dataset.values import as_matrix, plain_options, plain_value
+        from hf_gip.features.embedding_store import EmbeddingStore, open_embeddings
 
         plain = plain_options(vars(self)) | {"device": check_device(self.device, several=True)}
         plain |= {name: plain_value(plain[name]) for name in ("target", "exclude")}
-        if self.features is not None and not isinstance(self.features, str):
+        if isinstance(self.features, os.PathLike):
+            plain["features"] = open_embeddings(self.features)
+        elif self.features is not None and not isinstance(self.features, str | EmbeddingStore):
             plain["features"] = as_matrix(
-                "features", self.features, "a column's name or a matrix with a row per example"
+                "features", self.features, "a column's name, a matrix with a row per example or a store"
             )
         if self.scores_as is None:
             matched = self.scores is not None and self.pursuit == "matching"
@@ -141,7 +146,7 @@ class GipOptions:
         }
         if features["kind"] == "column":
             options["features"] = features["column"]
-        elif features["kind"] == "text":
+        elif features["kind"] == "text" and resupplied.get("features") is None:
             by = "template" if features["template"] else "columns"
             options |= {by: features[by], "encoder_id": features.get("encoder_id")}
             options["encoder"] = "lexical" if features["encoder"] == "lexical" else None

@@ -19,7 +19,9 @@ from datasets import Dataset
 from torch import Tensor
 
 from hf_gip.core.constraints import Constraints
+from hf_gip.core.matrix import InMemoryMatrix, MatrixSource, load_matrix, row_range, select_rows, working_dtype
 from hf_gip.core.metrics import find_copies
+from hf_gip.core.normalize import mean_row_energy
 from hf_gip.core.queries import (
     append_category_dims,
     blend_target_and_pool,
@@ -31,7 +33,9 @@ from hf_gip.core.validation import brief, check_matrix, is_number
 from hf_gip.dataset.columns import read_categories, read_scores, read_tokens, read_vectors
 from hf_gip.dataset.gip_options import GipOptions
 from hf_gip.dataset.values import describe_value, plain_value
+from hf_gip.distributed import RowPartition, all_gather, partition_rows
 from hf_gip.features.embed import Features, embed_rows, embed_texts, identify_encoder
+from hf_gip.features.embedding_store import EmbeddingStore, is_store, open_embeddings
 from hf_gip.features.encoders import EncoderRef, resolve_encoder
 from hf_gip.features.sentence_transformer import DEFAULT_ENCODER
 from hf_gip.features.text import TextRecipe, iter_texts, text_recipe
@@ -50,11 +54,27 @@ class Vectors:
         identity: Plain JSON that changes when the vectors would.
         load: Reads or embeds them.
         reload: The same, where `load` holds them in memory and they can be read again; or None.
+        load_rows: Embeds those of some rows alone, where that costs less than all; or None.
+        stored: A store they are read from chunk by chunk, in place of `load`; or None.
     """
 
     identity: dict[str, Any]
     load: Callable[[], Features]
     reload: Callable[[], Features] | None = None
+    load_rows: Callable[[range], Features] | None = None
+    stored: EmbeddingStore | None = None
+
+    def read(self, rows: range | None = None) -> tuple[MatrixSource, dict[str, Any]]:
+        """The vectors of consecutive rows, by default of all, which may stay on disk; and their recipe."""
+        if rows is not None and self.load_rows is not None:
+            features = self.load_rows(rows)
+            return InMemoryMatrix(features.matrix), features.recipe
+        source = self.stored
+        recipe = self.identity
+        if source is None:
+            features = self.load()
+            source, recipe = InMemoryMatrix(features.matrix), features.recipe
+        return source if rows is None else row_range(source, rows), recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,22 +166,22 @@ class GipProblem:
     """The tensors that `gip` is called with.
 
     Attributes:
-        matrix: One row per example of the whole pool, (n, d).
+        matrix: One row per example of the whole pool, (n, d); where ranks share it, of this rank's rows.
         queries: What the picks should capture, (m, d), or None for the allowed rows themselves.
         query_names: What each query is called: its number in the target, `column=value`, or None for the pool's own.
-        allowed: Positions of the rows that are not excluded, (p,), or None where all are allowed.
+        allowed: Positions in it of the rows that are not excluded, (p,), or None where all are allowed.
         recipe: Where the queries come from, as plain JSON.
     """
 
-    matrix: Tensor
+    matrix: MatrixSource
     queries: Tensor | None
     query_names: list[int | str | None]
     allowed: Tensor | None
     recipe: dict[str, Any]
 
-    def rows(self) -> Tensor:
+    def rows(self) -> MatrixSource:
         """The rows that may be chosen, (p, d)."""
-        return self.matrix if self.allowed is None else self.matrix[self.allowed]
+        return self.matrix if self.allowed is None else select_rows(self.matrix, self.allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +219,17 @@ class GipInputs:
         features = self.features
         return self if features.reload is None else replace(self, features=Vectors(features.identity, features.reload))
 
-    def load_target(self, features: Tensor) -> Features | None:
+    def load_matrix(self) -> Tensor:
+        """The vectors of the whole pool in memory, which explanations and reports look at; halves as float32."""
+        matrix = load_matrix(self.features.read()[0])
+        return matrix.to(working_dtype(matrix.dtype))
+
+    def load_target(self, d: int, dtype: torch.dtype) -> Features | None:
         """The target's vectors, whitened if the options say so, and their recipe; None for the pool itself.
+
+        Args:
+            d: Width of the features.
+            dtype: Their type.
 
         Raises:
             ValueError: If they are not as wide as the features.
@@ -208,13 +237,15 @@ class GipInputs:
         if self.target is None:
             return None
         target = self.target.load()
-        check_matrix("target", target.matrix, width=features.shape[1])
+        check_matrix("target", target.matrix, width=d)
         matrix = whiten(target.matrix) if self.options.whiten else target.matrix
         recipe = target.recipe | {"m": len(matrix), "whitened": self.options.whiten} | _digest(matrix)
-        return Features(matrix.to(features.dtype), recipe)
+        return Features(matrix.to(working_dtype(dtype)), recipe)
 
-    def find_excluded(self, features: Tensor) -> dict[str, Any] | None:
+    def find_excluded(self, features: MatrixSource, partition: RowPartition) -> dict[str, Any] | None:
         """The rows too close to `exclude`, each as [row, what it copies, cosine], with its recipe; None without one.
+
+        Each rank looks through its own rows; all of them learn of every pair.
 
         Raises:
             ValueError: If the vectors are not as wide as the features.
@@ -222,9 +253,10 @@ class GipInputs:
         if self.exclude is None:
             return None
         exclude, threshold = self.exclude.load(), self.options.exclude_threshold
-        check_matrix("exclude", exclude.matrix, width=features.shape[1])
+        check_matrix("exclude", exclude.matrix, width=features.d)
         copies = zip(*(each.tolist() for each in find_copies(features, exclude.matrix, threshold)), strict=True)
-        pairs = [[row, other, round(cosine, 4)] for row, other, cosine in copies]
+        local_pairs = [[row + partition.offset, other, round(cosine, 4)] for row, other, cosine in copies]
+        pairs = [pair for of_rank in all_gather(local_pairs, partition.group) for pair in of_rank]
         return exclude.recipe | {
             "m": len(exclude.matrix),
             **_digest(exclude.matrix),
@@ -232,25 +264,39 @@ class GipInputs:
             "pairs": pairs,
         }
 
-    def problem(self, features: Tensor, allowed: Tensor | None) -> GipProblem:
-        """Target, pool and categories as one matrix of rows and one of queries."""
-        pool = features if allowed is None else features[allowed]
-        target, weight = self.load_target(features), self.options.target_weight
+    def problem(
+        self, features: MatrixSource, allowed: Tensor | None, partition: RowPartition | None = None
+    ) -> GipProblem:
+        """Target, pool and categories as one matrix of rows and one of queries, the same queries on all ranks.
+
+        Args:
+            features: The pool's vectors, or those of this rank's rows.
+            allowed: Positions in them of the rows that are not excluded, or None.
+            partition: Which rank holds which rows, *optional*, defaults to this process alone.
+        """
+        partition = partition or partition_rows(features.n, None)
+        pool = features if allowed is None else select_rows(features, allowed)
+        allowed_partition = partition_rows(pool.n, partition.group)
+        target, weight = self.load_target(features.d, features.dtype), self.options.target_weight
         matrix, queries, recipe = features, None, {"kind": "pool"}
         names: list[int | str | None] = []
         if target is not None:
             queries, recipe = target.matrix, target.recipe
             names = [] if self.options.whiten else [*range(len(queries))]
             if weight not in (None, 1):
-                queries = blend_target_and_pool(queries, pool, weight)
+                queries = blend_target_and_pool(queries, pool, weight, allowed_partition)
         if weight is not None:
             recipe = recipe | {"weight": weight}
         if self.categories is not None:
-            queries = gram_sqrt(pool).to(matrix) if queries is None else queries
+            if queries is None:
+                queries = gram_sqrt(pool, allowed_partition).to(working_dtype(pool.dtype))
             names = [*names, *[None] * (len(queries) - len(names)), *self.categories.names]
-            energy = float(torch.linalg.vector_norm(pool, dim=1, dtype=torch.float64).square().mean())
-            codes, weights = self.categories.codes, list(self.categories.weights.values())
-            matrix, queries = append_category_dims(matrix, queries, codes, weights, energy=energy)
+            energy, _ = mean_row_energy(pool, allowed_partition)
+            local = slice(partition.offset, partition.offset + features.n)
+            codes = [code[local] for code in self.categories.codes]
+            sizes = [int(code.max()) + 1 for code in self.categories.codes]
+            weights = list(self.categories.weights.values())
+            matrix, queries = append_category_dims(matrix, queries, codes, sizes, weights, energy=energy)
         elif queries is not None:
             names = [*names, *[None] * (len(queries) - len(names))]
         return GipProblem(matrix, queries, names, allowed, recipe)
@@ -269,11 +315,15 @@ def read_inputs(dataset: Dataset, options: GipOptions) -> GipInputs:
     scores = None if options.scores is None else _read_scores(dataset, options)
     categories = None if options.cover_columns is None else _read_cover_columns(dataset, options.cover_columns)
     columns = [*(() if scores is None else scores.names), *(() if categories is None else categories.weights)]
+    if isinstance(name := options.features, str) and name not in dataset.column_names and is_store(name):
+        options = replace(options, features=open_embeddings(name))
+    store = options.features if isinstance(options.features, EmbeddingStore) else None
     texts = text_recipe(dataset, options.columns, options.template) if options.features is None else None
-    named = DEFAULT_ENCODER if options.encoder is None else options.encoder
-    settings = {"encoder_id": options.encoder_id, "encoder_kwargs": options.encoder_kwargs}
-    encoder = cache(lambda: resolve_encoder(named, device=options.device, **settings))
-    if texts is None:
+    encoder = cache(lambda: _resolve_encoder(options, store))
+    if store is not None:
+        features = _stored_vectors(dataset, store)
+        columns += store.recipe["columns"]
+    elif texts is None:
         features = _read_features(dataset, options.features)
     else:
         features = _embedded_rows(dataset, texts, encoder())
@@ -297,6 +347,46 @@ def read_inputs(dataset: Dataset, options: GipOptions) -> GipInputs:
 # --- vectors ---------------------------------------------------------------------------------------------------------
 
 
+def _resolve_encoder(options: GipOptions, store: EmbeddingStore | None) -> EncoderRef:
+    """The encoder of the pool's texts, and of a target's.
+
+    Raises:
+        ValueError: If it is not the one that a store was filled by.
+    """
+    default = DEFAULT_ENCODER if store is None else store.encoder_name()
+    named, settings = default if options.encoder is None else options.encoder, options.encoder_kwargs
+    if store is not None and settings is None and isinstance(named, str):
+        settings = store.encoder_kwargs()
+    if named is None:
+        raise ValueError("`encoder` must be passed: texts are embedded by what filled the store, which only names it.")
+    encoder = resolve_encoder(named, device=options.device, encoder_id=options.encoder_id, encoder_kwargs=settings)
+    if store is not None and encoder.identity != store.recipe["encoder"]:
+        raise ValueError(
+            f"`encoder` must be the one that filled the store, got {encoder.identity} where {store.path!r} is of "
+            f"{store.recipe['encoder']}: leave it out, or fill another store."
+        )
+    return encoder
+
+
+def _stored_vectors(dataset: Dataset, store: EmbeddingStore) -> Vectors:
+    """The vectors of a store of these very rows; they stay on disk. The recipe is that of texts embedded just now."""
+    store.check_pool(dataset)
+    recipe = {
+        "kind": "text",
+        "version": store.recipe["version"],
+        **store.recipe["encoder"],
+        "columns": store.recipe["columns"],
+        "template": store.recipe["template"],
+        "normalized": True,
+        "dims": store.d,
+        "empty_rows": store.manifest["empty_rows"],
+        "stored_as": store.recipe["dtype"],
+        "rounding_error": store.manifest["rounding_error"],
+        "store": store.digest,
+    }
+    return Vectors(recipe, lambda: Features(load_matrix(store), recipe), stored=store)
+
+
 def _read_features(dataset: Dataset, features: Any) -> Vectors:
     """The vectors brought along, a column or a matrix: checked once, hashed once.
 
@@ -318,12 +408,15 @@ def _read_features(dataset: Dataset, features: Any) -> Vectors:
 
 
 def _embedded_rows(dataset: Dataset, texts: TextRecipe, encoder: EncoderRef) -> Vectors:
-    identity = {
-        **identify_encoder(dataset, texts, encoder),
-        "columns": list(texts.columns),
-        "template": texts.template,
-    }
-    return Vectors(identity, lambda: embed_rows(dataset, texts, encoder))
+    encoder_identity = identify_encoder(dataset, texts, encoder)
+    identity = {**encoder_identity, "columns": list(texts.columns), "template": texts.template}
+
+    def load_rows(rows: range) -> Features:
+        is_half = encoder.half is not None and encoder.half.identity == encoder_identity
+        of_pool = encoder.half if encoder.half is not None and is_half else replace(encoder, half=None)
+        return embed_rows(dataset.select(rows), texts, of_pool)  # in the precision that the whole pool has
+
+    return Vectors(identity, lambda: embed_rows(dataset, texts, encoder), load_rows=load_rows)
 
 
 def _read_target(value: Any, options: GipOptions, encoder: Callable[[], EncoderRef]) -> Vectors | None:

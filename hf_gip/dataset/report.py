@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 
 from hf_gip.core.explain import summarize_picks
+from hf_gip.core.matrix import load_matrix
 from hf_gip.core.metrics import captured_share
 from hf_gip.dataset.inputs import GipInputs, GipProblem
 from hf_gip.features.text import iter_texts, text_recipe
@@ -170,13 +171,13 @@ def write_gip_page(
     path: str | PathLike[str], selection: Selection, pool: Dataset, inputs: GipInputs, problem: GipProblem
 ) -> Path:
     """The page with everything that the pool, its features and its scores can show."""
-    features, picks = inputs.features.load().matrix, selection.indices
-    target = inputs.load_target(features)
+    features, picks = inputs.load_matrix(), selection.indices
+    target = inputs.load_target(features.shape[1], features.dtype)
     columns, remarks = _summary_columns(selection, inputs, problem)
     random = None
     noise = float(selection.record["parameters"]["noise"])
     if selection.record["parameters"]["objective"] == "projection" and inputs.scores is None and noise > 0:
-        random = _random_band(problem.rows(), problem.queries, len(selection), noise)
+        random = _random_band(load_matrix(problem.rows()), problem.queries, len(selection), noise)
     pictures = [
         ("What each pick added, beside random subsets", plot_gains(selection, random=random)),
         (
@@ -201,7 +202,11 @@ def _summary_columns(
 ) -> tuple[dict[str, Sequence[Any]], dict[str, Sequence[str]]]:
     """Columns of the table: how new each pick was; what it served, and which earlier pick it repeats."""
     summary = summarize_picks(
-        selection, problem.matrix, problem.queries, precision=inputs.precision(), names=problem.query_names
+        selection,
+        load_matrix(problem.matrix),
+        problem.queries,
+        precision=inputs.precision(),
+        names=problem.query_names,
     )
     picks = selection.indices.tolist()
     remarks: dict[str, Sequence[str]] = {}

@@ -155,7 +155,7 @@ def spice_select(
     if isinstance(dataset, DatasetDict):
         subsets = {
             name: spice_select(dataset[name], n, model=model, tokenizer=tokenizer, **vars(options))
-            for name, n in splits(dataset, k)
+            for name, n in splits(dataset, cast("Any", k))
         }
         return cast("Pool", DatasetDict({**dataset, **subsets}))
     k = cast("int | None", plain_value(k))
@@ -376,10 +376,11 @@ class WindowedRun:
     ) -> tuple[Float[Tensor, "w d"], float]:
         """The gradients, of unit length if that is wanted, times `scale`; by default one over their mean length."""
         G = unit_rows(gradients) if self.options.normalize else gradients
-        if scale is None:
-            energy = torch.linalg.vector_norm(G, dim=1, dtype=torch.float64).square()
-            scale = 1.0 if self.options.absolute_alpha else float(core.mean_energy(energy)[0]) ** -0.5
-        return G * scale, scale
+        if scale is not None:
+            return G * scale, scale
+        energy = torch.linalg.vector_norm(G, dim=1, dtype=torch.float64).square()
+        own_scale = 1.0 if self.options.absolute_alpha else float(core.mean_energy(energy)[0]) ** -0.5
+        return G * own_scale, own_scale
 
     def compare(self, G: Float[Tensor, "w d"], picks: Int64[Tensor, " k"]) -> None:
         """Note how the picks of a window compare with random ones and with those without a penalty.

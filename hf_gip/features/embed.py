@@ -254,6 +254,11 @@ def _through_cache(pool: _Pool, ref: EncoderRef) -> tuple[np.ndarray, dict[str, 
     return matrix, state.identity
 
 
+def choose_precision(dataset: Dataset, texts: TextRecipe, encoder: EncoderRef) -> EncoderRef:
+    """The encoder in the precision that `embed_rows` would use for these rows."""
+    return encoder if encoder.half is None else _choose_precision(_Pool(dataset, texts), encoder)
+
+
 def _choose_precision(pool: _Pool, ref: EncoderRef) -> EncoderRef:
     """The encoder in half precision, where this machine is fast in one and texts of this pool come out alike.
 

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hf_gip.hashing import hash_tensors
-from hf_gip.io import save_safetensors_atomically
+from hf_gip.io import CACHE_ADVICE, save_safetensors_atomically
 
 KEY_BYTES = 16
 IN_MEMORY = 1 << 28  # bytes of a matrix up to which it is gathered in memory, beyond in a file without a name
@@ -120,13 +120,13 @@ def empty_matrix(shape: tuple[int, int], folder: Path) -> np.ndarray:
         return np.memmap(file, np.float32, "r+", shape=shape)
 
 
-def check_room(folder: Path, size: int) -> None:
+def check_room(folder: Path, size: int, name: str = "the cache folder", advice: str = CACHE_ADVICE) -> None:
     """Raise unless the disk has room for so many bytes: before hours of work, not after."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        _reserve(file, size)
+        _reserve(file, size, name, advice)
 
 
-def _reserve(file: Any, size: int) -> None:
+def _reserve(file: Any, size: int, name: str = "the cache folder", advice: str = CACHE_ADVICE) -> None:
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
@@ -134,8 +134,7 @@ def _reserve(file: Any, size: int) -> None:
             file.truncate(size)
     except OSError as error:
         raise OSError(
-            f"the cache folder has no room for {size / 1e6:,.0f} MB of features ({error.strerror}): free space "
-            "there or point HF_DATASETS_CACHE to another disk."
+            f"{name} has no room for {size / 1e6:,.0f} MB of features ({error.strerror}): {advice}."
         ) from error
 
 

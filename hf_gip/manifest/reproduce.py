@@ -142,7 +142,9 @@ def reproduce_from(
             selection = reselect(manifest, source, inputs, indices, device=device)
     except (KeyError, TypeError, AttributeError) as error:  # valid by the schema, yet not by the method
         raise ValueError(f"the manifest does not say how to select again: {error!r} is missing or wrong.") from None
-    result = compare_picks(indices, selection.indices.tolist(), manifest.objective, selection.objective)
+    rounding = (manifest.recipe.get("features") or {}).get("rounding_error") or 0.0  # of stored vectors' lengths
+    tolerance = SAME_OBJECTIVE + (2 * rounding if inputs.features is None else 0.0)
+    result = compare_picks(indices, selection.indices.tolist(), manifest.objective, selection.objective, tolerance)
     not_covered = [part for check in checks for part in check.not_covered]
     return replace(result, not_covered=(*not_covered, *_not_compared(manifest.recipe, selection.record)))
 
@@ -217,11 +219,13 @@ def _recorded_call(
     return GtpOptions.from_record(parameters, recipe, checkpoints=checkpoints, **common), {**proxy, "target": target}
 
 
-def compare_picks(published: list[int], reproduced: list[int], objective: float, reached: float) -> Reproduction:
-    """Two selections by their rows and objectives."""
+def compare_picks(
+    published: list[int], reproduced: list[int], objective: float, reached: float, tolerance: float = SAME_OBJECTIVE
+) -> Reproduction:
+    """Two selections by their rows and objectives, which are the same within a relative `tolerance`."""
     pairs = enumerate(zip(published, reproduced, strict=False))
     first = next((rank for rank, (one, other) in pairs if one != other), None)
-    if abs(reached - objective) > SAME_OBJECTIVE * abs(objective):
+    if abs(reached - objective) > tolerance * abs(objective):
         verdict = "different"
     else:
         verdict = "same picks" if first is None and len(published) == len(reproduced) else "same objective"
@@ -285,11 +289,19 @@ def _rows_or_vectors(name: str, recipe: dict[str, Any], inputs: Inputs, features
 
 
 def _features(recipe: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """The vectors or the encoder, where the record only names them."""
+    """The vectors or the encoder, where the record only names them; those of a store where it is passed."""
+    from hf_gip.features.embedding_store import EmbeddingStore, open_embeddings
+
     if recipe["kind"] == "matrix":
         vectors = inputs.require("features", "a matrix")
         _check_vectors("features", recipe, vectors)
         return {"features": vectors}
+    if "store" in recipe and inputs.features is not None:
+        store = (
+            open_embeddings(inputs.features) if not isinstance(inputs.features, EmbeddingStore) else inputs.features
+        )
+        _check_digest("features", recipe["store"], store.digest)
+        return {"features": store, "encoder": inputs.encoder}
     by = "their texts" if recipe["kind"] == "text" else "a column of theirs"
     inputs.refuse(f"the rows were chosen by {by}", "features")
     return {"encoder": _encoder(recipe, inputs)} if recipe["kind"] == "text" else {}

@@ -47,7 +47,10 @@ def test_the_picks_are_those_of_the_papers_pipeline_written_out(
     got = hf_gip.spice_select(pool(), k, model=model, projection_dim=None, **options, **rules)
     expected = pipeline(with_lora(tiny_model()), tiny_rows(50), k, **options, **rules)
     assert got["id"][:] == got.selection.indices.tolist() == expected
-    assert (len(expected) < (k or 50)) == (stop_ratio is not None)
+    stops = stop_ratio is not None and (
+        k is None or not normalize
+    )  # the few first picks at unit length overlap little
+    assert (len(expected) < (k or 50)) == stops
     assert got.selection.record["proxy"]["steps"] == (len(expected) // update_every if update_every else 0)
 
 

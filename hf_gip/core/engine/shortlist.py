@@ -63,7 +63,10 @@ def build_shortlist(
     source: MatrixSource, state: RowState, gain: Float[Tensor, " n"], size: int, partition: RowPartition
 ) -> Shortlist:
     """The `size` rows of all ranks with the largest gains, in their order, the first best among them."""
-    rows = top_rows(gain, first_best(gain), size)
+    if len(gain):
+        rows = top_rows(gain, first_best(gain), size)
+    else:  # a rank may hold no row
+        rows = torch.empty(0, dtype=torch.int64, device=gain.device)
     local = Shortlist(rows + partition.offset, gain[rows], source.rows(rows).to(gain.dtype), state[rows])
     if partition.group is None:
         return local
@@ -81,7 +84,7 @@ def pack(shortlist: Shortlist) -> Float[Tensor, "p w"]:
     """All numbers of each row in one line, for one gather."""
     state, gain = shortlist.state, shortlist.gain
     minimum = torch.zeros_like(gain) if state.min_denominator is None else state.min_denominator
-    bits = shortlist.numbers.view(gain.dtype).view(len(gain), -1)  # copied, never computed with
+    bits = shortlist.numbers.view(gain.dtype).view(len(gain), 8 // gain.itemsize)  # copied, never computed with
     scalars = torch.stack([gain, state.scale, state.numerator, state.denominator, minimum], 1)
     return torch.cat([bits, scalars, state.C, shortlist.rows], 1)
 
