@@ -6,6 +6,7 @@ with the same picks; a frozen one gives its gradients once.
 
 import json
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -378,7 +379,7 @@ class WindowedRun:
         G = unit_rows(gradients) if self.options.normalize else gradients
         if scale is None:
             energy = torch.linalg.vector_norm(G, dim=1, dtype=torch.float64).square()
-            scale = 1.0 if self.options.absolute_alpha else float(core.mean_energy(energy)[0]) ** -0.5
+            scale = 1.0 if self.options.absolute_alpha else 1 / math.sqrt(float(core.mean_energy(energy)[0]))
         return G * scale, scale
 
     def compare(self, G: Float[Tensor, "w d"], picks: Int64[Tensor, " k"]) -> None:
