@@ -90,7 +90,7 @@ def environment(dataset: Dataset, id_column: str | None) -> dict[str, Any]:
     }
 
 
-def splits(dataset: DatasetDict, k: int | Mapping[str, int]) -> list[tuple[str, int]]:
+def splits(dataset: DatasetDict, k: int | Mapping[str, Any] | None) -> list[tuple[str, Any]]:
     """Which splits are asked for, and how many rows of each.
 
     Raises:

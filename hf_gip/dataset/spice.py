@@ -6,6 +6,7 @@ with the same picks; a frozen one gives its gradients once.
 
 import json
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -376,11 +377,10 @@ class WindowedRun:
     ) -> tuple[Float[Tensor, "w d"], float]:
         """The gradients, of unit length if that is wanted, times `scale`; by default one over their mean length."""
         G = unit_rows(gradients) if self.options.normalize else gradients
-        if scale is not None:
-            return G * scale, scale
-        energy = torch.linalg.vector_norm(G, dim=1, dtype=torch.float64).square()
-        own_scale = 1.0 if self.options.absolute_alpha else float(core.mean_energy(energy)[0]) ** -0.5
-        return G * own_scale, own_scale
+        if scale is None:
+            energy = torch.linalg.vector_norm(G, dim=1, dtype=torch.float64).square()
+            scale = 1.0 if self.options.absolute_alpha else 1 / math.sqrt(float(core.mean_energy(energy)[0]))
+        return G * scale, scale
 
     def compare(self, G: Float[Tensor, "w d"], picks: Int64[Tensor, " k"]) -> None:
         """Note how the picks of a window compare with random ones and with those without a penalty.

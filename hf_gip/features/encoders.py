@@ -78,10 +78,11 @@ def resolve_encoder(
     """
     check_encoder_id(encoder_id, encoder)
     encoder_kwargs = check_encoder_kwargs(encoder_kwargs, encoder)
+    devices = check_device(device, several=True)
     if isinstance(encoder, str) and encoder == "lexical":
         return EncoderRef(LexicalEncoder().identity, LexicalEncoder)
     if isinstance(encoder, str) and encoder:
-        return _named_model(encoder, device, encoder_kwargs)
+        return _named_model(encoder, devices, encoder_kwargs)
     if isinstance(encoder, str | type) or not callable(getattr(encoder, "encode", None)):  # text has an `encode`, too
         raise TypeError(
             f"`encoder` must be a model id, 'lexical' or an object with an `encode` method, got {brief(encoder)}."
@@ -100,8 +101,8 @@ def resolve_encoder(
     return EncoderRef({"encoder": kind}, lambda: encoder, opaque=True)
 
 
-def _named_model(name: str, device: str | list[str] | None, settings: dict[str, Any]) -> EncoderRef:
-    model, devices = find_model(name), check_device(device, several=True)
+def _named_model(name: str, devices: str | list[str], settings: dict[str, Any]) -> EncoderRef:
+    model = find_model(name)
     identity = dict(model.identity)
     if other := {setting: value for setting, value in settings.items() if setting != "dtype"}:
         identity["encoder_kwargs"] = other
