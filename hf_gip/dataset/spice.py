@@ -156,7 +156,7 @@ def spice_select(
     if isinstance(dataset, DatasetDict):
         subsets = {
             name: spice_select(dataset[name], n, model=model, tokenizer=tokenizer, **vars(options))
-            for name, n in splits(dataset, cast("Any", k))
+            for name, n in splits(dataset, k)
         }
         return cast("Pool", DatasetDict({**dataset, **subsets}))
     k = cast("int | None", plain_value(k))
