@@ -519,7 +519,7 @@ def test_numbers_and_names_may_be_of_numpy_or_pandas() -> None:
     [
         (
             {"features": {"a": 1}},
-            "`features` must be a column's name or a matrix with a row per example, got dict.",
+            "`features` must be a column's name, a matrix with a row per example or a store, got dict.",
         ),
         (
             {"features": MATRIX, "scores": pd.Series(range(30))},
@@ -541,7 +541,7 @@ def test_what_cannot_be_read_is_named_by_its_type(options: dict[str, Any], messa
 
 def test_a_sparse_matrix_is_refused_in_one_sentence() -> None:
     sparse = pytest.importorskip("scipy.sparse").csr_matrix(MATRIX)
-    with pytest.raises(TypeError, match=r"^`features` must be a column's name or a matrix .*, got csr_matrix\.$"):
+    with pytest.raises(TypeError, match=r"^`features` must be a column's name, a matrix .*, got csr_matrix\.$"):
         POOL.gip_select(3, features=sparse)
 
 
