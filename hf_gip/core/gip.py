@@ -450,9 +450,9 @@ def max_objective(
         return problem.query_energy * float(queries.square().sum())
     if k < source.d and not of_pool:
         return None
-    told = partition.all_reduce_sum(gram(source, problem.scale.dtype, problem.scale)) / noise
-    precision = told + torch.eye(len(told), dtype=torch.float64, device=told.device)
-    unexplained, explained = (queries.T @ torch.linalg.solve(precision, each) for each in (queries, told @ queries))
+    G = partition.all_reduce_sum(gram(source, problem.scale.dtype, problem.scale)) / noise  # XᵀX / σ²
+    precision = G + torch.eye(len(G), dtype=torch.float64, device=G.device)
+    unexplained, explained = (queries.T @ torch.linalg.solve(precision, each) for each in (queries, G @ queries))
     unexplained.diagonal().add_(noise)
     factor = torch.linalg.cholesky(unexplained)
     half = torch.linalg.solve_triangular(factor, explained, upper=False)

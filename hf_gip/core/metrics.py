@@ -163,11 +163,11 @@ def log_det_guarantee(
     """
     size, picks = window or len(gradients), indices.to(gradients.device)
     reached = bound = norm = 0.0
-    for start, alpha_here in zip(range(0, len(gradients), size), alpha.tolist(), strict=True):
+    for start, window_alpha in zip(range(0, len(gradients), size), alpha.tolist(), strict=True):
         inside = picks[(picks >= start) & (picks < start + size)] - start
         if len(inside):
             log_det, open_gains, fisher_norm = _log_det_and_open_gains(
-                gradients[start : start + size].detach(), inside, alpha_here
+                gradients[start : start + size].detach(), inside, window_alpha
             )
             reached, bound, norm = reached + log_det, bound + log_det + open_gains, max(norm, fisher_norm)
     return LogDetGuarantee(reached / bound if bound else 1.0, norm)

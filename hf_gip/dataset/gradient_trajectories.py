@@ -333,8 +333,8 @@ def _gather(plan: TrajectoryPlan, min_rows: int) -> Trajectories:
         checkpoints = _checkpoints(adapted, run, plan.recipe)
         gradients_started = time.perf_counter()
         pool, targets = _gradients(adapted, checkpoints, run)
-        features = _kept([store.features for store in pool])
-        checks = _kept([store.checks for store in pool if store.checks is not None])
+        features = _on_disk_if_cached([store.features for store in pool])
+        checks = _on_disk_if_cached([store.checks for store in pool if store.checks is not None])
     record = {
         "proxy": plan.model.identity,
         "checkpoints": [
@@ -357,7 +357,7 @@ def _gather(plan: TrajectoryPlan, min_rows: int) -> Trajectories:
     )
 
 
-def _kept(matrices: Sequence[FileMatrix]) -> list[MatrixSource]:
+def _on_disk_if_cached(matrices: Sequence[FileMatrix]) -> list[MatrixSource]:
     """Matrices on disk, in memory where the folder goes with the call."""
     return list(matrices) if is_caching_enabled() else [InMemoryMatrix(matrix.load()) for matrix in matrices]
 

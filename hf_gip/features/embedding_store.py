@@ -452,22 +452,22 @@ def _finish(folder: "_Folder", recipe: Mapping[str, Any]) -> int:
     if (complete := sum(_marker_name(number) in sizes for number in range(total))) < total:
         return complete
     markers = [folder.marker(number, recipe, sizes) for number in range(total)]
-    found = [marker for marker in markers if marker is not None]
-    if len(found) < total:
-        return len(found)
-    widths = {marker["dims"]: marker["shard"] for marker in found}
+    readable = [marker for marker in markers if marker is not None]
+    if len(readable) < total:
+        return len(readable)
+    widths = {marker["dims"]: marker["shard"] for marker in readable}
     if len(widths) > 1:
-        (one, shard), (other, another) = list(widths.items())[:2]
+        (width, shard), (other_width, other_shard) = list(widths.items())[:2]
         raise ValueError(
-            f"`encoder` must return vectors of one width, got {one} in shard {shard} and {other} in shard {another} "
+            f"`encoder` must return vectors of one width, got {width} in shard {shard} and {other_width} in shard {other_shard} "
             f"of {folder.path!r}: delete the markers of the wrong ones and run again."
         )
     manifest = {
         "recipe": recipe,
-        "dims": found[0]["dims"],
-        "empty_rows": sum(marker["empty_rows"] for marker in found),
-        "rounding_error": max(marker["rounding_error"] for marker in found),
-        "shards": [{name: marker[name] for name in ("file", "rows", "size", "sha256")} for marker in found],
+        "dims": readable[0]["dims"],
+        "empty_rows": sum(marker["empty_rows"] for marker in readable),
+        "rounding_error": max(marker["rounding_error"] for marker in readable),
+        "shards": [{name: marker[name] for name in ("file", "rows", "size", "sha256")} for marker in readable],
     }
     if folder.read(MANIFEST) != (data := _as_bytes(manifest)):
         folder.write(MANIFEST, data)
