@@ -457,10 +457,10 @@ def _finish(folder: "_Folder", recipe: Mapping[str, Any]) -> int:
         return len(readable)
     widths = {marker["dims"]: marker["shard"] for marker in readable}
     if len(widths) > 1:
-        (width, shard), (other_width, other_shard) = list(widths.items())[:2]
+        (d, shard), (other_d, other_shard) = list(widths.items())[:2]
         raise ValueError(
-            f"`encoder` must return vectors of one width, got {width} in shard {shard} and {other_width} in shard {other_shard} "
-            f"of {folder.path!r}: delete the markers of the wrong ones and run again."
+            f"`encoder` must return vectors of one width, got {d} in shard {shard} and {other_d} in shard "
+            f"{other_shard} of {folder.path!r}: delete the markers of the wrong ones and run again."
         )
     manifest = {
         "recipe": recipe,
