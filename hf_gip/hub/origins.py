@@ -44,13 +44,16 @@ class Provenance:
         return ", ".join(license_names(self.metadata.get("license"))) or None
 
 
-def ask_origins(record: Mapping[str, Any], token: Token, loaded_from: str | None = None) -> Provenance:
+def ask_origins(
+    record: Mapping[str, Any], token: Token, *, repo_id: str, loaded_from: str | None = None
+) -> Provenance:
     """Ask the Hub about the origins in a selection's record.
 
     Args:
         record: Of a selection.
         token: The token for the Hub, instead of the stored one.
-        loaded_from: The repository that the subset itself was loaded from.
+        repo_id: Where the rows go: a repository is no origin of what was loaded from it and comes back.
+        loaded_from: The repository that the subset itself was loaded from, *optional*.
 
     Returns:
         The answers.
@@ -59,7 +62,8 @@ def ask_origins(record: Mapping[str, Any], token: Token, loaded_from: str | None
         HfHubHTTPError: If the Hub does not answer.
     """
     origins, metadata, licenses = [], {}, []
-    for origin in (Origin.model_validate(origin) for origin in record["source"].get("origins") or [{}]):
+    listed = [origin for origin in record["source"].get("origins") or [] if origin.get("repo_id") != repo_id]
+    for origin in map(Origin.model_validate, listed or [{}]):
         private, card = (None, {}) if origin.repo_id is None else _ask(origin.repo_id, token)
         names = license_names(card.get("license"))
         origins.append(origin.model_copy(update={"private": private, "license": names}))

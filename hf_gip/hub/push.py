@@ -99,7 +99,8 @@ def push_to_hub(
     check_repo_id("repo_id", repo_id)
     records = {name: _selection(rows).record for name, rows in subsets.items()}
     provenances = {
-        name: ask_origins(records[name], token, getattr(rows, "loaded_from", None)) for name, rows in subsets.items()
+        name: ask_origins(records[name], token, repo_id=repo_id, loaded_from=getattr(rows, "loaded_from", None))
+        for name, rows in subsets.items()
     }
     if not include_rows:
         for record in records.values():
