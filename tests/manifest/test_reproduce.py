@@ -160,7 +160,7 @@ def test_another_source_or_method_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         hf_gip.reproduce(tmp_path / "out", source=pool().select(range(39)))
     forge(tmp_path / "out", parameters={})
-    with pytest.raises(ValueError, match=r"^the manifest does not say how to select again: KeyError\('objective'\)"):
+    with pytest.raises(ValueError, match=r"^the manifest does not say how to select again: KeyError\('pursuit'\)"):
         hf_gip.reproduce(tmp_path / "out", source=pool())
     forge(tmp_path / "out", method="other")
     message = "only subsets chosen by gip, spice, gtp can be chosen again, got 'other'."
