@@ -37,6 +37,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def unwrapped(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed, as if the terminal were wide enough."""
+    return capsys.readouterr().out.replace("\n", "")
+
+
 def test_two_workers_embed_then_one_selects(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,14 +50,14 @@ def test_two_workers_embed_then_one_selects(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert hf_gip("embed", source, store, *words) == 0
-    assert f"3 of 6 are in {str(store)!r}; the others are another worker's" in capsys.readouterr().out
+    assert f"3 of 6 are in {str(store)!r}; the others are another worker's" in unwrapped(capsys)
     monkeypatch.delenv("RANK")
     monkeypatch.delenv("WORLD_SIZE")
     assert refusal(capsys, "select", source, "--k", 9, "--features", store, "--out", tmp_path / "early").startswith(
         "`store` must be complete, got 3 of 6 shards"
     )
     assert hf_gip("embed", source, store, *words, "--rank", 0, "--world-size", 2) == 0
-    assert f"6 of 6 are in {str(store)!r}; select by it with `hf-gip select --features`." in capsys.readouterr().out
+    assert f"6 of 6 are in {str(store)!r}; select by it with `hf-gip select --features`." in unwrapped(capsys)
     assert hf_gip("select", source, "--k", 9, "--features", store, "--out", tmp_path / "out") == 0
     expected = gip_select(pool(), 9, features=store).selection.indices.tolist()
     assert load_subset(tmp_path / "out").selection.indices.tolist() == expected

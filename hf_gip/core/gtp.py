@@ -35,6 +35,7 @@ from hf_gip.distributed import assert_equal_on_all, check_on_all, partition_rows
 from hf_gip.selection import Selection
 
 RIDGE = 1e-3
+NEAR_COPY = 1e-7  # of a row 3e-4 rad from others in the fit only one is chosen: finer would be a choice by rounding
 COPY = 1e-12  # rows are copies of each other if 1 − cos² is at most this
 EXACT = 1e-14  # a loss of this share of the target's energy is none
 MIN_FALL = 1e-3  # a loss that falls by less than this share is as good as steady
@@ -64,8 +65,8 @@ def gtp(
     not be negative) join those in use; non-negative least squares on these; the rows missed least go, in a few steps
     with a fit after each, until k are left. Missed is measured as ½ wᵢ² / (G⁻¹)ᵢᵢ, what the loss rises by if row i
     goes and the others are fitted again; by wᵢ alone the residual ends up to twice as large. Where 2k rows no longer
-    help fewer join, from the best fit seen; the run ends when not even k/8 do. Of exact copies of a row exactly one is
-    chosen.
+    help fewer join, from the best fit seen; the run ends when not even k/8 do. Of copies of a row, exact or within
+    3e-4 rad, one is chosen.
 
     Several targets (subtasks) are matched together: each has weights of its own, Σⱼ ½‖bⱼ − Aᵀwⱼ‖² is minimized, and
     the k rows are shared. `.weights` is Σⱼ wⱼ; the curve `weight_j` has each alone. Scale a target to count it more.
@@ -285,7 +286,7 @@ def fit_and_prune(
         rows, values, products = rows[distinct], values[distinct], products[:, distinct]
         gram = gram[distinct][:, distinct] + ridge * torch.eye(int(distinct.sum()), dtype=torch.float64)
     active = torch.arange(len(rows))
-    weights = torch.stack([nnls(gram, product) for product in products])
+    weights = torch.stack([nnls(gram, product, dependent=NEAR_COPY) for product in products])
     while True:
         has_weight = (weights > 0).any(0)
         active, weights = active[has_weight], weights[:, has_weight]
@@ -296,7 +297,9 @@ def fit_and_prune(
         losses = loss_without(gram[active][:, active], weights)
         active = active[torch.sort(losses, descending=True, stable=True).indices[:size]]
         small = gram[active][:, active]
-        weights = torch.stack([nnls(small, product, torch.arange(len(active))) for product in products[:, active]])
+        start = torch.arange(len(active))
+        fits = [nnls(small, product, start, dependent=NEAR_COPY) for product in products[:, active]]
+        weights = torch.stack(fits)
     unmatched = targets - weights @ values[active]
     energy = float(unmatched.square().sum())
     loss = 0.5 * energy + 0.5 * ridge * float(weights.square().sum())

@@ -12,7 +12,11 @@ PANEL = 64
 
 @torch.no_grad()
 def nnls(
-    gram: Float[Tensor, "t t"], target: Float[Tensor, " t"], start: Int64[Tensor, " s"] | None = None
+    gram: Float[Tensor, "t t"],
+    target: Float[Tensor, " t"],
+    start: Int64[Tensor, " s"] | None = None,
+    *,
+    dependent: float = DEPENDENT,
 ) -> Float[Tensor, " t"]:
     """The w ≥ 0 that minimizes ½ wᵀGw − cᵀw, for G = AᵀA and c = Aᵀb the non-negative least squares of b on A.
 
@@ -28,11 +32,13 @@ def nnls(
         gram: G, positive semi-definite, float64, (t, t).
         target: c, float64, (t,).
         start: Rows to enter first, e.g. those with weight in a nearby problem, *optional*, defaults to none.
+        dependent: A row counts as a combination of earlier ones where this share of its energy or less is its own,
+            *optional*, defaults to `1e-12`: 1e-6 rad.
 
     Returns:
         The weights, (t,). Some ten Cholesky factorizations of the rows in, O(p³) each.
     """
-    solver = ActiveSet(gram, target)
+    solver = ActiveSet(gram, target, dependent)
     if start is not None and len(start):
         solver.enter(start)
     width = len(target)
@@ -52,8 +58,8 @@ def nnls(
 class ActiveSet:
     """The rows with weight, in the order in which they entered, and the least squares on them."""
 
-    def __init__(self, gram: Float[Tensor, "t t"], target: Float[Tensor, " t"]) -> None:
-        self.gram, self.target = gram, target
+    def __init__(self, gram: Float[Tensor, "t t"], target: Float[Tensor, " t"], dependent: float) -> None:
+        self.gram, self.target, self.dependent = gram, target, dependent
         self.norms = gram.diagonal().clamp(min=0).sqrt()
         self.slack = SLACK * float((target.abs() / self.norms.clamp(min=1e-300)).max())
         self.rows = torch.empty(0, dtype=torch.int64, device=gram.device)
@@ -117,7 +123,7 @@ class ActiveSet:
         across = self.gram[self.rows][:, fresh]
         lower = torch.linalg.solve_triangular(self.factor, across, upper=False).T
         corner = self.gram[fresh][:, fresh]
-        independent, corner = independent_rows(corner - lower @ lower.T, corner.diagonal())
+        independent, corner = independent_rows(corner - lower @ lower.T, corner.diagonal(), self.dependent)
         top = torch.cat([self.factor, across.new_zeros(len(self.rows), len(corner))], dim=1)
         factor = torch.cat([top, torch.cat([lower[independent], corner], dim=1)])
         return torch.cat([self.rows, fresh[independent]]), factor
@@ -125,24 +131,24 @@ class ActiveSet:
     def _factored(self, rows: Int64[Tensor, " r"]) -> tuple[Int64[Tensor, " p"], Float[Tensor, "p p"]]:
         """The same for rows of which none is in."""
         block = self.gram[rows][:, rows]
-        independent, factor = independent_rows(block, block.diagonal())
+        independent, factor = independent_rows(block, block.diagonal(), self.dependent)
         return rows[independent], factor
 
 
 def independent_rows(
-    gram: Float[Tensor, "r r"], energies: Float[Tensor, " r"]
+    gram: Float[Tensor, "r r"], energies: Float[Tensor, " r"], dependent: float
 ) -> tuple[Bool[Tensor, " r"], Float[Tensor, "p p"]]:
     """Which rows are no combination of earlier independent ones, and the Cholesky factor of these.
 
-    Where a plain factorization shows a row with at most the share `DEPENDENT` of `energies` to itself, the rows are
+    Where a plain factorization shows a row with at most the share `dependent` of `energies` to itself, the rows are
     taken one after another, a panel at a time, and such rows left out.
     """
     factor, info = torch.linalg.cholesky_ex(gram)
-    if not int(info) and bool((factor.diagonal().square() > DEPENDENT * energies).all()):
+    if not int(info) and bool((factor.diagonal().square() > dependent * energies).all()):
         return torch.ones_like(energies, dtype=torch.bool), factor
     size = len(gram)
     independent = torch.zeros(size, dtype=torch.bool, device=gram.device)
-    limits = (DEPENDENT * energies).tolist()
+    limits = (dependent * energies).tolist()
     basis = gram.new_zeros(0, size)  # rows of Lᵀ over all columns
     for first in range(0, size, PANEL):
         panel = slice(first, min(first + PANEL, size))
