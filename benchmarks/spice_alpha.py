@@ -66,13 +66,13 @@ def compare_picks(windows: list[Tensor], gradients: str, alpha: float) -> list[d
 
 def shares_kept(windows: list[Tensor], gradients: str, alpha: float) -> dict[str, Any]:
     """One line: the part of the pool that `stop_ratio` alone keeps, in %."""
-    kept = {
+    shares = {
         f"ω = {ratio:g}": 100
         * sum(len(spice(G, None, alpha=alpha, stop_ratio=ratio)) for G in windows)
         / sum(map(len, windows))
         for ratio in RATIOS
     }
-    return {"gradients": gradients, "α": alpha, **kept}
+    return {"gradients": gradients, "α": alpha, **shares}
 
 
 def main() -> None:
@@ -90,12 +90,12 @@ def main() -> None:
     kinds = {"raw": rows, "unit length": unit_rows(rows)}
     cut = {name: [scale_free(G) for G in kind.split(WINDOW) if len(G) == WINDOW] for name, kind in kinds.items()}
     lines = [line for name, windows in cut.items() for alpha in ALPHAS for line in compare_picks(windows, name, alpha)]
-    kept = [shares_kept(windows, name, alpha) for name, windows in cut.items() for alpha in ALPHAS]
+    stopped = [shares_kept(windows, name, alpha) for name, windows in cut.items() for alpha in ALPHAS]
     paper = {f"ω = {ratio:g}": share for ratio, share in zip(RATIOS, PAPER_SHARES, strict=True)}
-    kept.append({"gradients": "the paper", "α": None, **paper})
+    stopped.append({"gradients": "the paper", "α": None, **paper})
     write_results(
         "spice_alpha",
-        [*lines, *kept],
+        [*lines, *stopped],
         command=f"python benchmarks/spice_alpha.py --data DATA --rows {arguments.rows} --steps {arguments.steps}",
         packages=("torch", "transformers", "peft", "tokenizers"),
         body="\n".join(
@@ -104,7 +104,7 @@ def main() -> None:
                 "",
                 "SPICE+, % of the pool kept at λ = 0.1:",
                 "",
-                *table(kept, list(kept[0])),
+                *table(stopped, list(stopped[0])),
             ]
         ),
         notes=[

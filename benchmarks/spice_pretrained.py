@@ -93,9 +93,9 @@ def tokenize(pairs: list[tuple[str, str]], tokenizer: Any) -> list[dict[str, lis
     """A turn of chat without a system prompt; the answer's tokens carry the labels."""
     rows = []
     for prompt, answer in pairs:
-        asked = tokenizer(f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
-        answered = tokenizer(f"{answer}<|im_end|>")["input_ids"]
-        rows.append({"input_ids": asked + answered, "labels": [IGNORED] * len(asked) + answered})
+        prompt_ids = tokenizer(f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+        answer_ids = tokenizer(f"{answer}<|im_end|>")["input_ids"]
+        rows.append({"input_ids": prompt_ids + answer_ids, "labels": [IGNORED] * len(prompt_ids) + answer_ids})
     return rows
 
 
@@ -167,7 +167,7 @@ def gradients_of(load: Callable[[], Any], rows: list[dict[str, list[int]]], stor
                 torch.save(parts, part)
                 part.rename(paths[first])
                 print(paths[first].name, flush=True)
-    prompts, answers = zip(*(torch.load(path) for path in paths.values()), strict=True)
+    prompts, answers = zip(*(torch.load(path, weights_only=True) for path in paths.values()), strict=True)
     return torch.cat(prompts), torch.cat(answers)
 
 
@@ -493,13 +493,13 @@ def overview(lines: list[dict[str, Any]]) -> list[str]:
 
 def layer_table(lines: list[dict[str, Any]]) -> list[str]:
     """One line per choice of layers."""
-    shown = [
+    at_defaults = [
         line
         for line in lines
         if line["penalty"] == 0.1 and line["alpha"] == 1 and line["window"] is None and line["fisher"] == "full"
     ]
     names = ("layers", "tokens", "loss", "unit", "characters", "gsm8k", "jaccard_lambda0", "conflict", "log_det")
-    return table(shown, [*names, "log_det_random", "fisher_norm"])
+    return table(at_defaults, [*names, "log_det_random", "fisher_norm"])
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
@@ -511,7 +511,7 @@ def spearman(a: Tensor, b: Tensor) -> float:
 def notes(pool: Pool, excess: float) -> list[str]:
     """What the tables are of."""
     characters = pool.characters[:POOL]
-    found = [
+    lines = [
         f"Pool: {POOL} rows, {int(pool.is_gsm8k[:POOL].sum())} of GSM8K, the others of Alpaca; an answer has "
         f"{float(characters.double().mean()):.0f} characters on average; k = {K}. Random rows come from these and "
         f"{ALPACA + GSM8K - POOL} more of the same sources.",
@@ -525,10 +525,10 @@ def notes(pool: Pool, excess: float) -> list[str]:
     ]
     for tokens, loss in product(("all", "answer"), ("mean", "sum")):
         norms = pool.gradients(Reading(tokens, loss)).norm(dim=1)
-        found.append(
+        lines.append(
             f"Spearman of ‖g‖ and characters, {loss} over {tokens} tokens: {spearman(norms, characters):.2f}."
         )
-    return found
+    return lines
 
 
 def main() -> None:
