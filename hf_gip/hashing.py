@@ -102,7 +102,8 @@ def hash_model(model: "nn.Module") -> str:
         ValueError: If it runs code of the user's, in hooks or in place of a `forward`: no digest covers that.
     """
     for name, module in model.named_modules():
-        hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks
+        backward = module._backward_hooks, module._backward_pre_hooks
+        hooks = module._forward_hooks, module._forward_pre_hooks, *backward
         replaced = [vars(module)["forward"]] if "forward" in vars(module) else []
         for code in [*replaced, *(hook for each in hooks for hook in each.values())]:
             if getattr(getattr(code, "func", code), "__module__", "").split(".")[0] not in KNOWN_CODE:
