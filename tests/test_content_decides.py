@@ -274,18 +274,18 @@ def test_a_private_subset_stays_private_through_a_folder(
 def test_a_model_that_runs_code_of_the_user_is_known_by_no_digest(kind: str) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
     plain = hash_model(model)
+    handles = []
     if kind == "forward":
         model[0].forward = lambda x: 2 * x  # pyright: ignore[reportAttributeAccessIssue]
     elif kind == "hook":
-        handle = model[0].register_forward_hook(lambda module, inputs, output: output * 2)
+        handles.append(model[0].register_forward_hook(lambda module, inputs, output: output * 2))
     elif kind == "backward pre-hook":
-        handle = model[0].register_full_backward_pre_hook(lambda module, gradients: (gradients[0] * 2,))
+        handles.append(model[0].register_full_backward_pre_hook(lambda module, gradients: (gradients[0] * 2,)))
     else:
-        handle = model[0].register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,))
+        handles.append(model[0].register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,)))
     with pytest.raises(ValueError, match="got a hook or a `forward` of your own in '0'"):
         hash_model(model)
-    if kind == "forward":
-        del model[0].forward
-    else:
+    vars(model[0]).pop("forward", None)
+    for handle in handles:
         handle.remove()
     assert hash_model(model) == plain
